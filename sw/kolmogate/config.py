@@ -1,0 +1,112 @@
+"""The parameters of the machine, shared by compiler, machine model and gateware."""
+
+from dataclasses import dataclass
+
+from .errors import UsageError
+
+__all__ = ["CONFIGURATIONS", "MachineConfig", "configuration"]
+
+
+@dataclass(frozen=True)
+class MachineConfig:
+    """Parameters of one accelerator.
+
+    Parameters
+    ----------
+    name : str
+        Name under which the configuration is known; recorded in images.
+    rows, columns : int
+        Array size R x C: R output positions by C output channels. ``columns`` is also the
+        scratchpad word in bytes; a power of two, at least 8.
+    requantisers : int
+        Outputs requantised side by side, Q; divides ``columns``, at least ``columns // 8``.
+    requantiser_digit_bits : int
+        Multiplier bits a requantiser consumes a cycle. Below 32 it is digit-serial; 32 is the
+        pipelined form, which takes one output a cycle.
+    scratchpad_bytes : int
+        Size of the one memory for activations, programs and constants.
+    scratchpad_ports : int
+        1: reads and writes share a port. 2: one read port and one write port.
+    column_buffer_depth : int
+        Weights each column can hold; a power of two.
+    accumulator_bits : int
+        Width of an accumulator, two's complement.
+    clock_hz : int
+        Nominal clock of the boards that carry this configuration.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    requantisers: int
+    requantiser_digit_bits: int
+    scratchpad_bytes: int
+    scratchpad_ports: int
+    column_buffer_depth: int
+    clock_hz: int
+    accumulator_bits: int = 26
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, rule: str) -> None:
+            if not condition:
+                raise UsageError(f"machine configuration {self.name!r}: {rule}")
+
+        def power_of_two(value: int) -> bool:
+            return value > 0 and value & (value - 1) == 0
+
+        require(1 <= self.rows <= 16, f"rows must be 1 to 16, not {self.rows}")
+        require(
+            power_of_two(self.columns) and 8 <= self.columns <= 64,
+            f"columns must be a power of two from 8 to 64, not {self.columns}",
+        )
+        require(
+            self.requantisers > 0
+            and self.columns % self.requantisers == 0
+            and 8 % self.requantisers == 0
+            and self.requantisers * 8 >= self.columns,
+            f"requantisers must divide columns and 8, and be at least columns / 8, not {self.requantisers}",
+        )
+        require(
+            self.requantiser_digit_bits in (4, 8, 16, 32),
+            f"requantiser_digit_bits must be 4, 8, 16 or 32, not {self.requantiser_digit_bits}",
+        )
+        require(
+            self.scratchpad_bytes % self.columns == 0 and self.scratchpad_bytes <= 1 << 20,
+            f"scratchpad_bytes must be whole words and at most 1 MiB, not {self.scratchpad_bytes}",
+        )
+        require(self.scratchpad_ports in (1, 2), f"scratchpad_ports must be 1 or 2, not {self.scratchpad_ports}")
+        require(
+            power_of_two(self.column_buffer_depth),
+            f"column_buffer_depth must be a power of two, not {self.column_buffer_depth}",
+        )
+        require(
+            20 <= self.accumulator_bits <= 26, f"accumulator_bits must be 20 to 26, not {self.accumulator_bits}"
+        )
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates a cycle."""
+        return self.rows * self.columns
+
+    @property
+    def scratchpad_words(self) -> int:
+        return self.scratchpad_bytes // self.columns
+
+
+CONFIGURATIONS = {
+    config.name: config
+    for config in (
+        MachineConfig("up5k", 2, 8, 2, 8, 128 << 10, 1, 512, 36_000_000),
+        MachineConfig("ecp5-25f", 4, 8, 2, 32, 96 << 10, 2, 1024, 80_000_000),
+        MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),
+        MachineConfig("ecp5-85f", 4, 32, 8, 32, 320 << 10, 2, 1024, 80_000_000),
+    )
+}
+
+
+def configuration(name: str) -> MachineConfig:
+    """The configuration called ``name``; raises `UsageError` that lists the known ones."""
+    try:
+        return CONFIGURATIONS[name]
+    except KeyError:
+        raise UsageError(f"unknown target {name!r}: choose one of {', '.join(CONFIGURATIONS)}") from None

@@ -1,0 +1,186 @@
+"""What the device executes: layer descriptors, channel constants and P0 weight-program instructions.
+
+This module is the only home of these bit layouts; the compiler, the machine model, the disassembler
+and the gateware all derive from it. `docs/machine.md` explains how the fields are used.
+
+Conventions: bits are numbered from the least significant; a record's first field is lowest; bytes in
+memory are little-endian. Addresses are byte addresses of `ADDRESS_BITS` bits, and address arithmetic
+wraps modulo ``2**ADDRESS_BITS``, so that negative steps are stored as their residue. Fields named
+``*_step`` and ``*_wrap`` are such residues.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+__all__ = [
+    "ADDRESS_BITS",
+    "CONSTANTS",
+    "DESCRIPTOR",
+    "INSTRUCTION",
+    "ErrorCode",
+    "Opcode",
+    "P0",
+    "Record",
+]
+
+ADDRESS_BITS = 20
+
+
+@dataclass(frozen=True)
+class Record:
+    """A fixed bit layout.
+
+    Parameters
+    ----------
+    name : str
+        What the record is called in error messages.
+    layout : mapping of str to int
+        Name and width in bits of each field, lowest first. Names that end in ``!`` are signed.
+    """
+
+    name: str
+    layout: Mapping[str, int]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Width of each field, lowest field first."""
+        return {key.rstrip("!"): width for key, width in self.layout.items()}
+
+    @property
+    def signed(self) -> frozenset[str]:
+        """Names of the fields that hold two's complement numbers."""
+        return frozenset(key.rstrip("!") for key in self.layout if key.endswith("!"))
+
+    @property
+    def bits(self) -> int:
+        return sum(self.layout.values())
+
+    def pack(self, **values: int) -> int:
+        """The record as one integer; fields not given are 0. Raises `ValueError` if one does not fit."""
+        signed, word, position = self.signed, 0, 0
+        unknown = values.keys() - self.widths.keys()
+        if unknown:
+            raise ValueError(f"{self.name} has no field {', '.join(sorted(unknown))}")
+        for field, width in self.widths.items():
+            value = int(values.get(field, 0))
+            low, high = (-(1 << width - 1), 1 << width - 1) if field in signed else (0, 1 << width)
+            if not low <= value < high:
+                raise ValueError(f"{self.name} field {field} must be in [{low}, {high}), not {value}")
+            word |= (value & (1 << width) - 1) << position
+            position += width
+        return word
+
+    def unpack(self, word: int) -> dict[str, int]:
+        """The fields of a packed record."""
+        signed, values = self.signed, {}
+        for field, width in self.widths.items():
+            value = word & (1 << width) - 1
+            values[field] = value - (1 << width) if field in signed and value >> width - 1 else value
+            word >>= width
+        return values
+
+    def size(self, alignment: int) -> int:
+        """Bytes a stored record takes when each starts on a multiple of ``alignment`` bytes."""
+        return -(-self.bits // (8 * alignment)) * alignment
+
+
+class Opcode(IntEnum):
+    """What a descriptor asks the sequencer to do."""
+
+    END = 0
+    """The inference is complete."""
+    ARRAY = 1
+    """Run one layer through the array: convolution, depthwise convolution, dense, average pooling."""
+    FILL = 2
+    """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` bytes, ``output_step`` apart, from
+    ``output_base``. Runs beside the next ARRAY descriptor, which is complete only when the fill is."""
+
+
+class ErrorCode(IntEnum):
+    """Why the device stopped; latched until the next run or reset."""
+
+    NONE = 0
+    BAD_DESCRIPTOR = 1
+    """The sequencer met an unknown opcode."""
+    BAD_PROGRAM = 2
+    """A weight program held an unknown instruction."""
+    TIMEOUT = 3
+    """The inference exceeded the cycle limit given with the run command."""
+
+
+DESCRIPTOR = Record(
+    "descriptor",
+    {
+        "opcode": 3,
+        # Activations are taken a word at a time, column c using byte c (depthwise, pooling); otherwise a
+        # byte at a time, broadcast along the row.
+        "word_mode": 1,
+        # Every weight is 1 and none is taken from the column buffers (average pooling).
+        "unit_weights": 1,
+        # Each weight row is used for one tile only and freed as it is used, so that filters may be
+        # deeper than the column buffer.
+        "stream_weights": 1,
+        # Requantise with one rounding (dense layers, pooling) instead of TFLite's two (convolutions).
+        "single_rounding": 1,
+        # Output positions in raster order: x_count along a line, y_count lines. Stepping to the next
+        # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap.
+        "x_count": 12,
+        "y_count": 12,
+        # First byte of the window of the first position, channel 0.
+        "input_base": ADDRESS_BITS,
+        "input_step": ADDRESS_BITS,
+        "input_wrap": ADDRESS_BITS,
+        "output_base": ADDRESS_BITS,
+        "output_step": ADDRESS_BITS,
+        "output_wrap": ADDRESS_BITS,
+        # Taps of a window, outermost loop first: outer_count times inner_count runs of `run` contiguous
+        # bytes (byte mode) or one word (word mode, run = columns).
+        "outer_count": 10,
+        "outer_step": ADDRESS_BITS,
+        "inner_count": 10,
+        "inner_step": ADDRESS_BITS,
+        "run": 14,
+        # Taps of one window = weights a column needs.
+        "taps": 14,
+        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
+        # input words g*columns bytes further on.
+        "channels": 12,
+        # Channel constants of channel 0; channel c's record is 8*c bytes further.
+        "constants_base": ADDRESS_BITS,
+        "zero_point!": 8,
+        "minimum!": 8,
+        "maximum!": 8,
+    },
+)
+"""One layer. Stored at whole scratchpad words, in order of execution."""
+
+CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6, "reserved": 1})
+"""Requantisation of one output channel, 8 bytes: with ``a = accumulator + bias``,
+
+    y = clamp(zero_point + ((a * multiplier + 2**(shift-1) + nudge) >> shift), minimum, maximum)
+
+where ``nudge`` is ``+2**30`` for ``a >= 0`` and ``-2**30`` otherwise if the layer rounds twice and
+``shift >= 32``, else 0; ``shift`` is 1 to 62 and ``>>`` rounds towards minus infinity."""
+
+
+class P0(IntEnum):
+    """Operations of the generator lanes. All lanes run in lockstep; a *row* is one weight a lane."""
+
+    ZERO = 0
+    """``n`` rows of zeros."""
+    LITERAL = 1
+    """``n`` rows of ``argument + 1``-bit two's complement numbers, read from the literal stream."""
+    END = 3
+    """End of the program."""
+
+
+INSTRUCTION = Record("instruction", {"count": 11, "argument": 3, "op": 2})
+"""A P0 instruction, 16 bits: ``n = count + 1`` rows.
+
+A program is two streams. *Code*: instructions, 16 bits each, packed into scratchpad words, first one
+lowest. *Literals*: scratchpad words whose byte i belongs to lane i, which reads it from the least
+significant bit up; bits left over by one instruction are the first of the next. Both start at the
+word address given when an inference starts, and run through all layers in order: column group by
+column group, tap by tap. Columns beyond a layer's last channel have weights like any other (the
+compiler stores zeros)."""
