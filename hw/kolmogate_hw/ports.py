@@ -1,0 +1,62 @@
+"""The interfaces between the parts of the core."""
+
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+from kolmogate.isa import ADDRESS_BITS
+
+__all__ = ["HostPort", "ReadPort", "word_address_bits"]
+
+
+def word_address_bits(config: MachineConfig) -> int:
+    """Width of a scratchpad word address."""
+    return ADDRESS_BITS - (config.columns.bit_length() - 1)
+
+
+class ReadPort(wiring.Signature):
+    """A client's read access to the scratchpad.
+
+    ``request`` carries word addresses; a transfer on it is a granted read, and its word appears on
+    ``data`` with ``valid`` high exactly two cycles later. There is no back-pressure on the answer: a
+    client asks only for what it has room for.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        super().__init__(
+            {
+                "request": Out(stream.Signature(word_address_bits(config))),
+                "valid": In(1),
+                "data": In(8 * config.columns),
+            }
+        )
+
+
+class HostPort(wiring.Signature):
+    """What the link asks of the core, seen from the link.
+
+    ``request`` moves one byte of scratchpad; a read is answered by ``data`` with ``valid`` high, in order,
+    some cycles later, and the link has room for every answer it asked for. ``start`` is high for one cycle
+    with the three base addresses and the cycle limit; ``busy`` is high from the next cycle until the
+    inference has ended. ``error`` and ``cycles`` keep the last inference's outcome. ``reset`` returns the
+    core to its state after power-up; the scratchpad keeps its contents.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "request": Out(
+                    stream.Signature(data.StructLayout({"address": ADDRESS_BITS, "write": 1, "data": 8}))
+                ),
+                "valid": In(1),
+                "data": In(8),
+                "start": Out(1),
+                "descriptors": Out(ADDRESS_BITS),
+                "code": Out(ADDRESS_BITS),
+                "literals": Out(ADDRESS_BITS),
+                "limit": Out(32),
+                "reset": Out(1),
+                "busy": In(1),
+                "error": In(4),
+                "cycles": In(32),
+            }
+        )
