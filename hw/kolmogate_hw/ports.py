@@ -5,7 +5,7 @@ from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS
 
-__all__ = ["HostPort", "ReadPort", "word_address_bits"]
+__all__ = ["HostPort", "ReadPort", "word_address_bits", "write_port"]
 
 
 def word_address_bits(config: MachineConfig) -> int:
@@ -60,3 +60,12 @@ class HostPort(wiring.Signature):
                 "cycles": In(32),
             }
         )
+
+
+def write_port(config: MachineConfig) -> stream.Signature:
+    """A client's write access to the scratchpad: a stream of words with a mask of the bytes to write."""
+    return stream.Signature(
+        data.StructLayout(
+            {"address": word_address_bits(config), "mask": config.columns, "data": 8 * config.columns}
+        )
+    )

@@ -29,6 +29,10 @@ class ToolMissingError(KolmogateError):
 
 
 class DeviceError(KolmogateError):
-    """The link failed, or the device reported an error."""
+    """The link failed, or the device reported an error: ``code`` is its `isa.ErrorCode`, 0 for the link."""
 
     exit_code = 4
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code

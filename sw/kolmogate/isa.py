@@ -18,9 +18,10 @@ __all__ = [
     "CONSTANTS",
     "DESCRIPTOR",
     "INSTRUCTION",
+    "P0",
+    "SHIFTS",
     "ErrorCode",
     "Opcode",
-    "P0",
     "Record",
 ]
 
@@ -161,7 +162,11 @@ CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6, "res
     y = clamp(zero_point + ((a * multiplier + 2**(shift-1) + nudge) >> shift), minimum, maximum)
 
 where ``nudge`` is ``+2**30`` for ``a >= 0`` and ``-2**30`` otherwise if the layer rounds twice and
-``shift >= 32``, else 0; ``shift`` is 1 to 62 and ``>>`` rounds towards minus infinity."""
+``shift >= 32``, else 0; ``shift`` is in `SHIFTS` and ``>>`` rounds towards minus infinity."""
+
+SHIFTS = range(24, 59)
+"""Shifts that the requantisers take. Smaller ones belong to scales of 128 and more, where next to every
+output is clamped; larger ones leave nothing, as ``|a * multiplier|`` is less than ``2**57``."""
 
 
 class P0(IntEnum):

@@ -1,0 +1,56 @@
+# Everything runs in a virtual environment of its own, from PyPI alone.
+#   make demo     compress the shipped network, run it on the simulated RTL, compare every output byte
+#   make test     the test suite (what takes longer is marked slow: make test-slow)
+#   make regress  the cocotb benches alone, on every simulator found; SEED=n repeats a run
+#   make lint     formatting, lint rules and types
+#   make clean    remove the environment and everything built
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SEED ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.randbelow(1 << 31))')
+JOBS ?= 2
+
+.PHONY: demo test test-slow regress lint clean prerequisites
+
+demo: $(VENV)/sim.installed
+	$(BIN)/kolmogate demo
+
+test: $(VENV)/test.installed
+	$(BIN)/pytest -n $(JOBS) -m "not slow"
+
+test-slow: $(VENV)/test.installed
+	$(BIN)/pytest -n $(JOBS) -m slow
+
+regress: $(VENV)/test.installed
+	@echo "seed: $(SEED)   (repeat with: make regress SEED=$(SEED))"
+	@mkdir -p build
+	KOLMOGATE_SEED=$(SEED) $(BIN)/pytest -n $(JOBS) tests/sim -m cocotb --junitxml=build/regress.xml
+
+lint: $(VENV)/lint.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/sim.installed: EXTRAS := sim
+$(VENV)/test.installed: EXTRAS := test
+$(VENV)/lint.installed: EXTRAS := test,lint
+
+$(VENV)/%.installed: pyproject.toml | prerequisites
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	    { echo "The Python module venv is missing. Install it, for example: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]'
+	@touch $@
+
+prerequisites:
+	@command -v $(PYTHON) > /dev/null || \
+	    { echo "Python is missing. Install it, for example: apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or newer is needed; this is $$($(PYTHON) --version). Install one, for example:" \
+	      "apt install python3.11 python3.11-venv, then: make PYTHON=python3.11" >&2; exit 1; }
+	@command -v g++ > /dev/null || \
+	    { echo "g++ is missing: it compiles the simulated RTL. Install it, for example: apt install g++" >&2; exit 1; }

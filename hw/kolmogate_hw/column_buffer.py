@@ -1,0 +1,80 @@
+"""The column buffers: a ring of weight rows that decoders fill and the array replays."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+
+__all__ = ["ColumnBuffer", "weight_row"]
+
+
+def weight_row(config: MachineConfig) -> data.ArrayLayout:
+    """One weight a column."""
+    return data.ArrayLayout(8, config.columns)
+
+
+class ColumnBuffer(wiring.Component):
+    """A ring of ``config.column_buffer_depth`` weight rows.
+
+    The decoder writes ahead through ``i`` as far as there is room. The array reads the rows of its column
+    group again for every tile: ``step`` takes a row, the one with ``rewind`` returns to the group's first
+    row, the one with ``release`` frees everything read so far and makes the next row the first.
+
+    Members
+    -------
+    available : there is a row to read.
+    row : the row taken by ``step``, one cycle later.
+    """
+
+    i: stream.Interface
+    available: Signal
+    step: Signal
+    rewind: Signal
+    release: Signal
+    row: data.View
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "i": In(stream.Signature(weight_row(config))),
+                "available": Out(1),
+                "step": In(1),
+                "rewind": In(1),
+                "release": In(1),
+                "row": Out(weight_row(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        depth = self.config.column_buffer_depth
+        m.submodules.memory = rows = memory.Memory(shape=8 * self.config.columns, depth=depth, init=[])
+        write = rows.write_port()
+        read = rows.read_port()
+
+        # Pointers count modulo twice the depth, so that full and empty differ.
+        written = Signal(range(2 * depth))
+        taken = Signal(range(2 * depth))
+        first = Signal(range(2 * depth))
+        following = Signal(range(2 * depth))
+        used = Signal(range(2 * depth))
+        m.d.comb += [
+            used.eq(written - first),
+            self.i.ready.eq(used != depth),
+            write.en.eq(self.i.valid & self.i.ready),
+            write.addr.eq(written),
+            write.data.eq(self.i.payload),
+            self.available.eq(written != taken),
+            read.en.eq(self.step),
+            read.addr.eq(taken),
+            self.row.eq(read.data),
+            following.eq(taken + 1),
+        ]
+        with m.If(write.en):
+            m.d.sync += written.eq(written + 1)
+        with m.If(self.step):
+            m.d.sync += taken.eq(Mux(self.rewind, first, following))
+            with m.If(self.release):
+                m.d.sync += [first.eq(following), taken.eq(following)]
+        return m

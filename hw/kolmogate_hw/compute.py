@@ -1,0 +1,105 @@
+"""The compute unit: feeders, column buffers and array stepping together, tap by tap."""
+
+from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+from kolmogate.isa import DESCRIPTOR
+
+from .array import MacArray
+from .column_buffer import ColumnBuffer, weight_row
+from .feeder import RowFeeder, RunLayout
+from .records import struct_layout
+
+__all__ = ["Compute"]
+
+
+class Compute(wiring.Component):
+    """Takes a tap whenever every row has an activation, the columns have weights, and, for the last tap of
+    a tile, the shadow registers are free.
+
+    Members
+    -------
+    push, run, pop : from and to the window fetcher.
+    weights : rows of weights from the decoder.
+    captured, drained, shift, accumulators : to and from the drain.
+    """
+
+    weights: stream.Interface
+    push: Signal
+    run: data.View
+    pop: Signal
+    captured: Signal
+    drained: Signal
+    shift: Signal
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "descriptor": In(struct_layout(DESCRIPTOR)),
+                "push": In(config.rows),
+                "run": In(RunLayout(config)),
+                "pop": Out(config.rows),
+                "weights": In(stream.Signature(weight_row(config))),
+                "captured": Out(1),
+                "drained": In(1),
+                "shift": In(1),
+                "accumulators": Out(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, descriptor = self.config, self.descriptor
+        m.submodules.array = array = MacArray(config)
+        m.submodules.columns = columns = ColumnBuffer(config)
+        wiring.connect(m, wiring.flipped(self.weights), columns.i)
+
+        step = Signal()
+        feeders = []
+        for r in range(config.rows):
+            m.submodules[f"feeder_{r}"] = feeder = RowFeeder(config)
+            feeders.append(feeder)
+            m.d.comb += [
+                feeder.push.eq(self.push[r]),
+                feeder.run.eq(self.run),
+                feeder.word_mode.eq(descriptor.word_mode),
+                feeder.step.eq(step),
+                self.pop[r].eq(feeder.pop),
+                array.bytes[r].eq(feeder.byte),
+                array.words[r].eq(feeder.word),
+            ]
+        # The last row's tags speak for the tile: it is placed last, so it knows whether the tile is final.
+        last = Signal()
+        final = Signal()
+        undrained = Signal()
+        first = Signal(init=1)
+        m.d.comb += [
+            last.eq(feeders[-1].window_end),
+            final.eq(feeders[-1].final_tile),
+            step.eq(
+                Cat(feeder.valid for feeder in feeders).all()
+                & (descriptor.unit_weights | columns.available)
+                & ~(last & undrained)
+            ),
+            columns.step.eq(step & ~descriptor.unit_weights),
+            columns.rewind.eq(last),
+            columns.release.eq((last & final) | descriptor.stream_weights),
+            array.valid.eq(step),
+            array.first.eq(first),
+            array.last.eq(last),
+            array.word_mode.eq(descriptor.word_mode),
+            array.unit_weights.eq(descriptor.unit_weights),
+            array.weights.eq(columns.row),
+            array.shift.eq(self.shift),
+            self.captured.eq(array.captured),
+            self.accumulators.eq(array.accumulators),
+        ]
+        with m.If(step):
+            m.d.sync += first.eq(last)
+        with m.If(self.drained):
+            m.d.sync += undrained.eq(0)
+        with m.If(step & last):
+            m.d.sync += undrained.eq(1)
+        return m

@@ -1,0 +1,135 @@
+"""The core: sequencer, fetcher, decoder, array, drain and filler around one scratchpad."""
+
+from amaranth.hdl import Cat, Module, ResetInserter, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+from kolmogate.config import MachineConfig
+from kolmogate.isa import ErrorCode
+
+from .compute import Compute
+from .drain import Drain
+from .fetcher import WindowFetcher
+from .filler import Filler
+from .host_access import HostAccess
+from .lanes import WeightDecoder
+from .ports import HostPort
+from .scratchpad import Scratchpad
+from .sequencer import Sequencer
+
+__all__ = ["Core"]
+
+
+class Core(wiring.Component):
+    """The accelerator behind a `HostPort`.
+
+    An inference ends by itself, by an error, or at its cycle limit; whichever it is, the core is then ready
+    for the next. ``cycles`` counts from the start command to the last output byte.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__({"host": In(HostPort())})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, host = self.config, self.host
+        lane_bits = config.columns.bit_length() - 1
+
+        # An aborted inference leaves nothing behind: its units are held in reset until the reads they had
+        # under way are answered. A new one clears what a program of the wrong length may have left.
+        abort = Signal()
+        aborted = Signal(2)
+        stop = Signal()
+        m.d.comb += stop.eq(abort | aborted.any())
+        m.d.sync += aborted.eq(Cat(abort, aborted))
+        m.submodules.scratchpad = scratchpad = Scratchpad(
+            config,
+            [
+                "outputs",
+                "activations",
+                "constants",
+                "code",
+                "literals",
+                "descriptors",
+                "fill",
+                "host_write",
+                "host_read",
+            ],
+            {"outputs", "fill", "host_write"},
+        )
+        sequencer = Sequencer(config)
+        fetcher = WindowFetcher(config)
+        decoder = WeightDecoder(config)
+        compute = Compute(config)
+        drain = Drain(config)
+        filler = Filler(config)
+        m.submodules.host_access = host_access = HostAccess(config)
+        m.submodules.sequencer = ResetInserter(stop)(sequencer)
+        m.submodules.decoder = ResetInserter(stop)(decoder)
+        for name, part in (("fetcher", fetcher), ("compute", compute), ("drain", drain), ("filler", filler)):
+            m.submodules[name] = ResetInserter(stop | sequencer.start)(part)
+
+        wiring.connect(m, drain.write_port, scratchpad.outputs)
+        wiring.connect(m, fetcher.port, scratchpad.activations)
+        wiring.connect(m, drain.constants_port, scratchpad.constants)
+        wiring.connect(m, decoder.code_port, scratchpad.code)
+        wiring.connect(m, decoder.literal_port, scratchpad.literals)
+        wiring.connect(m, sequencer.port, scratchpad.descriptors)
+        wiring.connect(m, filler.port, scratchpad.fill)
+        wiring.connect(m, host_access.write_port, scratchpad.host_write)
+        wiring.connect(m, host_access.read_port, scratchpad.host_read)
+        wiring.connect(m, decoder.o, compute.weights)
+
+        m.d.comb += [
+            host_access.request.payload.eq(host.request.payload),
+            host_access.request.valid.eq(host.request.valid),
+            host.request.ready.eq(host_access.request.ready),
+            host.valid.eq(host_access.valid),
+            host.data.eq(host_access.data),
+            sequencer.start.eq(host.start & ~host.busy),
+            sequencer.base.eq(host.descriptors[lane_bits:]),
+            decoder.start.eq(sequencer.start),
+            decoder.code.eq(host.code[lane_bits:]),
+            decoder.literals.eq(host.literals[lane_bits:]),
+            sequencer.layer_done.eq(drain.done),
+            sequencer.filling.eq(filler.busy),
+            fetcher.start.eq(sequencer.start_layer),
+            drain.start.eq(sequencer.start_layer),
+            filler.start.eq(sequencer.start_fill),
+            fetcher.descriptor.eq(sequencer.descriptor),
+            compute.descriptor.eq(sequencer.descriptor),
+            drain.descriptor.eq(sequencer.descriptor),
+            filler.descriptor.eq(sequencer.descriptor),
+            compute.push.eq(fetcher.push),
+            compute.run.eq(fetcher.run),
+            fetcher.pop.eq(compute.pop),
+            drain.captured.eq(compute.captured),
+            compute.drained.eq(drain.drained),
+            compute.shift.eq(drain.shift),
+            drain.accumulators.eq(compute.accumulators),
+        ]
+
+        cycles_left = Signal(32)
+        with m.If(host.busy):
+            m.d.sync += [host.cycles.eq(host.cycles + 1), cycles_left.eq(cycles_left - 1)]
+            with m.If(sequencer.done):
+                m.d.sync += host.busy.eq(0)
+            for condition, code in (
+                (cycles_left == 0, ErrorCode.TIMEOUT),
+                (decoder.error, ErrorCode.BAD_PROGRAM),
+                (sequencer.bad_descriptor, ErrorCode.BAD_DESCRIPTOR),
+            ):
+                with m.If(condition):
+                    m.d.comb += abort.eq(1)
+                    m.d.sync += [host.busy.eq(0), host.error.eq(code)]
+        with m.Elif(host.start):
+            m.d.sync += [
+                host.busy.eq(1),
+                host.error.eq(ErrorCode.NONE),
+                host.cycles.eq(0),
+                cycles_left.eq(host.limit),
+            ]
+        with m.If(host.reset):
+            m.d.comb += abort.eq(1)
+            m.d.sync += [host.busy.eq(0), host.error.eq(ErrorCode.NONE), host.cycles.eq(0)]
+        return m

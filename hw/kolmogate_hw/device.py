@@ -1,0 +1,31 @@
+"""The device: the core behind its link, as a board or a simulator instantiates it."""
+
+from amaranth.hdl import Module
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+
+from .core import Core
+from .link import Link
+
+__all__ = ["Device"]
+
+
+class Device(wiring.Component):
+    """Accelerator with byte streams from (``i``) and to (``o``) the host."""
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__({"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.link = link = Link(self.config)
+        m.submodules.core = core = Core(self.config)
+        wiring.connect(m, wiring.flipped(self.i), link.i)
+        wiring.connect(m, link.o, wiring.flipped(self.o))
+        wiring.connect(m, link.host, core.host)
+        return m

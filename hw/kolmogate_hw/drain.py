@@ -1,0 +1,113 @@
+"""The drain: takes finished tiles out of the array, through the requantisers, to the writer."""
+
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+from kolmogate.isa import DESCRIPTOR
+
+from .constants_buffer import ConstantsBuffer
+from .ports import ReadPort, write_port
+from .positions import BatchCounter
+from .records import struct_layout
+from .requantiser import Requantiser
+from .writer import OutputWriter
+
+__all__ = ["Drain"]
+
+
+class Drain(wiring.Component):
+    """Empties the array's shadow registers while the array works on the next tile.
+
+    Members
+    -------
+    captured : a tile has appeared in the shadow registers.
+    drained : high for one cycle when the last live output of the tile has left them.
+    accumulators, shift : the array's draining end.
+    done : high for one cycle when the layer's last output is in the scratchpad.
+
+    Throughput: Q outputs per requantiser interval; columns beyond the layer's last channel pass at one
+    shift a cycle.
+    """
+
+    start: Signal
+    captured: Signal
+    drained: Signal
+    shift: Signal
+    done: Signal
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "descriptor": In(struct_layout(DESCRIPTOR)),
+                "captured": In(1),
+                "drained": Out(1),
+                "accumulators": In(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
+                "shift": Out(1),
+                "done": Out(1),
+                "constants_port": Out(ReadPort(config)),
+                "write_port": Out(write_port(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, descriptor = self.config, self.descriptor
+        batches = config.columns // config.requantisers
+        m.submodules.constants = constants = ConstantsBuffer(config)
+        m.submodules.counter = counter = BatchCounter(config)
+        m.submodules.requantiser = requantiser = Requantiser(config)
+        m.submodules.writer = writer = OutputWriter(config)
+        wiring.connect(m, constants.port, wiring.flipped(self.constants_port))
+        wiring.connect(m, requantiser.o, writer.i)
+        wiring.connect(m, writer.port, wiring.flipped(self.write_port))
+        for part in (constants, counter, writer):
+            m.d.comb += [part.start.eq(self.start), part.descriptor.eq(descriptor)]
+        m.d.comb += [
+            requantiser.single_rounding.eq(descriptor.single_rounding),
+            requantiser.zero_point.eq(descriptor.zero_point),
+            requantiser.minimum.eq(descriptor.minimum),
+            requantiser.maximum.eq(descriptor.maximum),
+            requantiser.i.payload.accumulators.eq(self.accumulators),
+            requantiser.i.payload.constants.eq(constants.constants),
+            self.done.eq(writer.done),
+        ]
+
+        # `draining` offers a batch; `skipping` shifts the dead columns of a position out of the way. The
+        # batch address runs one cycle ahead of the batch, for the constants memory.
+        draining = Signal()
+        skipping = Signal()
+        row = Signal(range(config.rows))
+        column = Signal(range(batches))
+        row_end = Signal()
+        tile_end = Signal()
+        transfer = Signal()
+        m.d.comb += [
+            requantiser.i.valid.eq(draining & ~skipping & constants.ready),
+            transfer.eq(requantiser.i.valid & requantiser.i.ready),
+            tile_end.eq(counter.last_position | (row == config.rows - 1)),
+            self.shift.eq(transfer | skipping),
+            counter.next_batch.eq(transfer & ~counter.last_batch),
+            counter.next_position.eq(transfer & counter.last_batch),
+            self.drained.eq(transfer & counter.last_batch & tile_end),
+            constants.batch.eq(counter.batch),
+            constants.release.eq(counter.next_position & counter.last_position),
+            row_end.eq(column == batches - 1),
+        ]
+        with m.If(counter.next_batch):
+            m.d.comb += constants.batch.eq(counter.batch + 1)
+        with m.If(counter.next_position):
+            m.d.comb += constants.batch.eq(0)
+        with m.If(self.shift):
+            m.d.sync += column.eq(column + 1)
+            with m.If(row_end):
+                m.d.sync += [column.eq(0), skipping.eq(0)]
+        with m.If(transfer & counter.last_batch):
+            m.d.sync += [row.eq(row + 1), skipping.eq(~row_end)]
+            with m.If(tile_end):
+                m.d.sync += [draining.eq(0), skipping.eq(0), row.eq(0), column.eq(0)]
+        with m.If(self.captured):
+            m.d.sync += draining.eq(1)
+        return m

@@ -1,0 +1,100 @@
+"""A row feeder: the activations of one array row, a byte or a word at a time."""
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+
+__all__ = ["FEEDER_DEPTH", "RowFeeder", "RunLayout"]
+
+FEEDER_DEPTH = 2
+"""Words a feeder holds; the window fetcher counts its credits with it."""
+
+
+class RunLayout(data.StructLayout):
+    """A scratchpad word on its way to a row: bytes ``start`` to ``last`` of it are activations.
+
+    ``window_end`` marks the last word of a window, ``final_tile`` the last tile of a column group.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        lane_bits = config.columns.bit_length() - 1
+        super().__init__(
+            {
+                "start": lane_bits,
+                "last": lane_bits,
+                "window_end": 1,
+                "final_tile": 1,
+                "word": 8 * config.columns,
+            }
+        )
+
+
+class RowFeeder(wiring.Component):
+    """Holds up to `FEEDER_DEPTH` words and walks through their bytes.
+
+    Members
+    -------
+    push, run : a word comes in; there must be room (``pop`` tells when a word has left).
+    valid : the head holds an activation; ``byte`` and ``word`` are it.
+    window_end, final_tile : the activation is the last of a window; its tile is the last of a group.
+    step : take the activation. In ``word_mode`` that is the whole word.
+    """
+
+    push: Signal
+    valid: Signal
+    byte: Signal
+    word: Signal
+    window_end: Signal
+    final_tile: Signal
+    word_mode: Signal
+    step: Signal
+    pop: Signal
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        self.layout = RunLayout(config)
+        super().__init__(
+            {
+                "push": In(1),
+                "run": In(self.layout),
+                "word_mode": In(1),
+                "step": In(1),
+                "pop": Out(1),
+                "valid": Out(1),
+                "byte": Out(8),
+                "word": Out(8 * config.columns),
+                "window_end": Out(1),
+                "final_tile": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        head = Signal(self.layout, reset_less=True)
+        tail = Signal(self.layout, reset_less=True)
+        tail_valid = Signal()
+        pointer = Signal.like(head.start, reset_less=True)
+        at_last = Signal()
+        m.d.comb += [
+            at_last.eq(self.word_mode | (pointer == head.last)),
+            self.pop.eq(self.step & at_last),
+            self.byte.eq(head.word.word_select(pointer, 8)),
+            self.word.eq(head.word),
+            self.window_end.eq(head.window_end & at_last),
+            self.final_tile.eq(head.final_tile),
+        ]
+        with m.If(self.step):
+            m.d.sync += pointer.eq(pointer + 1)
+        with m.If(self.pop | ~self.valid):
+            m.d.sync += [
+                self.valid.eq(tail_valid | self.push),
+                head.eq(Mux(tail_valid, tail, self.run)),
+                pointer.eq(Mux(tail_valid, tail.start, self.run.start)),
+                tail_valid.eq(tail_valid & self.push),
+            ]
+        with m.Elif(self.push):
+            m.d.sync += tail_valid.eq(1)
+        with m.If(self.push):
+            m.d.sync += tail.eq(self.run)
+        return m

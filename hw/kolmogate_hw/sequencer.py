@@ -1,0 +1,101 @@
+"""The sequencer: reads layer descriptors and starts the units that execute them."""
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+from kolmogate.isa import DESCRIPTOR, Opcode
+
+from .ports import ReadPort, word_address_bits
+from .records import struct_layout
+
+__all__ = ["Sequencer"]
+
+
+class Sequencer(wiring.Component):
+    """Walks the descriptor list of one inference.
+
+    Members
+    -------
+    start, base : begin with the descriptor at word address ``base``.
+    descriptor : the present one, steady while its layer runs.
+    start_layer, layer_done : an ARRAY descriptor begins; its last output is in the scratchpad.
+    start_fill, filling : a FILL descriptor begins; the filler is at work.
+    done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
+
+    Descriptors take their size in words plus 4 cycles to load.
+    """
+
+    start: Signal
+    base: Signal
+    descriptor: data.View
+    start_layer: Signal
+    layer_done: Signal
+    start_fill: Signal
+    filling: Signal
+    done: Signal
+    bad_descriptor: Signal
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "base": In(word_address_bits(config)),
+                "port": Out(ReadPort(config)),
+                "descriptor": Out(struct_layout(DESCRIPTOR)),
+                "start_layer": Out(1),
+                "layer_done": In(1),
+                "start_fill": Out(1),
+                "filling": In(1),
+                "done": Out(1),
+                "bad_descriptor": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        columns = self.config.columns
+        words = DESCRIPTOR.size(columns) // columns
+        address = Signal(word_address_bits(self.config), reset_less=True)
+        asked = Signal(range(words + 1))
+        loaded = Signal(range(words + 1))
+        storage = Signal(8 * columns * words, reset_less=True)
+        m.d.comb += [
+            self.descriptor.eq(storage),
+            self.port.request.payload.eq(address),
+        ]
+        with m.If(self.port.valid):
+            m.d.sync += [
+                storage.eq(Cat(storage[8 * columns :], self.port.data)),
+                loaded.eq(loaded + 1),
+            ]
+        with m.FSM():
+            with m.State("IDLE"), m.If(self.start):
+                m.d.sync += address.eq(self.base)
+                m.next = "LOAD"
+            with m.State("LOAD"):
+                m.d.comb += self.port.request.valid.eq(asked != words)
+                with m.If(self.port.request.valid & self.port.request.ready):
+                    m.d.sync += [address.eq(address + 1), asked.eq(asked + 1)]
+                with m.If(loaded == words):
+                    m.d.sync += [asked.eq(0), loaded.eq(0)]
+                    m.next = "DISPATCH"
+            with m.State("DISPATCH"), m.Switch(self.descriptor.opcode):
+                with m.Case(Opcode.END):
+                    m.d.comb += self.done.eq(1)
+                    m.next = "IDLE"
+                with m.Case(Opcode.ARRAY):
+                    m.d.comb += self.start_layer.eq(1)
+                    m.next = "ARRAY"
+                with m.Case(Opcode.FILL), m.If(~self.filling):
+                    m.d.comb += self.start_fill.eq(1)
+                    m.next = "LOAD"
+                with m.Default():
+                    m.d.comb += self.bad_descriptor.eq(1)
+                    m.next = "IDLE"
+            with m.State("ARRAY"), m.If(self.layer_done):
+                m.next = "FILL"
+            with m.State("FILL"), m.If(~self.filling):
+                m.next = "LOAD"
+        return m

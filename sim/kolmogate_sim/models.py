@@ -1,0 +1,168 @@
+"""Golden models of the core's components in numpy, and random layers to try them with.
+
+A layer is a mapping of the fields of `kolmogate.isa.DESCRIPTOR`, a memory the bytes of the scratchpad.
+"""
+
+import random
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from kolmogate.config import MachineConfig
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, Opcode
+
+__all__ = [
+    "accumulate",
+    "activations",
+    "fill",
+    "groups",
+    "positions",
+    "random_layer",
+    "random_weights",
+    "store",
+    "tiles",
+]
+
+Layer = Mapping[str, int]
+Integers = npt.NDArray[np.int64]
+
+
+def groups(config: MachineConfig, layer: Layer) -> int:
+    """Column groups of a layer."""
+    return -(-layer["channels"] // config.columns)
+
+
+def tiles(config: MachineConfig, layer: Layer) -> int:
+    """Tiles of ``config.rows`` positions of one column group."""
+    return -(-layer["x_count"] * layer["y_count"] // config.rows)
+
+
+def positions(layer: Layer, end: str) -> Integers:
+    """Byte addresses of a layer's positions in raster order; ``end`` is "input" or "output"."""
+    steps = np.full((layer["y_count"], layer["x_count"]), layer[f"{end}_step"])
+    steps[:, -1] = layer[f"{end}_wrap"]
+    walk = np.concatenate([[0], np.cumsum(steps)[:-1]])
+    return (layer[f"{end}_base"] + walk) % (1 << ADDRESS_BITS)
+
+
+def _taps(layer: Layer) -> Integers:
+    """Byte offsets of a window's taps from its position."""
+    outer = np.arange(layer["outer_count"])[:, None, None] * layer["outer_step"]
+    inner = np.arange(layer["inner_count"])[:, None] * layer["inner_step"]
+    run = np.arange(1 if layer["word_mode"] else layer["run"])
+    return (outer + inner + run).ravel()
+
+
+def activations(config: MachineConfig, layer: Layer, memory: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
+    """What every multiplier sees, shape (groups, positions, taps, columns)."""
+    lanes = np.arange(config.columns) * layer["word_mode"]
+    further = np.arange(groups(config, layer)) * config.columns * layer["word_mode"]
+    addresses = (
+        further[:, None, None, None]
+        + positions(layer, "input")[:, None, None]
+        + _taps(layer)[:, None]
+        + lanes
+    )
+    return memory[addresses % (1 << ADDRESS_BITS)].view(np.int8)
+
+
+def random_weights(source: random.Random, config: MachineConfig, layer: Layer) -> npt.NDArray[np.int8]:
+    """Weights in the order of their use, shape (groups, sets, taps, columns).
+
+    A layer that streams its weights takes a set for every tile, any other one for all tiles.
+    """
+    sets = tiles(config, layer) if layer["stream_weights"] else 1
+    shape = (groups(config, layer), sets, layer["taps"], config.columns)
+    if layer["unit_weights"]:
+        return np.ones(shape, np.int8)
+    return np.frombuffer(source.randbytes(int(np.prod(shape))), np.int8).reshape(shape)
+
+
+def accumulate(
+    config: MachineConfig, layer: Layer, memory: npt.NDArray[np.uint8], weights: npt.NDArray[np.int8]
+) -> Integers:
+    """The array's accumulators, shape (groups, positions, columns)."""
+    inputs = activations(config, layer, memory).astype(np.int64)
+    by_position = np.repeat(weights, tiles(config, layer) * config.rows // weights.shape[1], axis=1)
+    return np.sum(inputs * by_position[:, : inputs.shape[1]], axis=2)
+
+
+def store(
+    config: MachineConfig, layer: Layer, outputs: npt.NDArray[np.int8], memory: npt.NDArray[np.uint8]
+) -> None:
+    """Write outputs of shape (groups, positions, columns) to their places, live channels only."""
+    starts = positions(layer, "output")
+    for group, values in enumerate(outputs.view(np.uint8)):
+        first = group * config.columns
+        live = min(config.columns, layer["channels"] - first)
+        for start, row in zip(starts, values, strict=True):
+            memory[start + first :][:live] = row[:live]
+
+
+def fill(layer: Layer, memory: npt.NDArray[np.uint8]) -> None:
+    """Execute a FILL descriptor."""
+    for line in range(layer["y_count"]):
+        start = (layer["output_base"] + line * layer["output_step"]) % (1 << ADDRESS_BITS)
+        memory[start : start + layer["run"]] = layer["zero_point"] & 0xFF
+
+
+def _span(offsets: Iterable[int], size: int, grain: int, source: random.Random) -> int:
+    """A random base, multiple of ``grain``, that keeps base + offsets within a memory of ``size`` bytes."""
+    offsets = list(offsets)
+    low, high = -min(offsets), size - max(offsets)
+    return source.randrange(-(-low // grain), -(-high // grain)) * grain
+
+
+def random_layer(
+    source: random.Random, config: MachineConfig, memory_bytes: int, **fixed: int
+) -> dict[str, int]:
+    """A small ARRAY layer whose input and output lie within a memory of ``memory_bytes``.
+
+    Inputs may be anywhere (in word mode on words) and overlap, steps of either sign; outputs are apart,
+    at multiples of Q bytes. Fields in ``fixed`` are as given.
+    """
+    word_mode = fixed.get("word_mode", source.randrange(2))
+    grain = config.columns if word_mode else 1
+
+    def step() -> int:
+        return source.randrange(-3 * config.columns, 3 * config.columns + 1) // grain * grain
+
+    layer: dict[str, Any] = {
+        "opcode": Opcode.ARRAY,
+        "word_mode": word_mode,
+        "x_count": source.randrange(1, 2 * config.rows + 2),
+        "y_count": source.randrange(1, 4),
+        "outer_count": source.randrange(1, 4),
+        "inner_count": source.randrange(1, 4),
+        "channels": source.randrange(1, 3 * config.columns),
+        **{f"input_{name}": step() for name in ("step", "wrap")},
+        **{f"{name}_step": step() for name in ("outer", "inner")},
+        "run": config.columns if word_mode else source.randrange(1, 3 * config.columns),
+        **fixed,
+    }
+    layer = {**DESCRIPTOR.unpack(0), **layer}
+    layer["taps"] = len(_taps(layer))
+
+    inputs = np.add.outer(_relative(layer, "input"), _taps(layer)).ravel()
+    depth = groups(config, layer) * config.columns
+    margin = depth if word_mode else 1
+    layer["input_base"] = _span((*inputs, max(inputs) + margin - 1), memory_bytes, grain, source)
+
+    lanes = config.requantisers
+    pitch = -(-layer["channels"] // lanes) * lanes + source.randrange(3) * lanes
+    sign = source.choice((-1, 1))
+    layer["output_step"] = sign * pitch
+    layer["output_wrap"] = sign * (pitch + source.randrange(3) * lanes)
+    outputs = _relative(layer, "output")
+    layer["output_base"] = _span((*outputs, max(outputs) + depth - 1), memory_bytes, lanes, source)
+    for name in layer:
+        if name.endswith(("_step", "_wrap")):
+            layer[name] %= 1 << ADDRESS_BITS
+    return DESCRIPTOR.unpack(DESCRIPTOR.pack(**layer))
+
+
+def _relative(layer: Layer, end: str) -> Integers:
+    """Byte offsets of the positions from the first, for steps that are still signed."""
+    half = 1 << ADDRESS_BITS - 1
+    return positions({**layer, f"{end}_base": half}, end) - half

@@ -1,0 +1,193 @@
+"""The command line: `kolmogate demo | compile | run | inspect`.
+
+Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
+130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import golden
+from .arrays import load_inputs, save_outputs
+from .compiler import compile
+from .config import CONFIGURATIONS, configuration
+from .container import load_image, save_image
+from .demo import demo
+from .errors import KolmogateError, UsageError
+from .image import Image
+from .network import Network
+from .programs.p0 import disassemble
+from .report import describe, format_layers
+from .runtime import open as open_device
+from .tflite_import import load_tflite
+
+__all__ = ["main"]
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+        sys.stdout.flush()
+        return 0
+    except KolmogateError as error:
+        if options.debug:
+            raise
+        print(f"kolmogate: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("kolmogate: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has gone; nothing is left to tell, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kolmogate", description="Run neural networks from compact weight programs."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    # Every command takes these.
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print the result as JSON")
+    common.add_argument("--debug", action="store_true", help="show a traceback with errors")
+
+    command = commands.add_parser(
+        "demo", parents=[common], help="the shipped network from file to RTL, checked byte by byte"
+    )
+    command.set_defaults(command=_demo)
+
+    command = commands.add_parser("compile", parents=[common], help="compile a .tflite into a .kg image")
+    command.add_argument("model", type=Path, metavar="MODEL.tflite")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="M.kg")
+    command.add_argument(
+        "--target", default="up5k", help=f"machine to compile for: {', '.join(CONFIGURATIONS)} (up5k)"
+    )
+    command.add_argument(
+        "--exact", action="store_true", help="give the reference's output to the bit, or refuse (the default)"
+    )
+    command.set_defaults(command=_compile)
+
+    command = commands.add_parser("run", parents=[common], help="run an image on inputs")
+    command.add_argument("model", type=Path, metavar="M.kg", help="an image, or a .tflite with --on golden")
+    command.add_argument(
+        "--input", type=Path, required=True, metavar="X.npy", help="inputs, batch first (.npz: array x)"
+    )
+    command.add_argument("--output", type=Path, metavar="Y.npy", help="where to write the outputs")
+    command.add_argument("--on", default="machine", help="golden, machine or rtl (machine)")
+    command.add_argument("--waves", type=Path, metavar="FILE.fst", help="record the RTL's signals")
+    command.set_defaults(command=_run)
+
+    command = commands.add_parser("inspect", parents=[common], help="show what an image holds")
+    command.add_argument("image", type=Path, metavar="M.kg")
+    command.add_argument("--programs", action="store_true", help="disassemble the weight programs")
+    command.set_defaults(command=_inspect)
+    return parser
+
+
+def _print_json(result: Any) -> None:
+    print(json.dumps(result, indent=2))
+
+
+def _demo(options: argparse.Namespace) -> None:
+    demo(as_json=options.json)
+
+
+def _compile(options: argparse.Namespace) -> None:
+    config = configuration(options.target)
+    image = compile(load_tflite(options.model), config)
+    report = describe(image)
+    save_image(image, options.output)
+    if options.json:
+        _print_json(report)
+        return
+    print(format_layers(report))
+    print(_summary(image, report))
+    print(f"wrote {options.output}")
+
+
+def _summary(image: Image, report: dict[str, Any]) -> str:
+    sections = report["sections"]
+    return (
+        f"{image.device_bytes:,} bytes for the device ({sections['programs']:,} programs, "
+        f"{sections['constants']:,} constants, {sections['descriptors']:,} descriptors) for "
+        f"{report['weights']:,} weights; {report['cycles']:,} cycles an inference predicted on "
+        f"{image.config.name}"
+    )
+
+
+def _load(path: Path, on: str) -> Image | Network:
+    """The model to run: an image, or for golden a network."""
+    if path.suffix != ".tflite":
+        return load_image(path)
+    if on != "golden":
+        raise UsageError(f"{path} is not compiled: run it with --on golden, or compile it first")
+    return load_tflite(path)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.on not in ("golden", "machine", "rtl"):
+        raise UsageError(f"cannot run on {options.on!r}: choose golden, machine or rtl")
+    if options.waves is not None and options.on != "rtl":
+        raise UsageError("waveforms are recorded from the RTL alone: add --on rtl")
+    model = _load(options.model, options.on)
+    cycles = None
+    started = time.monotonic()
+    if isinstance(model, Network):
+        x = load_inputs(options.input, model.tensors[model.input])
+        y = golden.run(model, x)
+    elif options.on == "golden":
+        x = load_inputs(options.input, model.input.tensor)
+        y = golden.run(model.network(), x)
+    else:
+        x = load_inputs(options.input, model.input.tensor)
+        with open_device(options.on, model.config, waves=options.waves) as device:
+            loaded = device.load(model)
+            y = loaded(x)
+            cycles = round(sum(loaded.cycles) / len(x))
+    seconds = time.monotonic() - started
+    if options.output is not None:
+        save_outputs(options.output, y)
+    if options.json:
+        _print_json(
+            {
+                "inputs": len(x),
+                "on": options.on,
+                "cycles_per_inference": cycles,
+                "seconds": round(seconds, 3),
+            }
+        )
+        return
+    if options.output is None:
+        for index, row in enumerate(y.reshape(len(y), -1)):
+            shown = " ".join(str(value) for value in row[:16])
+            print(f"{index}: {shown}{' ...' if row.size > 16 else ''}")
+    else:
+        print(f"wrote {options.output}")
+    timing = "" if cycles is None else f", {cycles:,} cycles an inference"
+    print(f"{len(x)} inputs on {options.on}{timing}, {seconds:.1f} s")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    image = load_image(options.image)
+    report = describe(image)
+    listing = disassemble(image.program()) if options.programs else None
+    if options.json:
+        _print_json(report if listing is None else {**report, "listing": listing})
+        return
+    print(f"{image.model}, compiled for {image.config.name}, exact")
+    print(format_layers(report))
+    print(_summary(image, report))
+    if listing is not None:
+        print("\n".join(listing))

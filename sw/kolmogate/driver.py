@@ -1,0 +1,215 @@
+"""The driver: a device at the other end of a byte link, real or simulated."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .config import MachineConfig
+from .errors import DeviceError, UsageError
+from .isa import ErrorCode
+from .link import Link
+from .protocol import (
+    ACCESS,
+    IDENTITY,
+    PAGE_BYTES,
+    PROGRESS,
+    RUN,
+    VERSION,
+    Command,
+    FrameReader,
+    Status,
+    identity,
+    pack_frame,
+)
+
+__all__ = ["Device", "Progress"]
+
+_TRIES = 5
+_SLOWEST_CLOCK_HZ = 1e6
+
+_ADVICE = {
+    ErrorCode.BAD_DESCRIPTOR: "the image in its memory is damaged; load it again",
+    ErrorCode.BAD_PROGRAM: "the image in its memory is damaged; load it again",
+    ErrorCode.TIMEOUT: "raise the cycle limit, or load the image again",
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the device says of its inference; ``error`` and ``cycles`` are final once it is not busy."""
+
+    busy: bool
+    error: int
+    cycles: int
+
+
+class Device:
+    """A device that answers the protocol.
+
+    Every request is repeated until it is answered, a few times; then the device is given up.
+
+    Parameters
+    ----------
+    link : Link
+        Open link to the device. The device owns it and closes it.
+
+    Attributes
+    ----------
+    identity : dict of str to int
+        What the device is: `IDENTITY`'s fields.
+
+    Raises `DeviceError` when the device does not answer or speaks another version of the protocol. Any
+    method raises it when the device stops answering or refuses a request.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._sequence = 0
+        # An answer that still waits for an earlier user of the link is not for us.
+        link.read(0)
+        answer = self._request(Command.IDENTIFY)
+        if answer[:1] != bytes((VERSION,)) or len(answer) != IDENTITY.bits // 8:
+            version = answer[0] if answer else "unknown"
+            raise DeviceError(
+                f"the device speaks protocol version {version} and this driver version {VERSION}: "
+                "program the device with the bitstream of this release"
+            )
+        self.identity = IDENTITY.unpack(int.from_bytes(answer, "little"))
+
+    def require(self, config: MachineConfig) -> None:
+        """Raise `DeviceError` unless the device can run what was compiled for ``config``."""
+        differences = [
+            f"{name} {self.identity[name]} instead of {value}"
+            for name, value in identity(config).items()
+            if self.identity[name] != value
+        ]
+        if differences:
+            raise DeviceError(
+                f"the image was compiled for {config.name} and the device has {', '.join(differences)}: "
+                "compile it for this device"
+            )
+
+    def write(self, address: int, content: bytes) -> None:
+        """Write ``content`` to the scratchpad from byte ``address`` on."""
+        for start, stop in self._pages(address, len(content)):
+            access = _payload(ACCESS.pack(last=stop - start - 1, address=start), ACCESS.bits)
+            self._request(Command.WRITE, access + content[start - address : stop - address])
+
+    def read(self, address: int, count: int) -> bytes:
+        """``count`` bytes of scratchpad from byte ``address`` on."""
+        content = b""
+        for start, stop in self._pages(address, count):
+            access = _payload(ACCESS.pack(last=stop - start - 1, address=start), ACCESS.bits)
+            answer = self._request(Command.READ, access)
+            if len(answer) != stop - start:
+                raise _unexpected(Command.READ)
+            content += answer
+        return content
+
+    def start(self, *, descriptors: int, code: int, literals: int, limit: int) -> None:
+        """Start an inference that may take ``limit`` cycles; the others are byte addresses."""
+        run = RUN.pack(descriptors=descriptors, code=code, literals=literals, limit=limit)
+        self._request(Command.RUN, _payload(run, RUN.bits))
+
+    def status(self) -> Progress:
+        """How far the inference is."""
+        answer = self._request(Command.STATUS)
+        if len(answer) != PROGRESS.bits // 8:
+            raise _unexpected(Command.STATUS)
+        fields = PROGRESS.unpack(int.from_bytes(answer, "little"))
+        return Progress(bool(fields["busy"]), fields["error"], fields["cycles"])
+
+    def wait(self, seconds: float) -> int:
+        """Wait until the inference has ended, up to ``seconds``; returns the cycles it took.
+
+        Raises `DeviceError` when it ended in an error or did not end.
+        """
+        waited, pause = 0.0, 10e-6
+        while (progress := self.status()).busy:
+            if waited >= seconds:
+                raise DeviceError(f"the device is still busy after {seconds:.3g} s: reset it")
+            # Growing pauses: late by a few per cent at most, and few questions about a long inference.
+            self._link.read(pause)
+            waited += pause
+            pause = min(max(pause, waited / 32), 10e-3)
+        if progress.error != ErrorCode.NONE:
+            known = progress.error in _ADVICE
+            name = ErrorCode(progress.error).name if known else f"error {progress.error}"
+            advice = _ADVICE[ErrorCode(progress.error)] if known else "reset it and load the image again"
+            raise DeviceError(f"the device stopped after {progress.cycles} cycles with {name}: {advice}")
+        return progress.cycles
+
+    def run(self, *, descriptors: int, code: int, literals: int, limit: int) -> int:
+        """`start` an inference and `wait` for its end; returns the cycles it took."""
+        self.start(descriptors=descriptors, code=code, literals=literals, limit=limit)
+        return self.wait(1 + limit / _SLOWEST_CLOCK_HZ)
+
+    def reset(self) -> None:
+        """End whatever runs; the scratchpad keeps its contents."""
+        self._request(Command.RESET)
+
+    def close(self) -> None:
+        """Close the link."""
+        self._link.close()
+
+    def __enter__(self) -> "Device":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pages(self, address: int, count: int) -> list[tuple[int, int]]:
+        """The first and the past-the-end address of each access that moves these bytes."""
+        size = self.identity["scratchpad_bytes"]
+        if address < 0 or count < 0 or address + count > size:
+            raise UsageError(
+                f"bytes {address} to {address + count} are not in the device's scratchpad of {size} bytes"
+            )
+        stops = range((address // PAGE_BYTES + 1) * PAGE_BYTES, address + count, PAGE_BYTES)
+        edges = [address, *stops, address + count]
+        return list(pairwise(edges)) if count else []
+
+    def _request(self, command: Command, payload: bytes = b"") -> bytes:
+        """Send a request until it is answered; returns the answer's payload."""
+        self._sequence = (self._sequence + 1) % 256
+        frame = pack_frame(bytes((self._sequence, command)) + payload)
+        for _ in range(_TRIES):
+            # The zero ends whatever noise the device may have received before.
+            self._link.write(b"\0" + frame)
+            answer = self._answer()
+            if answer is not None:
+                status, content = answer[1], answer[2:]
+                if status != Status.OK:
+                    raise _refusal(command, status)
+                return content
+        raise DeviceError(
+            f"the device did not answer {command.name} in {_TRIES} tries: check that it is connected, "
+            "powered and programmed"
+        )
+
+    def _answer(self) -> bytes | None:
+        """The body of the answer to the last request; `None` if it does not come."""
+        # A new reader for each try: half an answer of the one before must not spoil this one.
+        frames = FrameReader()
+        # Bounded by bytes too, so that endless noise is not waited for.
+        patience = 16 * PAGE_BYTES
+        while patience > 0 and (received := self._link.read(self._link.timeout)):
+            patience -= len(received)
+            for body in frames.feed(received):
+                if len(body) >= 2 and body[0] == self._sequence:
+                    return body
+        return None
+
+
+def _payload(word: int, bits: int) -> bytes:
+    return word.to_bytes(bits // 8, "little")
+
+
+def _refusal(command: Command, status: int) -> DeviceError:
+    if status == Status.BUSY:
+        return DeviceError("the device is busy with an inference: wait for its end or reset it")
+    name = Status(status).name if status in Status.__members__.values() else f"status {status}"
+    return DeviceError(f"the device refused {command.name} with {name}: the image does not fit this device")
+
+
+def _unexpected(command: Command) -> DeviceError:
+    return DeviceError(f"the device's answer to {command.name} has the wrong length: reset the device")

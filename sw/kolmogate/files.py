@@ -1,0 +1,23 @@
+"""Writing files so that nobody ever sees half of one."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import InputError
+
+__all__ = ["write_whole"]
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write ``data`` to ``path`` whole or not at all; raises `InputError` if it cannot be written."""
+    path = Path(path)
+    partial = path.parent / f"{path.name}.{os.getpid()}.part"
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}): choose another path") from None
+    finally:
+        with suppress(OSError):
+            partial.unlink()

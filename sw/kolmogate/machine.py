@@ -1,0 +1,281 @@
+"""The machine model: executes what the device is given, byte for byte as the gateware does.
+
+It sees the scratchpad alone: it decodes the weight program and walks the descriptors that lie there.
+Whatever they hold, it ends: with the result or with the device's error.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import MachineConfig
+from .errors import DeviceError, InputError
+from .image import Image
+from .isa import ADDRESS_BITS, CONSTANTS, DESCRIPTOR, P0, SHIFTS, ErrorCode, Opcode, Record
+from .machine_arithmetic import requantise
+from .network import Int8Array
+from .programs.p0 import Instruction
+
+__all__ = ["DEFAULT_LIMIT", "Machine"]
+
+Int64Array = npt.NDArray[np.int64]
+
+DEFAULT_LIMIT = 1 << 22
+"""Array steps after which an inference is given up: some ten times what the largest network needs."""
+
+DESCRIPTOR_STEPS = 32
+"""What a descriptor costs beside its work, so that an endless list of them ends too."""
+
+CHUNK = 1 << 20
+"""Bytes of activations gathered side by side; bounds the memory used."""
+
+
+class Machine:
+    """One device: a scratchpad and what runs on it. Starts with a scratchpad of zeros."""
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        self.memory = np.zeros(config.scratchpad_bytes, np.uint8)
+        self._image: Image | None = None
+
+    def write(self, address: int, data: bytes) -> None:
+        """Host access: put bytes into the scratchpad. Raises `DeviceError` outside it."""
+        self._check_span(address, len(data))
+        self.memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+
+    def read(self, address: int, count: int) -> bytes:
+        """Host access: bytes of the scratchpad. Raises `DeviceError` outside it."""
+        self._check_span(address, count)
+        return self.memory[address : address + count].tobytes()
+
+    def _check_span(self, address: int, count: int) -> None:
+        if min(address, count) < 0 or address + count > len(self.memory):
+            raise DeviceError(f"{count} bytes at address {address} are not in the scratchpad")
+
+    def load(self, image: Image) -> None:
+        """Put an image's sections where they belong; refuses one compiled for another machine."""
+        if image.config != self.config:
+            raise DeviceError(
+                f"the image was compiled for {image.config.name!r} and this machine is {self.config.name!r};"
+                " compile it for this target"
+            )
+        for section in image.sections.values():
+            self.write(section.address, section.data)
+        self._image = image
+
+    def run(self, x: Int8Array, limit: int = DEFAULT_LIMIT) -> Int8Array:
+        """The loaded network's output for a batch: int8 (batch, *input shape) to (batch, *output shape)."""
+        if self._image is None:
+            raise DeviceError("no image is loaded; load one before running it")
+        image, output = self._image, self._image.output
+        descriptors, code, literals = (
+            image.sections[name].address for name in ("descriptors", "code", "literals")
+        )
+        results = np.empty((len(x), *image.result.shape), np.int8)
+        for one, result in zip(x, results, strict=True):
+            self.write(image.input.address, image.pack_input(one))
+            self.execute(descriptors, code, literals, limit)
+            result[...] = image.unpack_output(self.read(output.address, output.layout.size))
+        return results
+
+    def execute(self, descriptors: int, code: int, literals: int, limit: int = DEFAULT_LIMIT) -> None:
+        """One inference from the byte addresses of the first descriptor and of the two program streams.
+
+        ``limit`` bounds the work, in steps of the array. Raises `DeviceError` with the `ErrorCode` that
+        the device would report. What a layer writes over bytes that it or the program still reads is
+        undefined, here as in the device.
+        """
+        rows = _WeightReader(self.memory, code, literals, self.config.columns)
+        size = DESCRIPTOR.size(self.config.columns)
+        steps = 0
+        while True:
+            packed = self.memory[self._wrap(descriptors + np.arange(size))].tobytes()
+            fields = DESCRIPTOR.unpack(int.from_bytes(packed, "little"))
+            if fields["opcode"] == Opcode.END:
+                return
+            steps += DESCRIPTOR_STEPS + self._steps(fields)
+            if steps > limit:
+                raise DeviceError(
+                    f"the inference takes more than {limit} array steps; is the image damaged?",
+                    ErrorCode.TIMEOUT,
+                )
+            if fields["opcode"] == Opcode.FILL:
+                self._fill(fields)
+            else:
+                self._run_layer(fields, rows)
+            descriptors += size
+
+    def _wrap(self, addresses: Int64Array) -> Int64Array:
+        """Byte addresses as the memory sees them."""
+        return (addresses & (1 << ADDRESS_BITS) - 1) % len(self.memory)
+
+    def _steps(self, fields: dict[str, int]) -> int:
+        """A lower bound of the cycles of a descriptor; raises `DeviceError` if it makes no sense."""
+        config = self.config
+        counts: tuple[str, ...]
+        if fields["opcode"] == Opcode.FILL:
+            counts = ("y_count", "run")
+            steps = fields["y_count"] * -(-fields["run"] // config.columns)
+        elif fields["opcode"] == Opcode.ARRAY:
+            counts = ("x_count", "y_count", "taps", "channels")
+            tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
+            groups = -(-fields["channels"] // config.columns)
+            # A tile takes its taps, or the time to drain it.
+            steps = groups * tiles * max(fields["taps"], config.macs // config.requantisers)
+            run = 1 if fields["word_mode"] else fields["run"]
+            if fields["taps"] != fields["outer_count"] * fields["inner_count"] * run:
+                raise DeviceError("a descriptor's taps do not make up its window", ErrorCode.BAD_DESCRIPTOR)
+        else:
+            raise DeviceError(f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR)
+        if any(fields[name] == 0 for name in counts):
+            raise DeviceError("a descriptor counts nothing", ErrorCode.BAD_DESCRIPTOR)
+        return steps
+
+    def _fill(self, fields: dict[str, int]) -> None:
+        lines = fields["output_base"] + np.arange(fields["y_count"]) * fields["output_step"]
+        for line in lines:
+            self.memory[self._wrap(line + np.arange(fields["run"]))] = fields["zero_point"] & 0xFF
+
+    def _run_layer(self, fields: dict[str, int], rows: "_WeightReader") -> None:
+        config, taps, channels = self.config, fields["taps"], fields["channels"]
+        positions = fields["x_count"] * fields["y_count"]
+        groups = -(-channels // config.columns)
+        constants = self._constants(fields)
+        # Passes over positions that take their own weights: one, or one a tile.
+        passes = [slice(0, positions)]
+        if fields["stream_weights"]:
+            passes = [slice(p, min(p + config.rows, positions)) for p in range(0, positions, config.rows)]
+        if fields["unit_weights"]:
+            weights = np.ones((groups, len(passes), taps, config.columns), np.int8)
+        else:
+            if taps > config.column_buffer_depth and not fields["stream_weights"]:
+                raise DeviceError("a filter is deeper than the column buffer", ErrorCode.TIMEOUT)
+            weights = rows.take(groups * len(passes) * taps)
+            weights = weights.reshape(groups, len(passes), taps, config.columns)
+        windows, outputs = _positions(fields, "input"), _positions(fields, "output")
+        for index, span in enumerate(passes):
+            for part in _chunks(span, taps * config.columns):
+                accumulators = self._accumulate(fields, windows[part], weights[:, index])
+                y = requantise(
+                    accumulators[:, :channels],
+                    constants["bias"],
+                    constants["multiplier"],
+                    constants["shift"],
+                    single_rounding=bool(fields["single_rounding"]),
+                )
+                y = np.clip(y + fields["zero_point"], fields["minimum"], fields["maximum"]).astype(np.int8)
+                self.memory[self._wrap(outputs[part, np.newaxis] + np.arange(channels))] = y.view(np.uint8)
+
+    def _constants(self, fields: dict[str, int]) -> dict[str, Int64Array]:
+        """The requantisation constants of each channel."""
+        count, size = fields["channels"], CONSTANTS.bits // 8
+        addresses = self._wrap(fields["constants_base"] + np.arange(size * count))
+        constants = _unpack_all(CONSTANTS, self.memory[addresses].reshape(count, size))
+        if not np.isin(constants["shift"], SHIFTS).all():
+            raise DeviceError("a channel's shift is out of range", ErrorCode.BAD_DESCRIPTOR)
+        return constants
+
+    def _accumulate(self, fields: dict[str, int], windows: Int64Array, weights: Int8Array) -> Int64Array:
+        """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns)."""
+        columns = self.config.columns
+        groups = len(weights)
+        outer = np.arange(fields["outer_count"]) * fields["outer_step"]
+        inner = np.arange(fields["inner_count"]) * fields["inner_step"]
+        runs = (outer[:, np.newaxis] + inner).ravel()
+        if fields["word_mode"]:
+            words = self.memory.view(np.int8).reshape(-1, columns)
+            taps = self._wrap(windows[:, np.newaxis] + runs)
+            sums = [
+                np.einsum(
+                    "ptc,tc->pc",
+                    words[self._wrap(taps + group * columns) // columns],
+                    weights[group],
+                    dtype=np.int64,
+                )
+                for group in range(groups)
+            ]
+            total = np.concatenate(sums, axis=1)
+        else:
+            taps = windows[:, np.newaxis] + (runs[:, np.newaxis] + np.arange(fields["run"])).ravel()
+            activations = self.memory.view(np.int8)[self._wrap(taps)].astype(np.float64)
+            # Sums of int8 products are exact in double precision.
+            by_tap = weights.transpose(1, 0, 2).reshape(fields["taps"], groups * columns)
+            total = (activations @ by_tap.astype(np.float64)).astype(np.int64)
+        # Accumulators wrap as registers do.
+        half = 1 << self.config.accumulator_bits - 1
+        return ((total + half) & (2 * half - 1)) - half
+
+
+class _WeightReader:
+    """The weight program in the scratchpad, decoded as far as rows are taken."""
+
+    def __init__(self, memory: npt.NDArray[np.uint8], code: int, literals: int, columns: int) -> None:
+        self._code = np.roll(memory, -code).view("<u2")
+        words = np.roll(memory, -literals).reshape(-1, columns)
+        self._bits = np.unpackbits(words, axis=0, bitorder="little").view(np.int8)
+        self._next = 0
+        self._position = 0
+        # Bits a weight and rows left of the instruction at work.
+        self._width = 0
+        self._left = 0
+
+    def take(self, count: int) -> Int8Array:
+        """The next rows, (count, columns). Raises `DeviceError` if the program does not make them."""
+        rows = np.zeros((count, self._bits.shape[1]), np.int8)
+        done = 0
+        while done < count:
+            if self._left == 0:
+                self._fetch()
+            n = min(self._left, count - done)
+            if self._width:
+                rows[done : done + n] = self._literals(n)
+            self._left -= n
+            done += n
+        return rows
+
+    def _fetch(self) -> None:
+        try:
+            instruction = Instruction.of(int(self._code[self._next % len(self._code)]))
+        except InputError as error:
+            raise DeviceError(str(error), ErrorCode.BAD_PROGRAM) from None
+        if instruction.op == P0.END:
+            # The device would wait for weights until its time is up.
+            raise DeviceError("the weight program ends before the last layer", ErrorCode.TIMEOUT)
+        self._next += 1
+        self._width, self._left = instruction.bits, instruction.rows
+
+    def _literals(self, count: int) -> Int8Array:
+        bits = self._position + np.arange(count * self._width)
+        self._position += len(bits)
+        digits = self._bits[bits % len(self._bits)].reshape(count, self._width, -1)
+        places = 1 << np.arange(self._width)
+        places[-1] *= -1
+        return np.einsum("rbc,b->rc", digits, places).astype(np.int8)
+
+
+def _positions(fields: dict[str, int], prefix: str) -> Int64Array:
+    """Address of each output position, in raster order, in the input or the output."""
+    step, wrap, x_count = fields[f"{prefix}_step"], fields[f"{prefix}_wrap"], fields["x_count"]
+    y, x = np.divmod(np.arange(x_count * fields["y_count"]), x_count)
+    return fields[f"{prefix}_base"] + x * step + y * ((x_count - 1) * step + wrap)
+
+
+def _chunks(span: slice, bytes_each: int) -> Iterator[slice]:
+    """``span`` cut so that gathering stays within bounded memory."""
+    step = max(1, CHUNK // bytes_each)
+    for start in range(span.start, span.stop, step):
+        yield slice(start, min(start + step, span.stop))
+
+
+def _unpack_all(record: Record, packed: npt.NDArray[np.uint8]) -> dict[str, Int64Array]:
+    """`Record.unpack` of many records of 8 bytes: (count, 8) to the fields' values (count,)."""
+    words = np.ascontiguousarray(packed).view("<u8").ravel()
+    values, position = {}, 0
+    for field, width in record.widths.items():
+        # Up to the top of the word and down again: that extends the sign where there is one.
+        raised = words << np.uint64(64 - position - width)
+        signed = raised.view(np.int64) if field in record.signed else raised
+        values[field] = (signed >> (64 - width)).astype(np.int64)
+        position += width
+    return values

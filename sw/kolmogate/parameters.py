@@ -1,0 +1,160 @@
+"""What a layer computes with: weights in the order of the program, and requantisation constants.
+
+The input's zero point is folded into the bias, ``sum(w * (x - z)) = sum(w * x) - z * sum(w)``, so that the
+array multiplies stored numbers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from .config import MachineConfig
+from .errors import InputError
+from .golden import requantise
+from .isa import CONSTANTS, SHIFTS
+from .machine_arithmetic import constants_from_tflite
+from .network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Int8Array, Operation, accumulator_bounds
+
+__all__ = ["Parameters", "average_constants", "parameters"]
+
+Int64Array = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Weights and constants of a layer.
+
+    Parameters
+    ----------
+    fields : mapping
+        Descriptor fields that say how to compute: rounding, clamp, zero point, unit weights.
+    bias, multiplier, shift : int64 arrays (channels,)
+        As in `isa.CONSTANTS`.
+    rows : int8 array (groups, taps, columns) or None
+        Weights in the order of the program, zeros beyond the last channel; None where all are 1.
+    weights : int
+        Weights of the network's own.
+    """
+
+    fields: Mapping[str, int]
+    bias: Int64Array
+    multiplier: Int64Array
+    shift: Int64Array
+    rows: Int8Array | None = field(repr=False)
+    weights: int
+
+
+def parameters(
+    operation: Operation, channels: int, zero_points: tuple[int, int], config: MachineConfig
+) -> Parameters:
+    """The parameters of a layer with so many output channels and these (input, output) zero points.
+
+    Raises `InputError` if accumulators or biases could leave the machine's range.
+    """
+    match operation:
+        case AveragePool2D():
+            constants = average_constants(operation.window.size[0] * operation.window.size[1])
+            fields = {"unit_weights": 1, "single_rounding": 1, **_clamp(operation.clamp)}
+            bias, multiplier, shift = (np.full(channels, value) for value in (0, *constants))
+            return Parameters(fields, bias, multiplier, shift, None, 0)
+        case Conv2D() | Dense():
+            filters = operation.weights.reshape(channels, -1)
+        case DepthwiseConv2D():
+            filters = operation.weights.reshape(-1, channels).T
+        case _:
+            raise TypeError(f"{operation.kind} has no parameters")
+    fields = {
+        "single_rounding": int(isinstance(operation, Dense)),
+        "zero_point": zero_points[1],
+        **_clamp(operation.clamp),
+    }
+    fixed, value = _fixed_channels(operation, *zero_points)
+    filters = np.where(fixed[:, np.newaxis], np.int8(0), filters)
+    wide = filters.astype(np.int64)
+    bias = operation.bias.astype(np.int64) - zero_points[0] * wide.sum(axis=1)
+    bias = np.where(fixed, value, bias)
+    try:
+        # A scale of 1 makes the output of a fixed channel its bias.
+        multiplier, shift = constants_from_tflite(
+            np.where(fixed, 1 << 30, operation.requantisation.multiplier),
+            np.where(fixed, 1, operation.requantisation.shift),
+        )
+    except InputError as error:
+        raise InputError(f"{operation.kind} {operation.name!r}: {error}") from None
+    _check_range(operation, wide, bias, config)
+    return Parameters(fields, bias, multiplier, shift, _rows(filters, config.columns), filters.size)
+
+
+def _fixed_channels(
+    operation: Conv2D | DepthwiseConv2D | Dense, input_zero_point: int, output_zero_point: int
+) -> tuple[npt.NDArray[np.bool_], Int64Array]:
+    """Which channels give one output whatever the input is, and that output less the zero point.
+
+    Requantisation never falls as the accumulator rises, so its ends decide. Quantised networks have such
+    channels, some with biases that no accumulator holds; they need no weights.
+    """
+    scale, single = operation.requantisation, isinstance(operation, Dense)
+    low, high = (
+        np.clip(requantise(end, scale.multiplier, scale.shift, single) + output_zero_point, *operation.clamp)
+        for end in accumulator_bounds(operation, input_zero_point)
+    )
+    return low == high, low - output_zero_point
+
+
+def _clamp(clamp: tuple[int, int]) -> dict[str, int]:
+    return {"minimum": clamp[0], "maximum": clamp[1]}
+
+
+def _rows(filters: Int8Array, columns: int) -> Int8Array:
+    """(channels, taps) as (groups, taps, columns)."""
+    channels, taps = filters.shape
+    groups = -(-channels // columns)
+    filled = np.zeros((groups * columns, taps), np.int8)
+    filled[:channels] = filters
+    return np.ascontiguousarray(filled.reshape(groups, columns, taps).transpose(0, 2, 1))
+
+
+def _check_range(operation: Operation, filters: Int64Array, bias: Int64Array, config: MachineConfig) -> None:
+    """Every reachable accumulator, at any tap, and every bias must fit."""
+    positive, negative = filters.clip(min=0).sum(axis=1), -filters.clip(max=0).sum(axis=1)
+    highest, lowest = 127 * positive + 128 * negative, 128 * positive + 127 * negative
+    limit = 1 << config.accumulator_bits - 1
+    if highest.max() >= limit or lowest.max() > limit:
+        raise InputError(
+            f"{operation.kind} {operation.name!r} cannot be run exactly on this target: its sums reach"
+            f" {max(highest.max(), lowest.max())}, beyond an accumulator of {config.accumulator_bits} bits;"
+            " make its filters smaller"
+        )
+    limit = 1 << CONSTANTS.widths["bias"] - 1
+    if bias.max() >= limit or bias.min() < -limit:
+        raise InputError(
+            f"{operation.kind} {operation.name!r} cannot be run exactly on this target: with the input's zero"
+            f" point its bias reaches {np.abs(bias).max()}, beyond {limit - 1}; give its input another range"
+        )
+
+
+@cache
+def average_constants(count: int) -> tuple[int, int]:
+    """(multiplier, shift) whose single rounding is TFLite's average of ``count`` int8 numbers.
+
+    That average rounds half away from zero. It is the smallest shift that is right for every
+    reachable sum; all are tried.
+    """
+    every = np.arange(-128 * count, 127 * count + 1, dtype=np.int64)
+    # The largest magnitudes go wrong first: most candidates fall on them, the others are tried on all.
+    trials = np.concatenate([every[: 2 * count], every[-2 * count :]]), every
+    for shift in SHIFTS:
+        # 1 / count and a little more, so that negative halves are rounded away from zero too.
+        for multiplier in (-(-(1 << shift) // count), (1 << shift) // count + 1):
+            if multiplier < 1 << CONSTANTS.widths["multiplier"] and all(
+                np.array_equal(
+                    (total * multiplier + (1 << shift - 1)) >> shift,
+                    np.sign(total) * ((np.abs(total) + count // 2) // count),
+                )
+                for total in trials
+            ):
+                return multiplier, shift
+    raise InputError(f"no exact average of {count} numbers is known: pool over a smaller window")

@@ -1,0 +1,1 @@
+"""Weight programs: what the machine regenerates its weights from."""

@@ -1,0 +1,54 @@
+"""What the command line tells of an image, as a table and as JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .cycles import cycles
+from .image import Image
+
+__all__ = ["describe", "format_layers", "format_table"]
+
+
+def describe(image: Image) -> dict[str, Any]:
+    """`Image.report` with the predicted cycles of the image and of each layer."""
+    report = image.report()
+    timing = cycles(image)
+    report["cycles"] = sum(layer.total for layer in timing)
+    for layer, time in zip(report["layers"], timing, strict=True):
+        layer["cycles"] = time.total
+        layer["utilisation"] = time.utilisation
+    return report
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns under their headings: text to the left, numbers to the right."""
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    left = [all(isinstance(row[i], str) for row in rows) and i < 2 for i in range(len(header))]
+    lines = []
+    for line in (list(header), *cells):
+        padded = (
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(line, widths, left, strict=True)
+        )
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def format_layers(report: dict[str, Any]) -> str:
+    """The layers of a `describe` report as a table."""
+    rows = [
+        (
+            layer["name"],
+            layer["op"],
+            layer["weights"],
+            layer["bytes"],
+            f"{layer['bits_per_weight']:.2f}",
+            layer["macs"],
+            layer["cycles"],
+            f"{layer['utilisation']:.0%}",
+        )
+        for layer in report["layers"]
+    ]
+    header = ("layer", "operator", "weights", "bytes", "bits/weight", "MACs", "cycles", "utilisation")
+    return format_table(header, rows)

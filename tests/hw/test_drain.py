@@ -1,0 +1,165 @@
+"""The drain: from the array's shadow registers to int8 outputs in the scratchpad."""
+
+import random
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+from kolmogate.config import MachineConfig
+from kolmogate.isa import CONSTANTS, SHIFTS
+from kolmogate.machine_arithmetic import requantise, requantiser_interval
+from kolmogate_hw.drain import Drain
+from kolmogate_sim.memories import random_memory, serve_reads, serve_writes
+from kolmogate_sim.models import groups, random_layer, store
+from kolmogate_sim.streams import simulate, stalls
+
+MEMORY = 1 << 13
+
+CORNERS: dict[str, dict[str, Any]] = {
+    "random": {},
+    "two lines": {"y_count": 2},
+    "one output": {"x_count": 1, "y_count": 1, "channels": 1},
+    "x_count 1": {"x_count": 1, "y_count": 5},
+    "one group exactly": {"channels": lambda config: config.columns},
+    "one channel more than a group": {"channels": lambda config: config.columns + 1},
+    "one batch": {"channels": lambda config: config.requantisers},
+}
+
+
+class Outputs:
+    """A layer's random accumulators and constants, and the outputs that follow from them."""
+
+    def __init__(
+        self, config: MachineConfig, source: random.Random, constants_base: int, **fixed: int
+    ) -> None:
+        low, high = sorted((source.randrange(-128, 128), source.randrange(-128, 128)))
+        self.layer = layer = random_layer(
+            source,
+            config,
+            MEMORY,
+            constants_base=constants_base,
+            single_rounding=source.randrange(2),
+            zero_point=source.randrange(-128, 128),
+            minimum=low,
+            maximum=high,
+            **fixed,
+        )
+        self.groups = groups(config, layer)
+        self.positions = layer["x_count"] * layer["y_count"]
+        channels = self.groups * config.columns
+        # Accumulators of any size, and scales that bring them near the range of an output.
+        bits = [source.randrange(8, config.accumulator_bits) for _ in range(channels)]
+        sizes = np.array([1 << b for b in bits]).reshape(self.groups, 1, config.columns)
+        spread = [source.uniform(-1, 1) for _ in range(self.positions * channels)]
+        shape = (self.groups, self.positions, config.columns)
+        self.accumulators = (np.array(spread).reshape(shape) * sizes).astype(np.int64)
+        self.constants = [
+            {
+                "bias": source.randrange(-1 << b, 1 << b),
+                "multiplier": source.randrange(1 << 30, 1 << 31),
+                "shift": min(max(SHIFTS[0], b + 24), SHIFTS[-1]),
+            }
+            for b in bits
+        ]
+        columns = {
+            name: np.array([c[name] for c in self.constants]).reshape(self.groups, 1, config.columns)
+            for name in ("bias", "multiplier", "shift")
+        }
+        rounded = requantise(self.accumulators, **columns, single_rounding=bool(layer["single_rounding"]))
+        self.values = np.clip(rounded + layer["zero_point"], low, high).astype(np.int8)
+
+    def stored_constants(self) -> np.ndarray:
+        packed = b"".join(CONSTANTS.pack(**c).to_bytes(8, "little") for c in self.constants)
+        return np.frombuffer(packed, np.uint8)
+
+
+def run(
+    config: MachineConfig, layers: dict[str, Outputs], source: random.Random, *, stalled: bool = True
+) -> int:
+    """Drain the layers one after the other; cycles from the first tile's capture to its last output."""
+    dut = Drain(config)
+    memory = random_memory(source, MEMORY)
+    expected = memory.copy()
+    constants = np.zeros(MEMORY, np.uint8)
+    for outputs in layers.values():
+        stored = outputs.stored_constants()
+        constants[outputs.layer["constants_base"] :][: len(stored)] = stored
+    lanes = config.requantisers
+    noise_bits = config.accumulator_bits
+    taken = 0
+
+    async def array(ctx: Any) -> None:
+        """Stand in for the array: capture a tile, shift it out, and no tile before that one has left."""
+        nonlocal taken
+        pauses = stalls(source, None if stalled else 0.0)
+
+        def noise() -> list[int]:
+            return [source.getrandbits(noise_bits) - (1 << noise_bits - 1) for _ in range(lanes)]
+
+        for name, outputs in layers.items():
+            ctx.set(dut.descriptor, outputs.layer)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            for group in outputs.accumulators:
+                for first in range(0, outputs.positions, config.rows):
+                    for _ in range(4):
+                        await ctx.tick()
+                    while next(pauses):
+                        await ctx.tick()
+                    tile = group[first : first + config.rows].ravel().tolist()
+                    ctx.set(dut.captured, 1)
+                    drained, taken = False, 0
+                    while not drained:
+                        ctx.set(dut.accumulators, (tile + noise())[:lanes])
+                        _, _, shift, drained = await ctx.tick().sample(dut.shift, dut.drained)
+                        assert not (shift and not tile), "shifted beyond the tile's last output"
+                        ctx.set(dut.captured, 0)
+                        taken += 1
+                        if shift:
+                            tile = tile[lanes:]
+                    assert len(tile) < config.columns, "outputs were left behind"
+                    ctx.set(dut.accumulators, noise())
+            store(config, outputs.layer, outputs.values, expected)
+            while not ctx.get(dut.done):
+                await ctx.tick()
+            np.testing.assert_array_equal(memory, expected, err_msg=name)
+
+    async def reads(ctx: Any) -> None:
+        await serve_reads(ctx, dut.constants_port, constants, stalls(source, None if stalled else 0.0))
+
+    async def writes(ctx: Any) -> None:
+        await serve_writes(ctx, dut.write_port, memory, repeat(False))
+
+    simulate(dut, array, cycles=50_000, background=[reads, writes])
+    return taken
+
+
+def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> None:
+    """The corners one after the other in random order."""
+    # Constants of up to four groups each, apart.
+    spacing = 4 * 8 * config.columns
+    layers = {
+        corner: Outputs(
+            config,
+            source,
+            place * spacing,
+            **{field: value(config) if callable(value) else value for field, value in fixed.items()},
+        )
+        for place, (corner, fixed) in enumerate(source.sample(sorted(CORNERS.items()), len(CORNERS)))
+    }
+    run(config, layers, source)
+
+
+def test_pace(config: MachineConfig, source: random.Random) -> None:
+    """Q outputs an interval of the requantisers, and a shift a cycle for columns that hold nothing."""
+    batches = config.columns // config.requantisers
+    for live in {1, batches}:
+        outputs = Outputs(
+            config, source, 0, x_count=config.rows, y_count=2, channels=live * config.requantisers
+        )
+        taken = run(config, {"paced": outputs}, source, stalled=False)
+        interval = requantiser_interval(config)
+        # What is skipped meanwhile costs only what exceeds the interval; the last row skips nothing.
+        row = max(live * interval, (live - 1) * interval + 1 + batches - live)
+        assert taken <= config.rows * row + 2

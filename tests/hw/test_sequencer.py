@@ -1,0 +1,103 @@
+"""The sequencer: descriptors in order, each executed to its end before the next that needs it."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from kolmogate.config import MachineConfig
+from kolmogate.isa import DESCRIPTOR, Opcode
+from kolmogate_hw.sequencer import Sequencer
+from kolmogate_sim.memories import serve_reads
+from kolmogate_sim.streams import simulate, stalls
+
+
+def random_descriptor(source: random.Random, opcode: int) -> dict[str, int]:
+    return {**DESCRIPTOR.unpack(source.getrandbits(DESCRIPTOR.bits)), "opcode": opcode}
+
+
+@pytest.mark.parametrize("end", [Opcode.END, 3, 7])
+def test_program(config: MachineConfig, end: int, source: random.Random) -> None:
+    """Three programs one after the other, each closed by ``end``: END or an unknown opcode."""
+    dut = Sequencer(config)
+    programs = [
+        [source.choice((Opcode.ARRAY, Opcode.FILL)) for _ in range(length)] + [end] for length in (0, 1, 8)
+    ]
+    layers = [[random_descriptor(source, opcode) for opcode in program] for program in programs]
+    size = DESCRIPTOR.size(config.columns)
+    gap = 3 * config.columns
+    stored, bases = b"", []
+    for program in layers:
+        stored += source.randbytes(gap)
+        bases.append(len(stored) // config.columns)
+        for layer in program:
+            stored += DESCRIPTOR.pack(**layer).to_bytes(size, "little")
+    memory = np.frombuffer(stored, np.uint8).copy()
+
+    async def bench(ctx: Any) -> None:
+        for base, program in zip(bases, layers, strict=True):
+            ctx.set(dut.base, base)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            filling = 0  # cycles for which the filler stays busy
+            running = 0  # cycles until the layer is done
+            executed = 0
+            ended = False
+            while not ended:
+                expected = program[executed]
+                ctx.set(dut.filling, filling > 0)
+                ctx.set(dut.layer_done, running == 1)
+                start_layer, start_fill = ctx.get(dut.start_layer), ctx.get(dut.start_fill)
+                done, bad = ctx.get(dut.done), ctx.get(dut.bad_descriptor)
+                started = start_layer + start_fill + done + bad
+                descriptor = ctx.get(dut.descriptor).as_bits()
+                if running:
+                    assert descriptor == DESCRIPTOR.pack(**program[executed - 1]), "not steady"
+                    assert not started
+                filling, running = max(0, filling - 1), max(0, running - 1)
+                assert started <= 1
+                if started:
+                    assert descriptor == DESCRIPTOR.pack(**expected)
+                    assert start_layer == (expected["opcode"] == Opcode.ARRAY)
+                    assert start_fill == (expected["opcode"] == Opcode.FILL)
+                    assert done == (expected["opcode"] == Opcode.END)
+                    executed += 1
+                    ended = bool(done or bad)
+                if start_fill:
+                    assert not filling, "a fill was started on another"
+                    filling = source.choice((1, 3, 40))
+                if start_layer:
+                    assert executed < 2 or program[executed - 2]["opcode"] == Opcode.FILL or not filling
+                    running = source.choice((1, 3, 40))
+                await ctx.tick()
+            ctx.set(dut.filling, 0)
+            for _ in range(30):
+                await ctx.tick()
+                assert not ctx.get(dut.port.request.valid), "reads on after the end"
+
+    async def serve(ctx: Any) -> None:
+        await serve_reads(ctx, dut.port, memory, stalls(source))
+
+    simulate(dut, bench, cycles=10_000, background=[serve])
+
+
+def test_load_time(config: MachineConfig, source: random.Random) -> None:
+    """A descriptor is dispatched its size in words plus 4 cycles after the start."""
+    dut = Sequencer(config)
+    size = DESCRIPTOR.size(config.columns)
+    memory = np.zeros(size, np.uint8)
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        for _ in range(size // config.columns + 3):
+            assert not ctx.get(dut.done)
+            await ctx.tick()
+        assert ctx.get(dut.done)
+
+    async def serve(ctx: Any) -> None:
+        await serve_reads(ctx, dut.port, memory, stalls(source, 0.0))
+
+    simulate(dut, bench, cycles=100, background=[serve])

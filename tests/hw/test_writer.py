@@ -1,0 +1,129 @@
+"""Positions and the writer: outputs in draining order end up in their places, with nothing else touched."""
+
+import random
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+import pytest
+from kolmogate.config import MachineConfig
+from kolmogate_hw.positions import BatchCounter
+from kolmogate_hw.writer import OutputWriter
+from kolmogate_sim.memories import random_memory, serve_writes
+from kolmogate_sim.models import groups, positions, random_layer, store
+from kolmogate_sim.streams import drive, simulate, stalls
+
+MEMORY = 1 << 13
+
+CORNERS: dict[str, dict[str, Any]] = {
+    "random": {},
+    "two lines": {"y_count": 2},
+    "one output": {"x_count": 1, "y_count": 1, "channels": 1},
+    "x_count 1": {"x_count": 1, "y_count": 7},
+    "one group exactly": {"channels": lambda config: config.columns},
+    "one channel more than a group": {"channels": lambda config: config.columns + 1},
+    "one batch": {"channels": lambda config: config.requantisers},
+}
+
+
+@pytest.fixture
+def layers(config: MachineConfig, source: random.Random) -> dict[str, dict[str, int]]:
+    """The corners in random order."""
+    return {
+        corner: random_layer(
+            source,
+            config,
+            MEMORY,
+            **{field: value(config) if callable(value) else value for field, value in fixed.items()},
+        )
+        for corner, fixed in source.sample(sorted(CORNERS.items()), len(CORNERS))
+    }
+
+
+def batches(config: MachineConfig, layer: dict[str, int]) -> Iterator[tuple[int, int, int, int]]:
+    """(group, position, batch, live channels from this batch on), in the order of draining."""
+    for group in range(groups(config, layer)):
+        for position in range(layer["x_count"] * layer["y_count"]):
+            left = layer["channels"] - group * config.columns
+            for batch in range(-(-min(left, config.columns) // config.requantisers)):
+                yield group, position, batch, left - batch * config.requantisers
+
+
+def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], source: random.Random) -> None:
+    dut = BatchCounter(config)
+
+    async def bench(ctx: Any) -> None:
+        pauses = stalls(source)
+        for name, layer in layers.items():
+            ctx.set(dut.descriptor, layer)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            count = layer["x_count"] * layer["y_count"]
+            for group, position, batch, live in batches(config, layer):
+                while next(pauses):
+                    await ctx.tick()
+                last_batch = batch == config.columns // config.requantisers - 1 or live <= config.requantisers
+                assert ctx.get(dut.batch) == batch
+                assert ctx.get(dut.live) == live
+                assert ctx.get(dut.last_batch) == last_batch
+                assert ctx.get(dut.at_line_end) == (position % layer["x_count"] == layer["x_count"] - 1)
+                assert ctx.get(dut.last_position) == (position == count - 1)
+                assert ctx.get(dut.last_group) == (group == groups(config, layer) - 1)
+                ctx.set(dut.next_batch, not last_batch)
+                ctx.set(dut.next_position, last_batch)
+                await ctx.tick()
+                ctx.set(dut.next_batch, 0)
+                ctx.set(dut.next_position, 0)
+
+    simulate(dut, bench, cycles=20_000)
+
+
+def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source: random.Random) -> None:
+    dut = OutputWriter(config)
+    memory = random_memory(source, MEMORY)
+    expected = memory.copy()
+    written: list[int] = []
+    lanes = config.requantisers
+
+    async def bench(ctx: Any) -> None:
+        for name, layer in layers.items():
+            shape = (groups(config, layer), layer["x_count"] * layer["y_count"], config.columns)
+            outputs = np.frombuffer(source.randbytes(int(np.prod(shape))), np.int8).reshape(shape)
+            store(config, layer, outputs, expected)
+            ctx.set(dut.descriptor, layer)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            payloads = [
+                outputs[group, position, batch * lanes :][:lanes].view(np.uint8).tolist()
+                for group, position, batch, _ in batches(config, layer)
+            ]
+            written.clear()
+            await drive(ctx, dut.i, payloads, stalls(source))
+            # The word, then `done`.
+            assert not ctx.get(dut.done)
+            await ctx.tick()
+            assert ctx.get(dut.done)
+            np.testing.assert_array_equal(memory, expected, err_msg=name)
+            # Every word of a position once, and no other.
+            assert len(written) == sum(
+                (start + first + min(config.columns, layer["channels"] - first) - 1) // config.columns
+                - (start + first) // config.columns
+                + 1
+                for first in range(0, layer["channels"], config.columns)
+                for start in positions(layer, "output").tolist()
+            )
+
+    async def accept(ctx: Any) -> None:
+        await serve_writes(ctx, dut.port, memory, repeat(False), written)
+
+    async def count_done(ctx: Any) -> None:
+        # Until all layers were written, `done` is high once for each.
+        seen = 0
+        async for _, _, done in ctx.tick().sample(dut.done):
+            seen += done
+            assert seen <= len(layers)
+
+    simulate(dut, bench, cycles=20_000, background=[accept, count_done])

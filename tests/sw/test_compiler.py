@@ -1,0 +1,172 @@
+"""What is compiled computes what the golden model computes, on every configuration."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from kolmogate import golden
+from kolmogate.compiler import compile
+from kolmogate.config import CONFIGURATIONS, configuration
+from kolmogate.errors import InputError
+from kolmogate.isa import CONSTANTS, P0, Opcode
+from kolmogate.machine import Machine
+from kolmogate.network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Pad, Reshape, Softmax
+from kolmogate.programs.p0 import Program, decode
+from kolmogate.random_network import random_network
+from kolmogate.tflite_import import load_tflite
+
+TARGETS = list(CONFIGURATIONS)
+DEVICE_KINDS = (Conv2D, DepthwiseConv2D, Dense, AveragePool2D, Pad, Reshape, Softmax)
+
+
+def run_on_machine(network, config, x):
+    """The machine's outputs; its scratchpad held other things before."""
+    machine = Machine(config)
+    machine.memory[:] = np.random.default_rng(0).integers(0, 256, len(machine.memory))
+    machine.load(compile(network, config))
+    return machine.run(x)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_operator_equals_golden(target, chain, inputs):
+    network = (
+        chain(13, 9, 2)
+        .conv(10, size=(4, 3), stride=(2, 1), padding=(1, 1, 0, 2))
+        .depthwise(padding=(1, 1, 1, 1))
+        .conv(24, size=(1, 1))
+        .pad(0, 1, 1, 0)
+        .depthwise(size=(3, 2), stride=(1, 2))
+        .conv(40, size=(2, 2))
+        .pool((2, 2), stride=(1, 1))
+        .conv(12, padding=(1, 1, 1, 1))
+        .pool((3, 2))
+        .reshape(12)
+        .dense(9)
+        .dense(33)
+        .network()
+    )
+    x = inputs(network, 6)
+    y = golden.run(network, x)
+    assert len(np.unique(y)) > 20
+    assert (run_on_machine(network, configuration(target), x) == y).all()
+
+
+@pytest.mark.parametrize("target", ["up5k", "ecp5-85f"])
+def test_random_networks_equal_golden(target, inputs):
+    """Those that the machine cannot run are refused by name; enough of them run."""
+    equal, refusals = 0, []
+    for seed in range(80):
+        network = random_network(seed, DEVICE_KINDS, 4)
+        x = inputs(network, 3)
+        try:
+            y = run_on_machine(network, configuration(target), x)
+        except InputError as error:
+            refusals.append(str(error))
+            continue
+        assert (y == golden.run(network, x)).all(), f"seed {seed}"
+        equal += 1
+    assert equal > 30
+    assert all("on this target yet: " in text or "drop the last operation" in text for text in refusals)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_keyword_network_equals_golden(target, models_folder, inputs):
+    network = load_tflite(models_folder / "kws_ref_model.tflite")
+    x = inputs(network, 4)
+    assert (run_on_machine(network, configuration(target), x) == golden.run(network, x)).all()
+
+
+@pytest.mark.parametrize("model", ["str_ww_ref_model", "ad01_int8", "vww_96_int8"])
+def test_larger_networks_equal_golden(model, models_folder, inputs):
+    network = load_tflite(models_folder / f"{model}.tflite")
+    x = inputs(network, 3)
+    assert (run_on_machine(network, configuration("ecp5-85f"), x) == golden.run(network, x)).all()
+
+
+def test_unsupported_model_is_refused_by_name(models_folder):
+    network = load_tflite(models_folder / "pretrainedResnet_quant.tflite")
+    with pytest.raises(InputError, match=r"^ADD .* cannot be run exactly on this target yet"):
+        compile(network, configuration("ecp5-85f"))
+
+
+def test_keyword_image_reports_what_it_holds(models_folder):
+    report = compile(load_tflite(models_folder / "kws_ref_model.tflite"), configuration("up5k")).report()
+    assert (report["weights"], report["macs"]) == (22_016, 2_656_768)
+    assert report["device_bytes"] == sum(report["sections"].values())
+    assert report["device_bytes"] < 29_000
+    assert len(report["layers"]) == 11
+    assert report["layers"][-1]["instructions"]["LITERAL"] > 0
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_image_too_large_says_how_many_bytes_are_missing(chain):
+    network = chain(64, 64, 3).conv(32, padding=(1, 1, 1, 1)).network("big")
+    with pytest.raises(InputError) as caught:
+        compile(network, configuration("up5k"))
+    message = str(caught.value)
+    missing = int(message.split(" bytes are missing")[0].split()[-1])
+    assert message.startswith("network 'big' does not fit 'up5k'")
+    larger = dataclasses.replace(configuration("up5k"), scratchpad_bytes=(128 << 10) + missing)
+    assert compile(network, larger).device_bytes > 0
+    smaller = dataclasses.replace(larger, scratchpad_bytes=larger.scratchpad_bytes - 8)
+    with pytest.raises(InputError, match=" 8 bytes are missing"):
+        compile(network, smaller)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_sections_fill_the_top_of_the_scratchpad(target, chain):
+    config = configuration(target)
+    image = compile(chain(6, 6, 3).conv(20, padding=(1, 1, 1, 1)).depthwise().network(), config)
+    sections = list(image.sections.values())
+    assert sections[-1].address + len(sections[-1].data) == config.scratchpad_bytes
+    for section, following in itertools.pairwise(sections):
+        assert section.address % config.columns == 0
+        assert section.address + len(section.data) == following.address
+    records = len(image.sections["constants"].data) * 8 // CONSTANTS.bits
+    assert records == 2 * -(-20 // config.columns) * config.columns
+
+
+def test_borders_are_filled_just_before_their_tensor_is_made(chain):
+    network = chain(6, 6, 3).conv(8).depthwise(padding=(1, 1, 1, 1)).network()
+    image = compile(network, configuration("up5k"))
+    opcodes = [fields["opcode"] for fields in image.descriptors()]
+    assert opcodes == [Opcode.FILL, Opcode.FILL, Opcode.ARRAY, Opcode.ARRAY, Opcode.END]
+    assert [layer.descriptor for layer in image.layers] == [2, 3]
+    # the border holds the zero point of the tensor it surrounds
+    assert image.descriptors()[0]["zero_point"] == network.tensors["conv_2d_0"].zero_point
+
+
+def test_program_makes_the_weights_in_order(chain):
+    network = chain(6, 6, 3).conv(10, size=(2, 1)).network()
+    image = compile(network, configuration("up5k"))
+    rows = decode(Program(image.sections["code"].data, image.sections["literals"].data), 8)
+    weights = network.operations[0].weights.reshape(10, 6)
+    assert (rows[:6] == weights[:8].T).all()
+    assert (rows[6:, :2] == weights[8:].T).all()
+    assert not rows[6:, 2:].any()
+    (layer,) = image.layers
+    assert layer.weights == 60
+    assert layer.instructions[P0.LITERAL.name] >= 1
+    assert layer.bytes <= len(image.sections["code"].data) + len(image.sections["literals"].data)
+
+
+def test_network_without_weights(chain, inputs):
+    network = chain(6, 6, 3).pool((2, 3)).pool((3, 2)).network()
+    image = compile(network, configuration("up5k"))
+    assert image.sections["literals"].data == b""
+    assert image.layers[0].bits_per_weight == 0
+    x = inputs(network, 4)
+    assert (run_on_machine(network, image.config, x) == golden.run(network, x)).all()
+
+
+def test_network_without_layers(chain, inputs):
+    network = chain(10).softmax().network()
+    x = inputs(network, 4)
+    assert (run_on_machine(network, configuration("up5k"), x) == golden.run(network, x)).all()
+
+
+def test_compiling_twice_gives_the_same_image(chain):
+    network = chain(6, 6, 3).conv(20, padding=(1, 1, 1, 1)).depthwise().network()
+    assert compile(network, configuration("up5k")) == compile(network, configuration("up5k"))

@@ -1,0 +1,227 @@
+"""Images and the `.kg` file: what is written is read back; anything else is refused in a sentence."""
+
+import dataclasses
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from kolmogate.compiler import compile
+from kolmogate.config import configuration
+from kolmogate.container import from_bytes, load_image, save_image, to_bytes
+from kolmogate.errors import DeviceError, InputError
+from kolmogate.image import Section
+from kolmogate.machine import Machine
+
+HEADER = struct.Struct("<8sHII")
+
+
+@pytest.fixture
+def image(chain):
+    network = chain(6, 5, 3).conv(10, padding=(1, 1, 1, 1)).depthwise(padding=(1, 0, 0, 1)).dense(7)
+    return compile(network.reshape(1, 7).softmax().network("small"), configuration("up5k"))
+
+
+def rebuilt(data, change):
+    """A file whose host part went through ``change``, with sizes and checksum put right."""
+    magic, version, host_size, device_size = HEADER.unpack_from(data)
+    host = json.loads(data[HEADER.size : HEADER.size + host_size])
+    host = json.dumps(change(host)).encode()
+    device = data[HEADER.size + host_size : -4]
+    body = HEADER.pack(magic, version, len(host), device_size) + host + device
+    return body + struct.pack("<I", zlib.crc32(body))
+
+
+def test_round_trip(image, tmp_path):
+    path = tmp_path / "small.kg"
+    save_image(image, path)
+    loaded = load_image(path)
+    assert loaded == image
+    assert loaded.descriptors() == image.descriptors()
+    assert [name.name for name in tmp_path.iterdir()] == ["small.kg"]
+
+
+def test_device_part_is_what_device_bytes_counts(image):
+    data = to_bytes(image)
+    _, _, host_size, device_size = HEADER.unpack_from(data)
+    assert device_size == image.device_bytes == sum(len(s.data) for s in image.sections.values())
+    assert len(data) == HEADER.size + host_size + device_size + 4
+
+
+def test_failed_save_leaves_the_old_file(image, tmp_path, monkeypatch):
+    path = tmp_path / "small.kg"
+    path.write_bytes(b"old")
+
+    def fail(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(InputError, match=r"cannot write .*: No space left on device"):
+        save_image(image, path)
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_paths_that_do_not_work(image, tmp_path):
+    with pytest.raises(InputError, match=r"cannot write .*: No such file or directory; choose another"):
+        save_image(image, tmp_path / "none" / "small.kg")
+    with pytest.raises(InputError, match=r"cannot read .*: No such file or directory; check the path"):
+        load_image(tmp_path / "none.kg")
+    with pytest.raises(InputError, match=r"cannot read .*: Is a directory"):
+        load_image(tmp_path)
+
+
+def test_foreign_files_are_refused(image, tmp_path):
+    path = tmp_path / "x.kg"
+    for foreign in (b"", b"\x89KG", b"TFL3" * 100, b"PK\x03\x04", bytes(1000)):
+        path.write_bytes(foreign)
+        with pytest.raises(InputError, match=r"x\.kg: this is not a Kolmogate image; make one with"):
+            load_image(path)
+
+
+def test_other_version_is_refused(image):
+    data = bytearray(to_bytes(image))
+    data[8:10] = (9).to_bytes(2, "little")
+    with pytest.raises(InputError, match="has format 9, this release reads 1; compile it again"):
+        from_bytes(bytes(data))
+
+
+def test_every_truncation_is_refused(image):
+    data = to_bytes(image)
+    for size in [*range(0, 400), *range(400, len(data), 97), len(data) - 1]:
+        with pytest.raises(InputError):
+            from_bytes(data[:size])
+    with pytest.raises(InputError, match=f"should have {len(data)} bytes, not {len(data) + 1}"):
+        from_bytes(data + b"\0")
+
+
+def test_every_damaged_byte_is_refused(image):
+    data = to_bytes(image)
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        damaged = bytearray(data)
+        for position in rng.integers(0, len(data), int(rng.integers(1, 4))):
+            damaged[position] ^= int(rng.integers(1, 256))
+        if bytes(damaged) != data:
+            with pytest.raises(InputError):
+                from_bytes(bytes(damaged))
+
+
+VALUES = [
+    None,
+    True,
+    -1,
+    0,
+    1,
+    7,
+    4096,
+    1 << 19,
+    1 << 70,
+    0.5,
+    float("nan"),
+    1e308,
+    "",
+    "SOFTMAX",
+    [],
+    [1, 2],
+    {},
+]
+
+
+def mutate(value, rng, depth=0):
+    """``value`` with one part of it replaced, removed or doubled."""
+    if isinstance(value, dict | list) and len(value) and (depth == 0 or rng.random() < 0.9):
+        keys = list(value) if isinstance(value, dict) else range(len(value))
+        key = keys[int(rng.integers(len(keys)))]
+        kind = rng.random()
+        if kind < 0.1:
+            del value[key]
+        elif kind < 0.15 and isinstance(value, list):
+            value.append(value[key])
+        else:
+            value[key] = mutate(value[key], rng, depth + 1)
+        return value
+    if type(value) is int and rng.random() < 0.5:
+        return value + int(rng.choice([-8, -1, 1, 8, 64]))
+    return VALUES[int(rng.integers(len(VALUES)))]
+
+
+def test_unsound_host_parts_are_refused_or_harmless(image):
+    """A file that was made to mislead, checksum and all: refused, or it runs to an end."""
+    data = to_bytes(image)
+    x = np.zeros((1, *image.input.tensor.shape), np.int8)
+    refused = ran = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        try:
+            loaded = from_bytes(rebuilt(data, lambda host, rng=rng: mutate(host, rng)))
+        except InputError:
+            refused += 1
+            continue
+        try:
+            machine = Machine(loaded.config)
+            machine.load(loaded)
+            machine.run(x, limit=100_000)
+        except (InputError, DeviceError):
+            pass
+        ran += 1
+    assert refused > 100
+    assert ran > 10
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "sentence"),
+    [
+        (("sections", 0, "address"), 4, "section descriptors is not whole scratchpad words"),
+        (("sections", 3, "address"), 1 << 20, "literals lies outside the scratchpad"),
+        (("sections", 1, "address"), 0, "constants and output overlap"),
+        (("sections", 0, "name"), "weights", "its sections do not make up the device part"),
+        (("input", "address"), 131072, "input lies outside the scratchpad of 131072 bytes"),
+        (("input", "layout", "channels"), 4, "'pixel_pitch' is not in 4 to"),
+        (("input", "layout", "height"), 5, "the layout of the input does not hold shape"),
+        (("output", "tensor", "scale"), "1", "'scale' is missing or not of type float"),
+        (("config", "columns"), 7, "columns must be a power of two"),
+        (("config", "rows"), 2.0, "'rows' is missing or not of type int"),
+        (("layers", 0, "descriptor"), 99, "has no descriptor 99"),
+        (("tail", 1, "kind"), "ADD", "the host does not run ADD"),
+        (("tail", 1, "beta"), float("inf"), "'beta' is not a finite number"),
+        (("tail", 0, "output", "shape"), [8], "cannot become"),
+    ],
+)
+def test_unsound_values_are_named(image, part, value, sentence):
+    def change(host):
+        place = host
+        for key in part[:-1]:
+            place = place[key]
+        place[part[-1]] = value
+        return host
+
+    with pytest.raises(InputError, match=r"the image is not sound: .*; compile it again") as caught:
+        from_bytes(rebuilt(to_bytes(image), change))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("host", [b"", b"[", b"\xff\xfe", b"[" * 100_000, b"7" * 10_000])
+def test_host_part_that_is_no_json(image, host):
+    data = to_bytes(image)
+    device = b"".join(section.data for section in image.sections.values())
+    body = HEADER.pack(data[:8], 1, len(host), len(device)) + host + device
+    with pytest.raises(InputError, match="the host part of the image is not JSON"):
+        from_bytes(body + struct.pack("<I", zlib.crc32(body)))
+    with pytest.raises(InputError, match="the host part is not a record"):
+        from_bytes(rebuilt(data, lambda host: [host]))
+
+
+def test_inputs_of_other_shapes_and_types_are_refused(image):
+    with pytest.raises(InputError, match=r"takes inputs of shape \(6, 5, 3\), not \(5, 6, 3\)"):
+        image.pack_input(np.zeros((5, 6, 3), np.int8))
+    with pytest.raises(InputError, match="of type uint8"):
+        image.pack_input(np.zeros((6, 5, 3), np.uint8))
+
+
+def test_overlapping_sections_are_refused(image):
+    sections = dict(image.sections)
+    sections["code"] = Section(sections["literals"].address, sections["code"].data)
+    with pytest.raises(InputError, match="code and literals overlap"):
+        dataclasses.replace(image, sections=sections)

@@ -1,0 +1,251 @@
+"""The machine model on descriptors and programs made by hand, sound ones and wild ones."""
+
+import time
+
+import numpy as np
+import pytest
+from kolmogate.compiler import compile
+from kolmogate.config import configuration
+from kolmogate.errors import DeviceError
+from kolmogate.isa import CONSTANTS, DESCRIPTOR, INSTRUCTION, P0, SHIFTS, ErrorCode, Opcode
+from kolmogate.machine import Machine
+from kolmogate.programs.p0 import assemble, literal_program
+
+UP5K = configuration("up5k")
+CONSTANTS_AT, CODE_AT, LITERALS_AT, DESCRIPTORS_AT = 0x8000, 0x9000, 0xA000, 0x1F000
+IDENTITY = {"multiplier": 1 << 30, "shift": 30}
+
+DENSE = {
+    "opcode": Opcode.ARRAY,
+    "stream_weights": 1,
+    "single_rounding": 1,
+    "x_count": 1,
+    "y_count": 1,
+    "input_base": 0x100,
+    "output_base": 0x7000,
+    "outer_count": 1,
+    "inner_count": 1,
+    "run": 4,
+    "taps": 4,
+    "channels": 8,
+    "constants_base": CONSTANTS_AT,
+    "minimum": -128,
+    "maximum": 127,
+}
+"""Four inputs, eight outputs."""
+
+
+@pytest.fixture
+def machine():
+    """A machine whose constants are 32 identities and whose program is one END."""
+    machine = Machine(UP5K)
+    machine.write(CONSTANTS_AT, CONSTANTS.pack(**IDENTITY).to_bytes(8, "little") * 32)
+    machine.write(CODE_AT, INSTRUCTION.pack(op=P0.END).to_bytes(2, "little"))
+    return machine
+
+
+def put_descriptors(machine, *descriptors):
+    size = DESCRIPTOR.size(machine.config.columns)
+    for index, fields in enumerate((*descriptors, {"opcode": Opcode.END})):
+        machine.write(DESCRIPTORS_AT + index * size, DESCRIPTOR.pack(**fields).to_bytes(size, "little"))
+
+
+def put_weights(machine, rows):
+    program = assemble(literal_program(rows), rows, machine.config.columns)
+    machine.write(CODE_AT, program.code)
+    machine.write(LITERALS_AT, program.literals)
+
+
+def execute(machine, *descriptors, **options):
+    put_descriptors(machine, *descriptors)
+    machine.execute(DESCRIPTORS_AT, CODE_AT, LITERALS_AT, **options)
+
+
+def outputs(machine, count=8, address=0x7000):
+    return np.frombuffer(machine.read(address, count), np.int8).tolist()
+
+
+def error_of(machine, *descriptors, **options):
+    with pytest.raises(DeviceError) as caught:
+        execute(machine, *descriptors, **options)
+    return ErrorCode(caught.value.code)
+
+
+def test_fill_writes_its_lines_alone(machine):
+    fields = {"opcode": Opcode.FILL, "y_count": 3, "run": 8, "output_base": 16, "output_step": 24}
+    execute(machine, {**fields, "zero_point": -3})
+    expected = np.zeros(96, np.int8)
+    for line in range(3):
+        expected[16 + 24 * line : 24 + 24 * line] = -3
+    assert outputs(machine, 96, 0) == expected.tolist()
+
+
+def test_fill_wraps_with_a_negative_step(machine):
+    step = (1 << 20) - 16
+    execute(
+        machine,
+        {
+            "opcode": Opcode.FILL,
+            "y_count": 2,
+            "run": 8,
+            "output_base": 16,
+            "output_step": step,
+            "zero_point": 5,
+        },
+    )
+    assert outputs(machine, 32, 0) == [5] * 8 + [0] * 8 + [5] * 8 + [0] * 8
+
+
+def test_dense_layer_by_hand(machine):
+    rows = np.arange(-16, 16, dtype=np.int8).reshape(4, 8)
+    put_weights(machine, rows)
+    machine.write(0x100, bytes([1, 2, 255, 0]))
+    execute(machine, {**DENSE, "zero_point": 3})
+    assert outputs(machine) == (np.array([1, 2, -1, 0]) @ rows + 3).clip(-128, 127).tolist()
+
+
+def test_columns_beyond_the_last_channel_are_not_written(machine):
+    put_weights(machine, np.ones((4, 8), np.int8))
+    machine.write(0x7000, b"\x55" * 8)
+    execute(machine, {**DENSE, "channels": 3})
+    assert outputs(machine) == [0, 0, 0] + [0x55] * 5
+
+
+def test_streamed_weights_are_new_for_each_tile(machine):
+    """Two tiles of two positions; the input is all ones, so an output is the sum of its tile's weights."""
+    put_weights(machine, np.array([[1] * 8, [2] * 8, [10] * 8, [20] * 8], np.int8))
+    machine.write(0x100, b"\x01" * 16)
+    positions = {"x_count": 4, "input_step": 1, "output_step": 8}
+    execute(machine, {**DENSE, **positions, "run": 2, "taps": 2})
+    assert outputs(machine, 32) == [3] * 16 + [30] * 16
+
+
+def test_stored_weights_serve_all_tiles(machine):
+    put_weights(machine, np.array([[1] * 8, [2] * 8], np.int8))
+    machine.write(0x100, b"\x01" * 16)
+    positions = {"x_count": 4, "input_step": 1, "output_step": 8, "stream_weights": 0}
+    execute(machine, {**DENSE, **positions, "run": 2, "taps": 2})
+    assert outputs(machine, 32) == [3] * 32
+
+
+def test_word_mode_pools_each_column_on_its_own(machine):
+    machine.write(0x100, bytes(range(32)))
+    fields = {**DENSE, "word_mode": 1, "unit_weights": 1, "stream_weights": 0, "run": 8, "channels": 16}
+    execute(machine, {**fields, "inner_count": 2, "inner_step": 16, "taps": 2})
+    assert outputs(machine, 16) == [16 + 2 * c for c in range(16)]
+
+
+def test_accumulators_wrap_at_their_width(machine):
+    """2,100 products of 127 by 127 exceed 25 bits and a sign."""
+    taps = 2100
+    put_weights(machine, np.full((taps, 8), 127, np.int8))
+    machine.write(0x100, b"\x7f" * taps)
+    shift = {"multiplier": 1 << 30, "shift": 50}
+    machine.write(CONSTANTS_AT, CONSTANTS.pack(**shift).to_bytes(8, "little") * 8)
+    execute(machine, {**DENSE, "run": taps, "taps": taps})
+    assert outputs(machine) == [(127 * 127 * taps - (1 << 26)) >> 20] * 8
+
+
+def test_unknown_opcodes(machine):
+    for opcode in range(len(Opcode), 8):
+        assert error_of(machine, {"opcode": opcode}) == ErrorCode.BAD_DESCRIPTOR
+
+
+def test_descriptors_without_meaning(machine):
+    assert error_of(machine, {**DENSE, "taps": 5}) == ErrorCode.BAD_DESCRIPTOR
+    for field in ("x_count", "y_count", "channels"):
+        assert error_of(machine, {**DENSE, field: 0}) == ErrorCode.BAD_DESCRIPTOR
+    assert error_of(machine, {**DENSE, "run": 0, "taps": 0}) == ErrorCode.BAD_DESCRIPTOR
+    assert error_of(machine, {"opcode": Opcode.FILL, "run": 8}) == ErrorCode.BAD_DESCRIPTOR
+    put_weights(machine, np.ones((4, 8), np.int8))
+    machine.write(CONSTANTS_AT, CONSTANTS.pack(shift=SHIFTS[0] - 1).to_bytes(8, "little"))
+    assert error_of(machine, DENSE) == ErrorCode.BAD_DESCRIPTOR
+
+
+def test_programs_that_make_no_weights(machine):
+    assert error_of(machine, DENSE) == ErrorCode.TIMEOUT
+    machine.write(CODE_AT, INSTRUCTION.pack(op=2).to_bytes(2, "little"))
+    assert error_of(machine, DENSE) == ErrorCode.BAD_PROGRAM
+    # a layer of unit weights takes none, whatever the program is
+    execute(machine, {**DENSE, "unit_weights": 1})
+
+
+def test_filter_deeper_than_the_column_buffer(machine):
+    fields = {**DENSE, "stream_weights": 0, "run": 513, "taps": 513}
+    assert error_of(machine, fields) == ErrorCode.TIMEOUT
+
+
+def test_work_is_bounded(machine):
+    huge = {**DENSE, "x_count": 4095, "y_count": 4095, "run": 16383, "taps": 16383, "channels": 4095}
+    assert error_of(machine, huge) == ErrorCode.TIMEOUT
+    assert error_of(machine, {**DENSE, "unit_weights": 1}, limit=30) == ErrorCode.TIMEOUT
+
+
+def test_list_of_descriptors_without_an_end():
+    """A scratchpad full of FILLs whose line lies in none of their fields that matter."""
+    machine = Machine(configuration("ecp5-85f"))
+    size = DESCRIPTOR.size(machine.config.columns)
+    fill = {"opcode": Opcode.FILL, "y_count": 1, "run": 1, "output_base": size - 1}
+    machine.write(0, DESCRIPTOR.pack(**fill).to_bytes(size, "little") * (len(machine.memory) // size))
+    with pytest.raises(DeviceError, match="takes more than 65536 array steps") as caught:
+        machine.execute(0, 0, 0, limit=1 << 16)
+    assert caught.value.code == ErrorCode.TIMEOUT
+
+
+@pytest.mark.parametrize("target", ["up5k", "ecp5-25f"])
+def test_wild_memory_always_ends(target):
+    """Random scratchpads and entry points: the result is nothing or the device's error, soon."""
+    machine = Machine(configuration(target))
+    started = time.monotonic()
+    codes = set()
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        machine.memory[:] = rng.integers(0, 256, len(machine.memory))
+        # small counts get further
+        if seed % 2:
+            machine.memory &= rng.integers(0, 256, len(machine.memory), dtype=np.uint8)
+            machine.memory &= rng.integers(0, 256, len(machine.memory), dtype=np.uint8)
+        entry = rng.integers(0, 1 << 20, 3).tolist()
+        try:
+            machine.execute(*entry, limit=1 << 16)
+        except DeviceError as error:
+            codes.add(error.code)
+    assert codes >= {ErrorCode.BAD_DESCRIPTOR, ErrorCode.TIMEOUT}
+    assert time.monotonic() - started < 60
+
+
+def test_damaged_images_always_end(chain, inputs):
+    network = chain(6, 6, 3).conv(20, padding=(1, 1, 1, 1)).depthwise().dense(5).network()
+    image = compile(network, UP5K)
+    x = inputs(network, 1)
+    ends = set()
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        machine = Machine(UP5K)
+        machine.load(image)
+        section = list(image.sections.values())[seed % 4]
+        for position in rng.integers(0, len(section.data), 3):
+            machine.memory[section.address + position] ^= int(rng.integers(1, 256))
+        try:
+            machine.run(x, limit=1 << 16)
+            ends.add(ErrorCode.NONE)
+        except DeviceError as error:
+            ends.add(ErrorCode(error.code))
+    assert ends == set(ErrorCode)
+
+
+def test_host_access_outside_the_scratchpad(machine):
+    for address, count in ((-1, 1), (len(machine.memory), 1), (len(machine.memory) - 1, 2), (0, -1)):
+        with pytest.raises(DeviceError, match="are not in the scratchpad"):
+            machine.read(address, count)
+    with pytest.raises(DeviceError, match="2 bytes at address 131071 are not in the scratchpad"):
+        machine.write(131071, b"ab")
+
+
+def test_image_for_another_machine_is_refused(chain, inputs):
+    network = chain(6, 6, 3).conv(4).network()
+    machine = Machine(configuration("ecp5-85f"))
+    with pytest.raises(DeviceError, match="compiled for 'up5k' and this machine is 'ecp5-85f'"):
+        machine.load(compile(network, UP5K))
+    with pytest.raises(DeviceError, match="no image is loaded"):
+        machine.run(inputs(network, 1))
