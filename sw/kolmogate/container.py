@@ -9,7 +9,6 @@ import json
 import math
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 
 from .config import MachineConfig
 from .errors import InputError, KolmogateError
+from .files import write_whole
 from .image import SECTIONS, Activation, Image, LayerReport, Section
 from .layout import Layout
 from .network import Network, Operation, Reshape, Softmax, Tensor
@@ -63,18 +63,7 @@ def from_bytes(data: bytes) -> Image:
 
 def save_image(image: Image, path: str | os.PathLike[str]) -> None:
     """Write a `.kg` file: whole, or not at all. Raises `InputError` if the path cannot be written."""
-    path = Path(path)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(to_bytes(image))
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose another output path") from None
+    write_whole(path, to_bytes(image))
 
 
 def load_image(path: str | os.PathLike[str]) -> Image:

@@ -10,94 +10,79 @@ import numpy as np
 import numpy.typing as npt
 
 from .config import MachineConfig
-from .errors import DeviceError, InputError
-from .image import Image
+from .errors import DeviceError, InputError, UsageError
 from .isa import ADDRESS_BITS, CONSTANTS, DESCRIPTOR, P0, SHIFTS, ErrorCode, Opcode, Record
 from .machine_arithmetic import requantise
 from .network import Int8Array
 from .programs.p0 import Instruction
 
-__all__ = ["DEFAULT_LIMIT", "Machine"]
+__all__ = ["Machine"]
 
 Int64Array = npt.NDArray[np.int64]
 
-DEFAULT_LIMIT = 1 << 22
-"""Array steps after which an inference is given up: some ten times what the largest network needs."""
-
-DESCRIPTOR_STEPS = 32
-"""What a descriptor costs beside its work, so that an endless list of them ends too."""
+DESCRIPTOR_CYCLES = 6
+"""The least that loading a descriptor takes, so that an endless list of them ends too."""
 
 CHUNK = 1 << 20
 """Bytes of activations gathered side by side; bounds the memory used."""
 
 
 class Machine:
-    """One device: a scratchpad and what runs on it. Starts with a scratchpad of zeros."""
+    """One device: a scratchpad and what runs on it; to the host it looks like `kolmogate.driver.Device`.
+
+    ``memory`` is the scratchpad, uint8, zeros at first.
+    """
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
         self.memory = np.zeros(config.scratchpad_bytes, np.uint8)
-        self._image: Image | None = None
 
-    def write(self, address: int, data: bytes) -> None:
-        """Host access: put bytes into the scratchpad. Raises `DeviceError` outside it."""
-        self._check_span(address, len(data))
-        self.memory[address : address + len(data)] = np.frombuffer(data, np.uint8)
+    def require(self, config: MachineConfig) -> None:
+        """Raise `DeviceError` unless this machine is what an image was compiled for."""
+        if config != self.config:
+            raise DeviceError(
+                f"the image was compiled for {config.name!r} and this machine is {self.config.name!r}:"
+                " compile it for this target"
+            )
+
+    def write(self, address: int, content: bytes) -> None:
+        """Host access: put bytes into the scratchpad. Raises `UsageError` outside it."""
+        self._check_span(address, len(content))
+        self.memory[address : address + len(content)] = np.frombuffer(content, np.uint8)
 
     def read(self, address: int, count: int) -> bytes:
-        """Host access: bytes of the scratchpad. Raises `DeviceError` outside it."""
+        """Host access: bytes of the scratchpad. Raises `UsageError` outside it."""
         self._check_span(address, count)
         return self.memory[address : address + count].tobytes()
 
     def _check_span(self, address: int, count: int) -> None:
-        if min(address, count) < 0 or address + count > len(self.memory):
-            raise DeviceError(f"{count} bytes at address {address} are not in the scratchpad")
-
-    def load(self, image: Image) -> None:
-        """Put an image's sections where they belong; refuses one compiled for another machine."""
-        if image.config != self.config:
-            raise DeviceError(
-                f"the image was compiled for {image.config.name!r} and this machine is {self.config.name!r};"
-                " compile it for this target"
+        size = len(self.memory)
+        if min(address, count) < 0 or address + count > size:
+            raise UsageError(
+                f"bytes {address} to {address + count} are not in the machine's scratchpad of {size} bytes"
             )
-        for section in image.sections.values():
-            self.write(section.address, section.data)
-        self._image = image
 
-    def run(self, x: Int8Array, limit: int = DEFAULT_LIMIT) -> Int8Array:
-        """The loaded network's output for a batch: int8 (batch, *input shape) to (batch, *output shape)."""
-        if self._image is None:
-            raise DeviceError("no image is loaded; load one before running it")
-        image, output = self._image, self._image.output
-        descriptors, code, literals = (
-            image.sections[name].address for name in ("descriptors", "code", "literals")
-        )
-        results = np.empty((len(x), *image.result.shape), np.int8)
-        for one, result in zip(x, results, strict=True):
-            self.write(image.input.address, image.pack_input(one))
-            self.execute(descriptors, code, literals, limit)
-            result[...] = image.unpack_output(self.read(output.address, output.layout.size))
-        return results
-
-    def execute(self, descriptors: int, code: int, literals: int, limit: int = DEFAULT_LIMIT) -> None:
+    def run(self, *, descriptors: int, code: int, literals: int, limit: int) -> None:
         """One inference from the byte addresses of the first descriptor and of the two program streams.
 
-        ``limit`` bounds the work, in steps of the array. Raises `DeviceError` with the `ErrorCode` that
-        the device would report. What a layer writes over bytes that it or the program still reads is
-        undefined, here as in the device.
+        Raises `DeviceError` with the `ErrorCode` that the device would report; ``limit`` is
+        held against a lower bound of the cycles. A count of 0, a window
+        that is not made up by its taps and a shift out of range count as BAD_DESCRIPTOR here; the device
+        defines no outcome for them, nor for a layer that writes over what it or the program still reads.
         """
         rows = _WeightReader(self.memory, code, literals, self.config.columns)
         size = DESCRIPTOR.size(self.config.columns)
-        steps = 0
+        cycles = 0
         while True:
             packed = self.memory[self._wrap(descriptors + np.arange(size))].tobytes()
             fields = DESCRIPTOR.unpack(int.from_bytes(packed, "little"))
             if fields["opcode"] == Opcode.END:
                 return
-            steps += DESCRIPTOR_STEPS + self._steps(fields)
-            if steps > limit:
+            cycles += DESCRIPTOR_CYCLES + self._least_cycles(fields)
+            if cycles > limit:
                 raise DeviceError(
-                    f"the inference takes more than {limit} array steps; is the image damaged?",
+                    f"the inference takes more than its limit of {limit} cycles: raise the limit, or"
+                    " compile the image again",
                     ErrorCode.TIMEOUT,
                 )
             if fields["opcode"] == Opcode.FILL:
@@ -110,19 +95,18 @@ class Machine:
         """Byte addresses as the memory sees them."""
         return (addresses & (1 << ADDRESS_BITS) - 1) % len(self.memory)
 
-    def _steps(self, fields: dict[str, int]) -> int:
+    def _least_cycles(self, fields: dict[str, int]) -> int:
         """A lower bound of the cycles of a descriptor; raises `DeviceError` if it makes no sense."""
         config = self.config
         counts: tuple[str, ...]
         if fields["opcode"] == Opcode.FILL:
             counts = ("y_count", "run")
-            steps = fields["y_count"] * -(-fields["run"] // config.columns)
+            cycles = fields["y_count"] * -(-fields["run"] // config.columns)
         elif fields["opcode"] == Opcode.ARRAY:
             counts = ("x_count", "y_count", "taps", "channels")
             tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
             groups = -(-fields["channels"] // config.columns)
-            # A tile takes its taps, or the time to drain it.
-            steps = groups * tiles * max(fields["taps"], config.macs // config.requantisers)
+            cycles = groups * tiles * fields["taps"]
             run = 1 if fields["word_mode"] else fields["run"]
             if fields["taps"] != fields["outer_count"] * fields["inner_count"] * run:
                 raise DeviceError("a descriptor's taps do not make up its window", ErrorCode.BAD_DESCRIPTOR)
@@ -130,7 +114,7 @@ class Machine:
             raise DeviceError(f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR)
         if any(fields[name] == 0 for name in counts):
             raise DeviceError("a descriptor counts nothing", ErrorCode.BAD_DESCRIPTOR)
-        return steps
+        return cycles
 
     def _fill(self, fields: dict[str, int]) -> None:
         lines = fields["output_base"] + np.arange(fields["y_count"]) * fields["output_step"]

@@ -4,11 +4,10 @@ import dataclasses
 import random
 from collections import deque
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import product, repeat
 from typing import Any
 
 import numpy as np
-import pytest
 from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -49,13 +48,14 @@ def random_tile(config: MachineConfig, taps: int, source: random.Random) -> tupl
     return draw[0], draw[1]
 
 
-@pytest.mark.parametrize("unit_weights", [0, 1])
-@pytest.mark.parametrize("word_mode", [0, 1])
-def test_array(config: MachineConfig, word_mode: int, unit_weights: int, source: random.Random) -> None:
+def test_array(config: MachineConfig, source: random.Random) -> None:
     """Tiles follow each other at random intervals and are drained while the next is summed."""
     dut = MacArray(config)
+    modes = list(product((0, 1), repeat=2))
     tiles = [
-        random_tile(config, taps, source) for taps in (1, 1, 2, *(source.randrange(1, 40) for _ in range(6)))
+        (word_mode, unit_weights, *random_tile(config, taps, source))
+        for word_mode, unit_weights in modes
+        for taps in (1, 1, 2, *(source.randrange(1, 30) for _ in range(4)))
     ]
     free = True
     # Cycle in which each tile's last tap entered, until it is captured.
@@ -75,9 +75,15 @@ def test_array(config: MachineConfig, word_mode: int, unit_weights: int, source:
             await ctx.tick()
             cycle += 1
 
-        ctx.set(dut.word_mode, word_mode)
-        ctx.set(dut.unit_weights, unit_weights)
-        for activations, weights in tiles:
+        mode = None
+        for word_mode, unit_weights, activations, weights in tiles:
+            # A mode lasts for a layer: it changes when the last tile has left.
+            while mode != (word_mode, unit_weights):
+                if free:
+                    mode = word_mode, unit_weights
+                    ctx.set(dut.word_mode, word_mode)
+                    ctx.set(dut.unit_weights, unit_weights)
+                await next_cycle()
             for tap in range(len(weights)):
                 last = tap == len(weights) - 1
                 while next(pauses) or (last and not free):
@@ -97,14 +103,14 @@ def test_array(config: MachineConfig, word_mode: int, unit_weights: int, source:
                     free = False
                     entered.append(cycle)
                 await next_cycle(weights[tap].view(np.uint8).tolist())
-        ctx.set(dut.valid, 0)
+                ctx.set(dut.valid, 0)
         for _ in range(8):
             await next_cycle()
 
     async def drain(ctx: Any) -> None:
         nonlocal free
         pauses = stalls(source)
-        for activations, weights in tiles:
+        for word_mode, unit_weights, activations, weights in tiles:
             while not ctx.get(dut.captured):
                 await ctx.tick()
             taps = activations.astype(np.int64) if word_mode else activations[:, :, :1].astype(np.int64)
@@ -221,16 +227,18 @@ def run_layers(
     return cycles
 
 
-@pytest.mark.parametrize("word_mode", [0, 1])
-def test_random_layers(config: MachineConfig, word_mode: int, source: random.Random) -> None:
-    """Layers back to back; some stream their weights, some have none."""
+def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> None:
+    """Layers in both modes; some stream their weights, some have none."""
     config = dataclasses.replace(config, column_buffer_depth=1024)
-    modes = [{"unit_weights": 1}, {"stream_weights": 1}, {}, {}]
-    source.shuffle(modes)
-    small = {"word_mode": word_mode, "inner_count": 2, "outer_count": 2, "y_count": 2}
-    if not word_mode:
-        small["run"] = source.randrange(1, 20)
-    run_layers(config, [random_layer(source, config, MEMORY, **small, **mode) for mode in modes], source)
+    weights = [{"unit_weights": 1}, {"stream_weights": 1}, {}]
+    layers = [
+        random_layer(source, config, MEMORY, inner_count=2, outer_count=2, y_count=2, **shape, **kind)
+        for shape, kind in product(
+            [{"word_mode": 1}, {"word_mode": 0, "run": source.randrange(1, 20)}], weights
+        )
+    ]
+    source.shuffle(layers)
+    run_layers(config, layers, source)
 
 
 def test_filters_deeper_than_the_column_buffer(config: MachineConfig, source: random.Random) -> None:
@@ -249,7 +257,7 @@ def test_a_tap_a_cycle(config: MachineConfig, source: random.Random) -> None:
         MEMORY,
         word_mode=0,
         run=4 * config.columns,
-        outer_count=2,
+        outer_count=1,
         inner_count=3,
         x_count=2 * config.rows,
         y_count=1,

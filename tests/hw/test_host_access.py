@@ -16,7 +16,7 @@ def test_reads_and_writes(config: MachineConfig, source: random.Random) -> None:
     memory = random_memory(source, 4 * config.columns)
     expected = memory.copy()
     requests, answers = [], []
-    for _ in range(400):
+    for _ in range(200):
         request = {
             "address": source.randrange(len(memory)),
             "write": source.randrange(2),

@@ -5,9 +5,11 @@ import random
 from typing import Any
 
 import pytest
+from amaranth.hdl import Assert, Module
 from amaranth.lib import data
 from kolmogate.config import MachineConfig
-from kolmogate_hw.scratchpad import Scratchpad
+from kolmogate_hw import scratchpad
+from kolmogate_hw.scratchpad import Scratchpad, ScratchpadMemory
 from kolmogate_sim.streams import simulate, stalls
 
 CLIENTS = ["outputs", "activations", "code", "fill", "host"]
@@ -15,10 +17,23 @@ WRITERS = {"outputs", "fill"}
 READERS = [name for name in CLIENTS if name not in WRITERS]
 
 
+class OnePortMemory(ScratchpadMemory):
+    """A memory that cannot read and write in one cycle."""
+
+    def elaborate(self, platform: object) -> Module:
+        m = super().elaborate(platform)
+        m.d.sync += Assert(~(self.read_enable & self.write_mask.any()), "read and write in one cycle")
+        return m
+
+
 @pytest.mark.parametrize("ports", [1, 2])
-def test_clients_share_the_memory(config: MachineConfig, ports: int, source: random.Random) -> None:
+def test_clients_share_the_memory(
+    config: MachineConfig, ports: int, source: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A few words, fought over by every client, each pausing at random."""
     config = dataclasses.replace(config, scratchpad_bytes=8 * config.columns, scratchpad_ports=ports)
+    if ports == 1:
+        monkeypatch.setattr(scratchpad, "ScratchpadMemory", OnePortMemory)
     dut = Scratchpad(config, CLIENTS, WRITERS)
     memory = [0] * config.scratchpad_words
     cycles = 600

@@ -55,7 +55,7 @@ def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], sourc
 
     async def bench(ctx: Any) -> None:
         pauses = stalls(source)
-        for name, layer in layers.items():
+        for layer in layers.values():
             ctx.set(dut.descriptor, layer)
             ctx.set(dut.start, 1)
             await ctx.tick()

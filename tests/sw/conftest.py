@@ -6,6 +6,8 @@ from typing import Self
 
 import numpy as np
 import pytest
+from kolmogate.image import Image
+from kolmogate.machine import Machine
 from kolmogate.network import (
     AveragePool2D,
     Conv2D,
@@ -118,3 +120,23 @@ def inputs() -> Callable[[Network, int], np.ndarray]:
         return x
 
     return make
+
+
+@pytest.fixture
+def infer() -> Callable[..., np.ndarray]:
+    """``infer(image, x, limit)``: outputs of the machine model, whose scratchpad held other things before."""
+
+    def run(image: Image, x: np.ndarray, limit: int = 1 << 22) -> np.ndarray:
+        machine = Machine(image.config)
+        machine.memory[:] = np.random.default_rng(0).integers(0, 256, len(machine.memory))
+        for section in image.sections.values():
+            machine.write(section.address, section.data)
+        entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
+        outputs = []
+        for one in x:
+            machine.write(image.input.address, image.pack_input(one))
+            machine.run(**entry, limit=limit)
+            outputs.append(image.unpack_output(machine.read(image.output.address, image.output.layout.size)))
+        return np.stack(outputs)
+
+    return run

@@ -11,7 +11,6 @@ from kolmogate.compiler import compile
 from kolmogate.config import CONFIGURATIONS, configuration
 from kolmogate.errors import InputError
 from kolmogate.isa import CONSTANTS, P0, Opcode
-from kolmogate.machine import Machine
 from kolmogate.network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Pad, Reshape, Softmax
 from kolmogate.programs.p0 import Program, decode
 from kolmogate.random_network import random_network
@@ -21,16 +20,8 @@ TARGETS = list(CONFIGURATIONS)
 DEVICE_KINDS = (Conv2D, DepthwiseConv2D, Dense, AveragePool2D, Pad, Reshape, Softmax)
 
 
-def run_on_machine(network, config, x):
-    """The machine's outputs; its scratchpad held other things before."""
-    machine = Machine(config)
-    machine.memory[:] = np.random.default_rng(0).integers(0, 256, len(machine.memory))
-    machine.load(compile(network, config))
-    return machine.run(x)
-
-
 @pytest.mark.parametrize("target", TARGETS)
-def test_every_operator_equals_golden(target, chain, inputs):
+def test_every_operator_equals_golden(target, chain, inputs, infer):
     network = (
         chain(13, 9, 2)
         .conv(10, size=(4, 3), stride=(2, 1), padding=(1, 1, 0, 2))
@@ -50,18 +41,18 @@ def test_every_operator_equals_golden(target, chain, inputs):
     x = inputs(network, 6)
     y = golden.run(network, x)
     assert len(np.unique(y)) > 20
-    assert (run_on_machine(network, configuration(target), x) == y).all()
+    assert (infer(compile(network, configuration(target)), x) == y).all()
 
 
 @pytest.mark.parametrize("target", ["up5k", "ecp5-85f"])
-def test_random_networks_equal_golden(target, inputs):
+def test_random_networks_equal_golden(target, inputs, infer):
     """Those that the machine cannot run are refused by name; enough of them run."""
     equal, refusals = 0, []
     for seed in range(80):
         network = random_network(seed, DEVICE_KINDS, 4)
         x = inputs(network, 3)
         try:
-            y = run_on_machine(network, configuration(target), x)
+            y = infer(compile(network, configuration(target)), x)
         except InputError as error:
             refusals.append(str(error))
             continue
@@ -72,17 +63,17 @@ def test_random_networks_equal_golden(target, inputs):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_keyword_network_equals_golden(target, models_folder, inputs):
+def test_keyword_network_equals_golden(target, models_folder, inputs, infer):
     network = load_tflite(models_folder / "kws_ref_model.tflite")
     x = inputs(network, 4)
-    assert (run_on_machine(network, configuration(target), x) == golden.run(network, x)).all()
+    assert (infer(compile(network, configuration(target)), x) == golden.run(network, x)).all()
 
 
 @pytest.mark.parametrize("model", ["str_ww_ref_model", "ad01_int8", "vww_96_int8"])
-def test_larger_networks_equal_golden(model, models_folder, inputs):
+def test_larger_networks_equal_golden(model, models_folder, inputs, infer):
     network = load_tflite(models_folder / f"{model}.tflite")
     x = inputs(network, 3)
-    assert (run_on_machine(network, configuration("ecp5-85f"), x) == golden.run(network, x)).all()
+    assert (infer(compile(network, configuration("ecp5-85f")), x) == golden.run(network, x)).all()
 
 
 def test_unsupported_model_is_refused_by_name(models_folder):
@@ -152,21 +143,30 @@ def test_program_makes_the_weights_in_order(chain):
     assert layer.bytes <= len(image.sections["code"].data) + len(image.sections["literals"].data)
 
 
-def test_network_without_weights(chain, inputs):
+def test_network_without_weights(chain, inputs, infer):
     network = chain(6, 6, 3).pool((2, 3)).pool((3, 2)).network()
     image = compile(network, configuration("up5k"))
     assert image.sections["literals"].data == b""
     assert image.layers[0].bits_per_weight == 0
     x = inputs(network, 4)
-    assert (run_on_machine(network, image.config, x) == golden.run(network, x)).all()
+    assert (infer(image, x) == golden.run(network, x)).all()
 
 
-def test_network_without_layers(chain, inputs):
+def test_network_without_layers(chain, inputs, infer):
     network = chain(10).softmax().network()
     x = inputs(network, 4)
-    assert (run_on_machine(network, configuration("up5k"), x) == golden.run(network, x)).all()
+    assert (infer(compile(network, configuration("up5k")), x) == golden.run(network, x)).all()
 
 
 def test_compiling_twice_gives_the_same_image(chain):
     network = chain(6, 6, 3).conv(20, padding=(1, 1, 1, 1)).depthwise().network()
     assert compile(network, configuration("up5k")) == compile(network, configuration("up5k"))
+
+
+def test_output_outlives_layers_that_nothing_reads(chain, inputs, infer):
+    """Operations may follow the one that makes the output; their outputs must not take its place."""
+    builder = chain(6, 6, 3).conv(8)
+    output = builder.current
+    network = dataclasses.replace(builder.conv(8).conv(8, size=(1, 1)).network(), output=output)
+    x = inputs(network, 2)
+    assert (infer(compile(network, configuration("up5k")), x) == golden.run(network, x)).all()

@@ -1,5 +1,6 @@
 """Images and the `.kg` file: what is written is read back; anything else is refused in a sentence."""
 
+import contextlib
 import dataclasses
 import json
 import struct
@@ -12,7 +13,6 @@ from kolmogate.config import configuration
 from kolmogate.container import from_bytes, load_image, save_image, to_bytes
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.image import Section
-from kolmogate.machine import Machine
 
 HEADER = struct.Struct("<8sHII")
 
@@ -57,14 +57,14 @@ def test_failed_save_leaves_the_old_file(image, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(InputError, match=r"cannot write .*: No space left on device"):
+    with pytest.raises(InputError, match=r"cannot write .* \(No space left on device\)"):
         save_image(image, path)
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_paths_that_do_not_work(image, tmp_path):
-    with pytest.raises(InputError, match=r"cannot write .*: No such file or directory; choose another"):
+    with pytest.raises(InputError, match=r"cannot write .* \(No such file or directory\): choose another"):
         save_image(image, tmp_path / "none" / "small.kg")
     with pytest.raises(InputError, match=r"cannot read .*: No such file or directory; check the path"):
         load_image(tmp_path / "none.kg")
@@ -147,7 +147,7 @@ def mutate(value, rng, depth=0):
     return VALUES[int(rng.integers(len(VALUES)))]
 
 
-def test_unsound_host_parts_are_refused_or_harmless(image):
+def test_unsound_host_parts_are_refused_or_harmless(image, infer):
     """A file that was made to mislead, checksum and all: refused, or it runs to an end."""
     data = to_bytes(image)
     x = np.zeros((1, *image.input.tensor.shape), np.int8)
@@ -159,12 +159,8 @@ def test_unsound_host_parts_are_refused_or_harmless(image):
         except InputError:
             refused += 1
             continue
-        try:
-            machine = Machine(loaded.config)
-            machine.load(loaded)
-            machine.run(x, limit=100_000)
-        except (InputError, DeviceError):
-            pass
+        with contextlib.suppress(InputError, DeviceError):
+            infer(loaded, x, limit=100_000)
         ran += 1
     assert refused > 100
     assert ran > 10

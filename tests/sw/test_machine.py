@@ -1,12 +1,14 @@
 """The machine model on descriptors and programs made by hand, sound ones and wild ones."""
 
+import dataclasses
 import time
 
 import numpy as np
 import pytest
 from kolmogate.compiler import compile
 from kolmogate.config import configuration
-from kolmogate.errors import DeviceError
+from kolmogate.errors import DeviceError, UsageError
+from kolmogate.image import Section
 from kolmogate.isa import CONSTANTS, DESCRIPTOR, INSTRUCTION, P0, SHIFTS, ErrorCode, Opcode
 from kolmogate.machine import Machine
 from kolmogate.programs.p0 import assemble, literal_program
@@ -56,9 +58,9 @@ def put_weights(machine, rows):
     machine.write(LITERALS_AT, program.literals)
 
 
-def execute(machine, *descriptors, **options):
+def execute(machine, *descriptors, limit=1 << 20):
     put_descriptors(machine, *descriptors)
-    machine.execute(DESCRIPTORS_AT, CODE_AT, LITERALS_AT, **options)
+    machine.run(descriptors=DESCRIPTORS_AT, code=CODE_AT, literals=LITERALS_AT, limit=limit)
 
 
 def outputs(machine, count=8, address=0x7000):
@@ -178,7 +180,7 @@ def test_filter_deeper_than_the_column_buffer(machine):
 def test_work_is_bounded(machine):
     huge = {**DENSE, "x_count": 4095, "y_count": 4095, "run": 16383, "taps": 16383, "channels": 4095}
     assert error_of(machine, huge) == ErrorCode.TIMEOUT
-    assert error_of(machine, {**DENSE, "unit_weights": 1}, limit=30) == ErrorCode.TIMEOUT
+    assert error_of(machine, {**DENSE, "unit_weights": 1}, limit=5) == ErrorCode.TIMEOUT
 
 
 def test_list_of_descriptors_without_an_end():
@@ -187,8 +189,8 @@ def test_list_of_descriptors_without_an_end():
     size = DESCRIPTOR.size(machine.config.columns)
     fill = {"opcode": Opcode.FILL, "y_count": 1, "run": 1, "output_base": size - 1}
     machine.write(0, DESCRIPTOR.pack(**fill).to_bytes(size, "little") * (len(machine.memory) // size))
-    with pytest.raises(DeviceError, match="takes more than 65536 array steps") as caught:
-        machine.execute(0, 0, 0, limit=1 << 16)
+    with pytest.raises(DeviceError, match="more than its limit of 16384 cycles") as caught:
+        machine.run(descriptors=0, code=0, literals=0, limit=1 << 14)
     assert caught.value.code == ErrorCode.TIMEOUT
 
 
@@ -205,47 +207,55 @@ def test_wild_memory_always_ends(target):
         if seed % 2:
             machine.memory &= rng.integers(0, 256, len(machine.memory), dtype=np.uint8)
             machine.memory &= rng.integers(0, 256, len(machine.memory), dtype=np.uint8)
-        entry = rng.integers(0, 1 << 20, 3).tolist()
+        descriptors, code, literals = rng.integers(0, 1 << 20, 3).tolist()
         try:
-            machine.execute(*entry, limit=1 << 16)
+            machine.run(descriptors=descriptors, code=code, literals=literals, limit=1 << 16)
         except DeviceError as error:
             codes.add(error.code)
     assert codes >= {ErrorCode.BAD_DESCRIPTOR, ErrorCode.TIMEOUT}
     assert time.monotonic() - started < 60
 
 
-def test_damaged_images_always_end(chain, inputs):
+def test_damaged_images_always_end(chain, inputs, infer):
     network = chain(6, 6, 3).conv(20, padding=(1, 1, 1, 1)).depthwise().dense(5).network()
     image = compile(network, UP5K)
     x = inputs(network, 1)
     ends = set()
     for seed in range(300):
         rng = np.random.default_rng(seed)
-        machine = Machine(UP5K)
-        machine.load(image)
-        section = list(image.sections.values())[seed % 4]
-        for position in rng.integers(0, len(section.data), 3):
-            machine.memory[section.address + position] ^= int(rng.integers(1, 256))
+        name = list(image.sections)[seed % 4]
+        data = bytearray(image.sections[name].data)
+        for position in rng.integers(0, len(data), 3):
+            data[position] ^= int(rng.integers(1, 256))
+        damaged = {**image.sections, name: Section(image.sections[name].address, bytes(data))}
         try:
-            machine.run(x, limit=1 << 16)
+            infer(dataclasses.replace(image, sections=damaged), x, limit=1 << 16)
             ends.add(ErrorCode.NONE)
         except DeviceError as error:
             ends.add(ErrorCode(error.code))
     assert ends == set(ErrorCode)
 
 
+def test_one_instruction_may_serve_two_layers(machine):
+    rows = np.arange(-32, 32, dtype=np.int8).reshape(8, 8)
+    put_weights(machine, rows)
+    assert machine.read(CODE_AT + 2, 2) == INSTRUCTION.pack(op=P0.END).to_bytes(2, "little")
+    machine.write(0x100, bytes([1, 2, 255, 0]))
+    execute(machine, DENSE, {**DENSE, "output_base": 0x7008})
+    x = np.array([1, 2, -1, 0])
+    assert outputs(machine, 16) == [*(x @ rows[:4]), *(x @ rows[4:])]
+
+
 def test_host_access_outside_the_scratchpad(machine):
-    for address, count in ((-1, 1), (len(machine.memory), 1), (len(machine.memory) - 1, 2), (0, -1)):
-        with pytest.raises(DeviceError, match="are not in the scratchpad"):
+    size = len(machine.memory)
+    for address, count in ((-1, 1), (size, 1), (size - 1, 2), (0, -1)):
+        with pytest.raises(UsageError, match="are not in the machine's scratchpad of 131072 bytes"):
             machine.read(address, count)
-    with pytest.raises(DeviceError, match="2 bytes at address 131071 are not in the scratchpad"):
+    with pytest.raises(UsageError, match="bytes 131071 to 131073 are not"):
         machine.write(131071, b"ab")
 
 
-def test_image_for_another_machine_is_refused(chain, inputs):
-    network = chain(6, 6, 3).conv(4).network()
-    machine = Machine(configuration("ecp5-85f"))
-    with pytest.raises(DeviceError, match="compiled for 'up5k' and this machine is 'ecp5-85f'"):
-        machine.load(compile(network, UP5K))
-    with pytest.raises(DeviceError, match="no image is loaded"):
-        machine.run(inputs(network, 1))
+def test_image_for_another_machine_is_refused(machine):
+    machine.require(UP5K)
+    with pytest.raises(DeviceError, match="compiled for 'ecp5-85f' and this machine is 'up5k'"):
+        machine.require(configuration("ecp5-85f"))

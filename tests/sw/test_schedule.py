@@ -251,3 +251,12 @@ def test_network_of_host_operations_has_no_layers(chain):
     plan = schedule(chain(10).softmax().network(), UP5K)
     assert plan.layers == ()
     assert isinstance(plan.tail.operations[0], Softmax)
+
+
+def test_border_serves_every_reader(chain):
+    builder = chain(6, 6, 3).conv(4, padding=(2, 0, 1, 0))
+    first = builder.current
+    builder.current = "input"
+    builder.conv(4, padding=(0, 1, 0, 2))
+    network = dataclasses.replace(builder.network(), output=first)
+    assert schedule(network, UP5K).layouts["input"].padding == (2, 1, 1, 2)
