@@ -16,13 +16,24 @@ LOWEST_BIT = SHIFTS[0] - 1
 PRODUCT = signed(SUM.width + CONSTANTS.widths["multiplier"] - LOWEST_BIT)
 
 
+def batch_layout(config: MachineConfig) -> data.StructLayout:
+    """Q accumulators and the constants of their channels."""
+    lanes = config.requantisers
+    return data.StructLayout(
+        {
+            "accumulators": data.ArrayLayout(signed(config.accumulator_bits), lanes),
+            "constants": data.ArrayLayout(struct_layout(CONSTANTS), lanes),
+        }
+    )
+
+
 class Requantiser(wiring.Component):
     """Q = ``config.requantisers`` outputs in lockstep, by the formula of `kolmogate.isa.CONSTANTS`.
 
     With 32-bit digits each output has a pipelined multiplier and a rounding unit: a batch a cycle, 7 cycles
-    from ``i`` to ``o``. With smaller digits of d bits a multiplier takes a digit a cycle, and the products
-    of a batch pass one after the other through a common rounding unit: a batch every
-    `kolmogate.machine_arithmetic.requantiser_interval` cycles, 32 / d + Q + 4 cycles from ``i`` to ``o``.
+    from ``i`` to ``o``. With smaller digits of d bits one digit-serial multiplier and one rounding unit take
+    the outputs of a batch one after the other: a batch in Q * 32 / d cycles, 6 more from ``i`` to ``o``.
+    Both do not depend on the constants (`kolmogate.machine_arithmetic.requantiser_interval`).
 
     Members
     -------
@@ -40,21 +51,14 @@ class Requantiser(wiring.Component):
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
-        lanes = config.requantisers
-        batch = data.StructLayout(
-            {
-                "accumulators": data.ArrayLayout(signed(config.accumulator_bits), lanes),
-                "constants": data.ArrayLayout(struct_layout(CONSTANTS), lanes),
-            }
-        )
         super().__init__(
             {
-                "i": In(stream.Signature(batch)),
+                "i": In(stream.Signature(batch_layout(config))),
                 "single_rounding": In(1),
                 "zero_point": In(signed(8)),
                 "minimum": In(signed(8)),
                 "maximum": In(signed(8)),
-                "o": Out(stream.Signature(data.ArrayLayout(8, lanes))),
+                "o": Out(stream.Signature(data.ArrayLayout(8, config.requantisers))),
             }
         )
 
@@ -102,70 +106,65 @@ class Requantiser(wiring.Component):
     def _digit_serial(self, m: Module) -> None:
         config, lanes = self.config, self.config.requantisers
         digits = 32 // config.requantiser_digit_bits
-        # The rounding unit is one cycle behind the last product when the next batch's shifts arrive.
-        interval = max(digits, lanes + 1)
-
-        advance = Signal()
-        busy = Signal()
-        step = Signal(range(interval))
-        load = Signal()
-        at_end = Signal()
-        m.d.comb += [
-            at_end.eq(step == interval - 1),
-            self.i.ready.eq(advance & (~busy | at_end)),
-            load.eq(self.i.valid & self.i.ready),
-        ]
-        first, last = Signal(), Signal()
-        with m.If(advance):
-            m.d.sync += [first.eq(busy & (step == 0)), last.eq(busy & (step == digits - 1))]
-            with m.If(load):
-                m.d.sync += [busy.eq(1), step.eq(0)]
-            with m.Elif(at_end):
-                m.d.sync += busy.eq(0)
-            with m.Elif(busy):
-                m.d.sync += step.eq(step + 1)
-
-        # Products wait in a queue for the rounding unit; their shifts are there one cycle before them.
+        m.submodules.multiplier = multiplier = SerialMultiplier(config)
+        advance = multiplier.advance
         rounding = self._rounding_unit(m, advance, "rounding")
-        waiting = Signal(range(lanes + 1))
-        products = [Signal(PRODUCT, name=f"product_{q}", reset_less=True) for q in range(lanes)]
-        shifts = [Signal(6, name=f"shift_{q}", reset_less=True) for q in range(lanes)]
-        m.d.comb += [rounding.product.eq(products[0]), rounding.shift.eq(shifts[0])]
+
+        # One step a digit, output after output. What is at ``i`` is loaded as long as there is room for it;
+        # it counts if it is valid.
+        step = Signal(range(lanes * digits))
+        busy = Signal()
+        room = Signal(init=1)
+        m.d.comb += self.i.ready.eq(advance & room)
         with m.If(advance):
-            with m.If(waiting != 0):
-                m.d.sync += [Cat(products).eq(Cat(products[1:])), Cat(shifts).eq(Cat(shifts[1:]))]
-                m.d.sync += waiting.eq(waiting - 1)
-            with m.If(last):
-                m.d.sync += waiting.eq(lanes)
-        for q in range(lanes):
-            m.submodules[f"multiplier_{q}"] = EnableInserter(advance)(multiplier := SerialMultiplier(config))
-            shift = Signal(6, reset_less=True)
-            constants = self.i.payload.constants[q]
-            m.d.comb += [
-                multiplier.load.eq(load),
-                multiplier.clear.eq(step == 0),
-                multiplier.nudge.eq(first & rounds_twice(shift, self.single_rounding)),
-                multiplier.accumulator.eq(self.i.payload.accumulators[q]),
-                multiplier.constants.eq(constants),
-            ]
-            with m.If(load):
-                m.d.sync += shift.eq(constants.shift)
-            with m.If(advance & busy & (step == digits - 1)):
-                m.d.sync += shifts[q].eq(shift)
-            with m.If(advance & last):
-                m.d.sync += products[q].eq(multiplier.product)
+            with m.If(room & self.i.valid):
+                m.d.sync += [busy.eq(1), step.eq(0), room.eq(0)]
+            with m.Elif(room):
+                m.d.sync += busy.eq(0)
+            with m.Else():
+                m.d.sync += [step.eq(step + 1), room.eq(step == lanes * digits - 2)]
+        first_digit, last_digit = Signal(), Signal()
+        last_step = Signal()
+        m.d.comb += [
+            first_digit.eq(step % digits == 0),
+            last_digit.eq(busy & (step % digits == digits - 1)),
+            last_step.eq(step == lanes * digits - 1),
+        ]
+
+        # The shifts of the output at work and of those behind it, and of the product under way.
+        shifts = [Signal(6, name=f"shift_{q}", reset_less=True) for q in range(lanes)]
+        previous_shift = Signal(6, reset_less=True)
+        product_shift = Signal(6, reset_less=True)
+        with m.If(advance):
+            with m.If(room):
+                m.d.sync += [shifts[q].eq(self.i.payload.constants[q].shift) for q in range(lanes)]
+            with m.Elif(last_digit):
+                m.d.sync += Cat(shifts).eq(Cat(shifts[1:]))
+            with m.If(last_digit):
+                m.d.sync += previous_shift.eq(shifts[0])
+            m.d.sync += product_shift.eq(previous_shift)
+        m.d.comb += [
+            multiplier.i.eq(self.i.payload),
+            multiplier.load.eq(room),
+            multiplier.first.eq(first_digit),
+            multiplier.last.eq(last_digit),
+            multiplier.nudge.eq(rounds_twice(shifts[0], self.single_rounding)),
+            rounding.product.eq(multiplier.product),
+            rounding.shift.eq(product_shift),
+        ]
 
         # Outputs are gathered in the output register, which must be empty before the first.
-        valid = Signal(RoundingUnit.LATENCY)
-        final = Signal(RoundingUnit.LATENCY)
-        m.d.comb += advance.eq(~(valid[-1] & self.o.valid))
-        with m.If(advance):
-            m.d.sync += [valid.eq(Cat(waiting != 0, valid)), final.eq(Cat(waiting == 1, final))]
+        output = Signal(SerialMultiplier.LATENCY + RoundingUnit.LATENCY)
+        batch = Signal.like(output)
+        m.d.comb += advance.eq(~(output[-1] & self.o.valid))
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
-        with m.If(advance & valid[-1]):
-            m.d.sync += self.o.payload.as_value().eq(Cat(self.o.payload.as_value()[8:], rounding.y))
-            m.d.sync += self.o.valid.eq(final[-1])
+        with m.If(advance):
+            m.d.sync += [output.eq(Cat(last_digit, output)), batch.eq(Cat(busy & last_step, batch))]
+            with m.If(output[-1]):
+                m.d.sync += self.o.payload.as_value().eq(Cat(self.o.payload.as_value(), rounding.y)[8:])
+            with m.If(batch[-1]):
+                m.d.sync += self.o.valid.eq(1)
 
 
 def rounds_twice(shift: Value, single_rounding: Value) -> Value:
@@ -174,76 +173,102 @@ def rounds_twice(shift: Value, single_rounding: Value) -> Value:
 
 
 class SerialMultiplier(wiring.Component):
-    """``a * multiplier``, d bits of the multiplier a cycle, least significant first.
+    """``a * multiplier`` for the outputs of a batch one after the other, d bits of the multiplier a cycle.
 
-    Pairs of multiplier bits are recoded to -1, 0, 1 or 2, so that a partial product is one LUT a bit. A
-    cycle after its digit, the sum of a digit's partial products meets the accumulator, which then moves
-    down by d bits: floors nest, so that nothing is lost.
+    Digits come least significant first. Pairs of their bits are recoded to -1, 0, 1 or 2, so that a partial
+    product is one LUT a bit. The sum of a digit's partial products meets the accumulator two cycles later,
+    which then moves down by d bits; floors nest, so that nothing is lost.
 
     Members
     -------
-    load : take accumulator and constants; digit k is worked on k + 1 cycles later.
-    clear : digit 0 is worked on.
-    nudge : add 2**30; one cycle after ``clear``, or not at all.
-    product : 32 / d + 1 cycles after ``load``.
+    advance : everything holds while it is low.
+    load : take the accumulators and multipliers at ``i``; their first digit is worked on in the next cycle.
+    first, last, nudge : of the digit at work: the first or last of its output, whose product is to have
+        2**30 added.
+    product : `LATENCY` cycles after the last digit was worked on.
     """
 
+    LATENCY = 3
+    advance: Signal
+    load: Signal
+    first: Signal
+    last: Signal
+    nudge: Signal
+    product: Signal
+
     def __init__(self, config: MachineConfig) -> None:
-        self.digit_bits = config.requantiser_digit_bits
+        self.config = config
         super().__init__(
             {
+                "advance": In(1),
+                "i": In(batch_layout(config)),
                 "load": In(1),
-                "clear": In(1),
+                "first": In(1),
+                "last": In(1),
                 "nudge": In(1),
-                "accumulator": In(signed(config.accumulator_bits)),
-                "constants": In(struct_layout(CONSTANTS)),
                 "product": Out(PRODUCT),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        d = self.digit_bits
-        a = Signal(SUM, reset_less=True)
-        with m.If(self.load):
-            m.d.sync += a.eq(self.accumulator + self.constants.bias)
+        d, lanes = self.config.requantiser_digit_bits, self.config.requantisers
 
-        # A pair of bits and the carry from below make v = 0 to 4; (v + 1) mod 4 is the code of the digit
-        # -1 to 2, and the carry out says that 4 are to be added: one addition of ...010101 does it all.
-        rest = Signal(CONSTANTS.widths["multiplier"] - d, reset_less=True)
-        codes = Signal(d, reset_less=True)
-        carry = Signal(reset_less=True)
-        present = Signal(d)
+        # The sum of the output at work, those that follow behind it.
+        sums = [Signal(SUM, name=f"sum_{q}", reset_less=True) for q in range(lanes)]
+        with m.If(self.advance & (self.load | self.last)):
+            for q in range(lanes):
+                loaded = self.i.accumulators[q] + self.i.constants[q].bias
+                m.d.sync += sums[q].eq(Mux(self.load, loaded, sums[q + 1]) if q + 1 < lanes else loaded)
+        a = sums[0]
+
+        # Multipliers are 32 bits apart. A pair of bits and the carry from below make v = 0 to 4; (v + 1) % 4
+        # is the code of the digit -1 to 2, and a carry out says that 4 are to be added: one addition of
+        # ...010101 does it all. No carry leaves a multiplier, as its 32nd bit is 0.
+        multipliers = Cat(Cat(constants.multiplier, C(0, 1)) for constants in self.i.constants)
+        rest = Signal(len(multipliers) - d, reset_less=True)
+        digit = Signal(d)
         following = Signal.like(rest)
-        m.d.comb += Cat(present, following).eq(Mux(self.load, self.constants.multiplier, rest))
-        m.d.sync += [
-            Cat(codes, carry).eq(present + C(sum(1 << k for k in range(0, d, 2)), d) + (carry & ~self.load)),
-            rest.eq(following),
-        ]
-        partial = []
+        codes = Signal(d, reset_less=True)
+        carry = Signal()
+        m.d.comb += Cat(digit, following).eq(Mux(self.load, multipliers, rest))
+        parts = []
         for k in range(0, d, 2):
             code = codes[k : k + 2]
             # -a is ~a + 1, and the 1 goes into a carry input.
             value = Mux(code[1], Mux(code[0], a << 1, a), Mux(code[0], 0, ~a))
-            partial.append((value, code == 0))
-        digit_product = Signal(signed(SUM.width + d), reset_less=True)
-        negated = Signal(reset_less=True)
-        m.d.sync += [digit_product.eq(tree(partial)), negated.eq(partial[0][1])]
+            parts.append((value, code == 0))
+        # Sums of 4 bits' worth, then of 8: a register in each adder's cells costs nothing.
+        for distance in (2, 4):
+            parts = [
+                self._registered(m, sum_of(parts[k : k + 2], distance), parts[k][1], f"{2 * distance}_{k}")
+                for k in range(0, len(parts), 2)
+            ]
 
-        # The accumulator is never wider than a: room for the nudge is only made in the addition.
-        accumulator = Signal(signed(SUM.width + 1), reset_less=True)
+        starting = Signal(2, reset_less=True)
+        nudge = Signal(2, reset_less=True)
+        accumulator = Signal(signed(SUM.width + 1 + d), reset_less=True)
+        addend = Mux(starting[-1], nudge[-1] << 30, accumulator >> d)
         below = Signal(max(32 - d - LOWEST_BIT, 0), reset_less=True)
-        addend = accumulator | (self.nudge << 30)
-        total = Signal(signed(SUM.width + d + 1))
-        m.d.comb += [
-            total.eq(with_carry(digit_product, addend.as_signed(), negated)),
-            self.product.eq(Cat(below, total) if len(below) else total >> LOWEST_BIT - (32 - d)),
-        ]
-        m.d.sync += [
-            accumulator.eq(Mux(self.clear, 0, total >> d)),
-            below.eq(Cat(below, total[:d])[d:]),
-        ]
+        with m.If(self.advance):
+            m.d.sync += [
+                Cat(codes, carry).eq(digit + C(0x55555555, d) + carry),
+                rest.eq(following),
+                starting.eq(Cat(self.first, starting)),
+                nudge.eq(Cat(self.nudge, nudge)),
+                accumulator.eq(with_carry(sum_of(parts, 8), addend, parts[0][1])),
+                below.eq(accumulator[:d][d - len(below) :]),
+            ]
+        m.d.comb += self.product.eq(Cat(below, accumulator)[max(LOWEST_BIT + d - 32, 0) :].as_signed())
         return m
+
+    def _registered(self, m: Module, value: Value, carry: Value, name: str) -> tuple[Value, Value]:
+        """A sum and its carry, one cycle later."""
+        sum_register = Signal(value.shape(), name=f"sum_{name}", reset_less=True)
+        carry_register = Signal(name=f"carry_{name}", reset_less=True)
+        with m.If(self.advance):
+            m.d.sync += [sum_register.eq(value), carry_register.eq(carry)]
+        return sum_register, carry_register
 
 
 def with_carry(a: Value, b: Value, carry: Value) -> Value:
@@ -251,13 +276,17 @@ def with_carry(a: Value, b: Value, carry: Value) -> Value:
     return ((Cat(C(1, 1), a).as_signed() + Cat(carry, b).as_signed()) >> 1).as_signed()
 
 
-def tree(partial: list[tuple[Value, Value]]) -> Value:
-    """The sum of values that are 2 bits apart, each with its carry; the first one's carry is left out."""
-    if len(partial) == 1:
-        return partial[0][0]
-    half = len(partial) // 2
-    low, high = tree(partial[:half]), tree(partial[half:])
-    return Cat(low[: 2 * half], with_carry(low[2 * half :].as_signed(), high, partial[half][1])).as_signed()
+def sum_of(parts: list[tuple[Value, Value]], distance: int) -> Value:
+    """The sum of signed values, each with its carry and ``distance`` bits above the one before.
+
+    The carry of the lowest value is left out.
+    """
+    if len(parts) == 1:
+        return parts[0][0]
+    half = len(parts) // 2
+    low, high = sum_of(parts[:half], distance), sum_of(parts[half:], distance)
+    place = half * distance
+    return Cat(low[:place], with_carry(low[place:].as_signed(), high, parts[half][1])).as_signed()
 
 
 class PipelinedMultiplier(wiring.Component):

@@ -50,7 +50,7 @@ try:
     from torch import Tensor as TorchTensor
     from torch import nn
 except ModuleNotFoundError:
-    sys.exit("error: PyTorch is not installed: run `pip install 'kolmogate[train]'`")
+    sys.exit("error: PyTorch is not installed: run `pip install -e '.[train]'` in the checkout")
 
 __all__ = ["Classifier", "load_mnist", "main", "to_network", "train"]
 
@@ -101,7 +101,7 @@ def load_mnist() -> tuple[Split, Split, Split]:
 
 def quantise(x: TorchTensor, scale: float, low: int, high: int) -> TorchTensor:
     """``x`` on the grid ``scale * [low .. high]``, with straight-through gradients inside the range."""
-    # hardtanh is clamp with the faster gradient
+    # hardtanh is clamp with a gradient that is several times faster.
     clamped = F.hardtanh(x, low * scale, high * scale)
     return clamped + ((clamped / scale).round() * scale - clamped).detach()
 
@@ -131,7 +131,7 @@ class Convolution(nn.Module):
 
     def __init__(
         self, inputs: int, outputs: int, size: int, stride: int = 1, same: bool = True, groups: int = 1
-    ):
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, size, stride, bias=False, groups=groups)
         self.norm = nn.BatchNorm2d(outputs)
@@ -161,9 +161,8 @@ class Convolution(nn.Module):
         """
         steps = weight_steps(self.conv.weight)
         gain = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
-        weights = to_integers(self.conv.weight, steps) * gain.sign().reshape(-1, 1, 1, 1).numpy().astype(
-            np.int8
-        )
+        signs = gain.sign().numpy().astype(np.int8).reshape(-1, 1, 1, 1)
+        weights = to_integers(self.conv.weight, steps) * signs
         bias = self.norm.bias - self.norm.running_mean * gain
         return weights, (steps * gain.abs()).numpy(), bias.numpy()
 

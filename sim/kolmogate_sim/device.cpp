@@ -13,6 +13,9 @@
 #include "verilated_fst_c.h"
 #endif
 
+// Verilator writes the second underscore of `i__valid` as its code.
+#define PORT(stream, member) top.stream##___05F##member
+
 namespace {
 
 // Cycles of silence after which what has come is handed over: longer than the pauses inside an answer.
@@ -40,6 +43,8 @@ struct Device {
 
 }  // namespace
 
+// All else stays hidden: one process may load the libraries of several devices.
+#pragma GCC visibility push(default)
 extern "C" {
 
 // A device after reset. `waves` is the path of an FST file, or null; ignored without VM_TRACE.
@@ -53,8 +58,8 @@ void* device_open(const char* waves) {
         device->waves->open(waves);
     }
 #endif
-    device->top.i__valid = 0;
-    device->top.o__ready = 0;
+    device->PORT(i, valid) = 0;
+    device->PORT(o, ready) = 0;
     for (device->top.rst = 1; device->cycles < 2; ++device->cycles) {
         device->level(false);
         device->level(true);
@@ -79,14 +84,14 @@ size_t device_read(void* handle, uint8_t* bytes, size_t capacity, uint64_t limit
     size_t count = 0;
     uint64_t silence = 0;
     while (count < capacity && silence < (count ? kSilence : limit)) {
-        top.i__valid = device.taken < device.input.size();
-        if (top.i__valid) top.i__payload = device.input[device.taken];
-        top.o__ready = 1;
+        PORT(i, valid) = device.taken < device.input.size();
+        if (PORT(i, valid)) PORT(i, payload) = device.input[device.taken];
+        PORT(o, ready) = 1;
         device.level(false);
-        device.taken += top.i__valid && top.i__ready;
+        device.taken += PORT(i, valid) && PORT(i, ready);
         ++silence;
-        if (top.o__valid) {
-            bytes[count++] = top.o__payload;
+        if (PORT(o, valid)) {
+            bytes[count++] = PORT(o, payload);
             silence = 0;
         }
         device.level(true);
@@ -107,3 +112,4 @@ void device_close(void* handle) {
 }
 
 }  // extern "C"
+#pragma GCC visibility pop

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, Opcode
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, Opcode, window_taps
 
 __all__ = [
     "accumulate",
@@ -19,13 +19,38 @@ __all__ = [
     "groups",
     "positions",
     "random_layer",
+    "random_tile",
     "random_weights",
     "store",
+    "tile_sums",
     "tiles",
 ]
 
 Layer = Mapping[str, int]
 Integers = npt.NDArray[np.int64]
+
+
+def random_tile(
+    source: random.Random, config: MachineConfig, taps: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+    """Activations (taps, rows, columns) and weights (taps, columns); now and then the extremes only."""
+    shapes = (taps, config.rows, config.columns), (taps, config.columns)
+    drawn = [np.frombuffer(source.randbytes(int(np.prod(shape))), np.int8).reshape(shape) for shape in shapes]
+    if source.random() < 0.3:
+        drawn = [np.where(values < 0, -128, 127).astype(np.int8) for values in drawn]
+    return drawn[0], drawn[1]
+
+
+def tile_sums(
+    activations: npt.NDArray[np.int8], weights: npt.NDArray[np.int8], *, word_mode: int, unit_weights: int
+) -> Integers:
+    """What the array sums up for a `random_tile`, shape (rows, columns).
+
+    Out of word mode column 0 of the activations holds the rows' bytes.
+    """
+    taps = activations if word_mode else activations[:, :, :1]
+    factors = np.ones_like(weights) if unit_weights else weights
+    return np.sum(taps.astype(np.int64) * factors.astype(np.int64)[:, None, :], axis=0)
 
 
 def groups(config: MachineConfig, layer: Layer) -> int:
@@ -73,7 +98,7 @@ def random_weights(source: random.Random, config: MachineConfig, layer: Layer) -
     A layer that streams its weights takes a set for every tile, any other one for all tiles.
     """
     sets = tiles(config, layer) if layer["stream_weights"] else 1
-    shape = (groups(config, layer), sets, layer["taps"], config.columns)
+    shape = (groups(config, layer), sets, window_taps(layer), config.columns)
     if layer["unit_weights"]:
         return np.ones(shape, np.int8)
     return np.frombuffer(source.randbytes(int(np.prod(shape))), np.int8).reshape(shape)
@@ -142,7 +167,6 @@ def random_layer(
         **fixed,
     }
     layer = {**DESCRIPTOR.unpack(0), **layer}
-    layer["taps"] = len(_taps(layer))
 
     inputs = np.add.outer(_relative(layer, "input"), _taps(layer)).ravel()
     depth = groups(config, layer) * config.columns

@@ -28,7 +28,9 @@ _VERILATOR_OPTIONS = (
     # Amaranth's output is correct and not written to please a linter.
     *("-Wno-lint", "-Wno-style", "-Wno-fatal"),
 )
-_COMPILER_OPTIONS = ("-O3", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread")
+_COMPILER_OPTIONS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread")
+# Headers that Verilator's FST writer includes, and the Debian packages they are in.
+_WAVES_HEADERS = {"zlib.h": "zlib1g-dev", "lz4.h": "liblz4-dev"}
 
 
 def load(component: wiring.Component, driver: Path, waves: bool) -> ctypes.CDLL:
@@ -37,8 +39,8 @@ def load(component: wiring.Component, driver: Path, waves: bool) -> ctypes.CDLL:
     With ``waves`` it can write an FST file, and is slower. Compiling takes 10 seconds to a minute, once.
     Raises `ToolMissingError` when something to compile with is not installed.
     """
-    compiler = _compiler(waves)
     sources = rtlil.convert(component, emit_src=False), driver.read_text()
+    compiler = _compiler(waves)
     versions = [importlib.metadata.version(name) for name in ("amaranth", "verilator")]
     options = (*_VERILATOR_OPTIONS, *_COMPILER_OPTIONS, f"waves={waves}")
     key = hashlib.sha256("\0".join((*sources, compiler, *versions, *options)).encode()).hexdigest()
@@ -83,17 +85,19 @@ def _compiler(waves: bool) -> str:
     """The compiler's version; raises `ToolMissingError` if it or a library it needs is missing."""
     if shutil.which("g++") is None:
         raise ToolMissingError("g++ is missing: install it, for example with `apt install g++`")
-    if waves and _runs("g++", "-fsyntax-only", "-x", "c++", "-include", "zlib.h", os.devnull) is None:
+    missing = [header for header in _WAVES_HEADERS if waves and not _has_header(header)]
+    if missing:
+        packages = " ".join(_WAVES_HEADERS[header] for header in missing)
         raise ToolMissingError(
-            "zlib.h is missing, which waveforms need: install it, for example with `apt install zlib1g-dev`"
+            f"{' and '.join(missing)} missing, which waveforms need: "
+            f"install them, for example with `apt install {packages}`"
         )
-    return _runs("g++", "--version") or ""
+    return subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
 
 
-def _runs(*command: str) -> str | None:
-    """The output of a command; `None` if it fails."""
-    result = subprocess.run(command, capture_output=True, text=True)
-    return result.stdout if result.returncode == 0 else None
+def _has_header(header: str) -> bool:
+    command = ["g++", "-fsyntax-only", "-x", "c++", "-include", header, os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def _build(component: wiring.Component, driver: Path, waves: bool, library: Path) -> None:
@@ -108,14 +112,22 @@ def _build(component: wiring.Component, driver: Path, waves: bool, library: Path
         sources = [driver, *sorted(folder.glob("*.cpp")), *(root / "include" / source for source in runtime)]
         includes = [f"-I{path}" for path in (folder, root / "include", root / "include" / "vltstd")]
         command = ["g++", *_COMPILER_OPTIONS, f"-DVM_TRACE={waves:d}", f"-DVM_TRACE_FST={waves:d}", *includes]
+
+        def compile_one(source: Path) -> None:
+            # Only what runs every cycle is worth the compiler's time.
+            level = "-O1" if source.stem.endswith("__Slow") or source.name in runtime else "-O3"
+            _run(folder, *command, level, "-c", str(source))
+
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [pool.submit(_run, folder, *command, "-c", str(source)) for source in sources]
+            jobs = [pool.submit(compile_one, source) for source in sources]
             # The bar is for people: none where standard error is a file.
-            bar = tqdm(as_completed(jobs), "compiling the simulation, once", len(jobs), disable=None, leave=False)
+            bar = tqdm(
+                as_completed(jobs), "compiling the simulation, once", len(jobs), disable=None, leave=False
+            )
             for job in bar:
                 job.result()
         objects = [f"{source.stem}.o" for source in sources]
-        _run(folder, "g++", "-shared", "-pthread", "-o", "device.so", *objects, *(["-lz"] * waves))
+        _run(folder, "g++", "-shared", "-pthread", "-o", "device.so", *objects, *(["-lz", "-llz4"] * waves))
         os.replace(folder / "device.so", library)
 
 

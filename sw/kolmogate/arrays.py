@@ -19,22 +19,20 @@ def load_inputs(path: Path, tensor: Tensor) -> Int8Array:
     int8 is taken as it is, float32 is quantised with the tensor's scale. Raises `InputError`.
     """
     try:
+        content = io.BytesIO(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; check the path") from None
+    try:
         # Nothing in the file is run: arrays of Python objects are refused.
-        loaded = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"there is no input file {path}") from None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"cannot read {path} as a .npy or .npz array file: {error}") from None
-    if isinstance(loaded, np.lib.npyio.NpzFile):
-        with loaded:
-            if "x" not in loaded:
-                raise InputError(
-                    f"{path} has no array named x; it holds {', '.join(loaded.files) or 'nothing'}"
-                )
-            try:
-                loaded = loaded["x"]
-            except (OSError, ValueError, EOFError) as error:
-                raise InputError(f"cannot read the array x of {path}: {error}") from None
+        loaded = np.load(content, allow_pickle=False)
+        if isinstance(loaded, np.lib.npyio.NpzFile):
+            held = ", ".join(map(repr, loaded.files)) or "nothing"
+            loaded = loaded.get("x")
+    except Exception:
+        # A damaged file makes numpy, zipfile and the parser of headers raise a dozen kinds of exceptions.
+        raise InputError(f"{path} is not a sound .npy or .npz file of numbers: write it again") from None
+    if loaded is None:
+        raise InputError(f"{path} has no array named x, it holds {held}: save the inputs as x")
     return quantise(loaded, tensor, str(path))
 
 
@@ -42,15 +40,15 @@ def quantise(x: npt.NDArray[np.generic], tensor: Tensor, name: str = "the input"
     """``x`` as int8 of the tensor's shape behind a batch axis."""
     if x.shape[1:] != tensor.shape or x.ndim == 0:
         expected = ", ".join(map(str, ("batch", *tensor.shape)))
-        raise InputError(f"{name} must have the shape ({expected}), not {x.shape}")
+        raise InputError(f"{name} must have the shape ({expected}), batch first, not {x.shape}")
     if len(x) == 0:
-        raise InputError(f"{name} holds no inputs")
+        raise InputError(f"{name} holds no inputs: its batch is empty, give one or more")
     if x.dtype == np.int8:
         return x.astype(np.int8)
     if x.dtype != np.float32:
-        raise InputError(f"{name} must be int8 or float32, not {x.dtype}")
+        raise InputError(f"{name} must be int8 or float32, not {x.dtype}: convert it with astype")
     if not np.isfinite(x).all():
-        raise InputError(f"{name} holds values that are not finite numbers")
+        raise InputError(f"{name} holds NaN or infinity: every value must be a finite number")
     steps = np.round(x.astype(np.float64) / tensor.scale) + tensor.zero_point
     return np.clip(steps, -128, 127).astype(np.int8)
 

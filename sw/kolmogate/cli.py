@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from .config import CONFIGURATIONS, configuration
 from .container import load_image, save_image
 from .demo import demo
 from .errors import KolmogateError, UsageError
+from .files import require_folder
 from .image import Image
 from .network import Network
 from .programs.p0 import disassemble
@@ -41,9 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except KolmogateError as error:
         if options.debug:
-            raise
-        print(f"kolmogate: {error}", file=sys.stderr)
+            traceback.print_exc()
+        else:
+            print(f"kolmogate: {error}", file=sys.stderr)
         return error.exit_code
+    except MemoryError:
+        print("kolmogate: there is not enough memory; try a smaller model or batch", file=sys.stderr)
+        return KolmogateError.exit_code
     except KeyboardInterrupt:
         print("kolmogate: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -106,6 +112,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _compile(options: argparse.Namespace) -> None:
     config = configuration(options.target)
+    require_folder(options.output)
     image = compile(load_tflite(options.model), config)
     report = describe(image)
     save_image(image, options.output)
@@ -141,6 +148,9 @@ def _run(options: argparse.Namespace) -> None:
         raise UsageError(f"cannot run on {options.on!r}: choose golden, machine or rtl")
     if options.waves is not None and options.on != "rtl":
         raise UsageError("waveforms are recorded from the RTL alone: add --on rtl")
+    for path in (options.output, options.waves):
+        if path is not None:
+            require_folder(path)
     model = _load(options.model, options.on)
     cycles = None
     started = time.monotonic()

@@ -14,6 +14,7 @@ from .network import Network
 from .parameters import Parameters
 from .programs.p0 import Instruction, Program, assemble, literal_program
 from .schedule import Layer, Schedule, schedule
+from .skeleton import skeleton
 
 __all__ = ["compile"]
 
@@ -56,13 +57,12 @@ def compile(network: Network, config: MachineConfig) -> Image:
         "literals": program.literals,
     }
     return Image(
-        model=network.name,
         config=config,
         sections={name: Section(bases[name], contents[name]) for name in sizes},
         input=_activation(network, plan, addresses, plan.input),
         output=_activation(network, plan, addresses, plan.output),
-        tail=plan.tail,
-        layers=_reports(plan, programs, descriptors, config),
+        skeleton=skeleton(network),
+        layers=_reports(plan, programs, config),
     )
 
 
@@ -152,24 +152,20 @@ def _assemble(plan: Schedule, programs: list[list[Instruction]], config: Machine
 
 
 def _reports(
-    plan: Schedule,
-    programs: list[list[Instruction]],
-    descriptors: list[dict[str, int]],
-    config: MachineConfig,
+    plan: Schedule, programs: list[list[Instruction]], config: MachineConfig
 ) -> tuple[LayerReport, ...]:
-    arrays = [i for i, fields in enumerate(descriptors) if fields["opcode"] == Opcode.ARRAY]
     return tuple(
         LayerReport(
             name=layer.name,
             op=layer.op,
-            descriptor=index,
             weights=layer.parameters.weights,
-            macs=layer.macs,
+            live_weights=layer.parameters.live_weights,
+            positions=layer.positions,
             bits=sum(
                 INSTRUCTION.bits + instruction.rows * instruction.bits * config.columns
                 for instruction in program
             ),
             instructions=Counter(P0(instruction.op).name for instruction in program),
         )
-        for layer, program, index in zip(plan.layers, programs, arrays, strict=True)
+        for layer, program in zip(plan.layers, programs, strict=True)
     )

@@ -21,8 +21,8 @@ class MachineConfig:
     requantisers : int
         Outputs requantised side by side, Q; divides ``columns``, at least ``columns // 8``.
     requantiser_digit_bits : int
-        Multiplier bits a requantiser consumes a cycle. Below 32 it is digit-serial; 32 is the
-        pipelined form, which takes one output a cycle.
+        Multiplier bits consumed a cycle. Below 32 one digit-serial requantiser takes Q outputs one after
+        the other, each in 32 / digit_bits cycles; 32 is the pipelined form, Q outputs a cycle.
     scratchpad_bytes : int
         Size of the one memory for activations, programs and constants.
     scratchpad_ports : int
@@ -67,8 +67,8 @@ class MachineConfig:
             f"requantisers must divide columns and 8, and be at least columns / 8, not {self.requantisers}",
         )
         require(
-            self.requantiser_digit_bits in (4, 8, 16, 32),
-            f"requantiser_digit_bits must be 4, 8, 16 or 32, not {self.requantiser_digit_bits}",
+            self.requantiser_digit_bits in (8, 16, 32),
+            f"requantiser_digit_bits must be 8, 16 or 32, not {self.requantiser_digit_bits}",
         )
         require(
             self.scratchpad_bytes % self.columns == 0 and self.scratchpad_bytes <= 1 << 20,
@@ -96,7 +96,7 @@ class MachineConfig:
 CONFIGURATIONS = {
     config.name: config
     for config in (
-        MachineConfig("up5k", 2, 8, 2, 8, 128 << 10, 1, 512, 36_000_000),
+        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 512, 36_000_000),
         MachineConfig("ecp5-25f", 4, 8, 2, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-85f", 4, 32, 8, 32, 320 << 10, 2, 1024, 80_000_000),

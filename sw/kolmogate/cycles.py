@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from .config import MachineConfig
 from .image import Image
-from .isa import ADDRESS_BITS, DESCRIPTOR, INSTRUCTION, P0, Opcode
+from .isa import ADDRESS_BITS, DESCRIPTOR, INSTRUCTION, P0, Opcode, window_taps
 from .machine_arithmetic import requantiser_interval
 
 __all__ = ["LayerCycles", "cycles"]
@@ -157,8 +157,7 @@ class _Group:
                         grant = max(grant, pops[r].popleft() + 1)
                         upto = run_start + (1 if fields["word_mode"] else min(used + columns, run))
                         queues[r].append((upto, grant + _GRANT_TO_FEEDER))
-            taps = len(offsets) * (1 if fields["word_mode"] else run)
-            advance(taps, True)
+            advance(window_taps(fields), True)
             weights = []
             begin = max(tap_time + _TAP_TO_DRAIN, drained + self.interval)
             drained = begin + (live * batches - 1) * self.interval + (live - 1) * dead_batches
@@ -187,18 +186,18 @@ def cycles(image: Image) -> list[LayerCycles]:
         for index in range(groups):
             weights: list[float] = []
             if not fields["unit_weights"]:
-                weights = program.take(fields["taps"], words_a_tap)
-                taken += fields["taps"]
+                weights = program.take(window_taps(fields), words_a_tap)
+                taken += window_taps(fields)
             channels = min(config.columns, fields["channels"] - index * config.columns)
             grant, tap_time, drained = group.play(grant, drained, channels, weights)
             grant = max(grant, tap_time - _GRANT_TO_FEEDER - 2)
             if not fields["unit_weights"]:
                 program.release(taken, tap_time)
         time = drained + _finish(config)
-        macs = positions * fields["taps"] * fields["channels"]
+        macs = positions * window_taps(fields) * fields["channels"]
         total = time - before
         results.append(
-            LayerCycles(total, groups * tiles * fields["taps"], round(macs / (total * config.macs), 4))
+            LayerCycles(total, groups * tiles * window_taps(fields), round(macs / (total * config.macs), 4))
         )
         before = time
     return results

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["write_whole"]
+__all__ = ["require_folder", "write_whole"]
+
+
+def require_folder(path: str | os.PathLike[str]) -> None:
+    """Raise `InputError` if ``path`` has no folder: in time, before the work whose result goes there."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:

@@ -31,7 +31,7 @@ from .network import (
 )
 from .quantisation import quantise_multiplier
 
-__all__ = ["requantise", "run", "run_tensors", "softmax"]
+__all__ = ["accumulate", "evaluate", "finish", "requantise", "run", "run_tensors", "softmax"]
 
 Int8Array = npt.NDArray[np.int8]
 Int64Array = npt.NDArray[np.int64]
@@ -59,13 +59,12 @@ def run_tensors(network: Network, x: Int8Array) -> dict[str, Int8Array]:
     values = {network.input: x}
     for operation in network.operations:
         inputs = [network.tensors[name] for name in operation.inputs]
-        result = _evaluate(
+        values[operation.output] = evaluate(
             operation,
             [values[name] for name in operation.inputs],
             inputs,
             network.tensors[operation.output],
         )
-        values[operation.output] = result.reshape(len(x), *network.tensors[operation.output].shape)
     return values
 
 
@@ -134,32 +133,37 @@ def _product(rows: npt.NDArray[Any], weights: Int8Array, zero_point: int) -> Int
     return result
 
 
-def _convolution(operation: Conv2D, x: Int8Array, source: Tensor, output: Tensor) -> Int8Array:
-    windows = _windows(x, operation.window, source.zero_point).transpose(0, 1, 2, 4, 5, 3)
-    taps = operation.weights[0].size
-    accumulator = _product(windows.reshape(-1, taps), operation.weights.reshape(-1, taps), source.zero_point)
-    accumulator += operation.bias
+def accumulate(
+    operation: Conv2D | DepthwiseConv2D | Dense, x: Int8Array, source: Tensor, output: Tensor
+) -> Int64Array:
+    """The accumulators, bias included, of ``x`` read as ``source``: (batch, *output shape)."""
+    match operation:
+        case Conv2D():
+            windows = _windows(x, operation.window, source.zero_point).transpose(0, 1, 2, 4, 5, 3)
+            rows, filters = windows, operation.weights.reshape(len(operation.weights), -1)
+            total = _product(rows.reshape(-1, filters.shape[1]), filters, source.zero_point)
+        case Dense():
+            rows = x.reshape(-1, operation.weights.shape[1])
+            total = _product(rows, operation.weights, source.zero_point)
+        case DepthwiseConv2D():
+            centred = x.astype(np.int32) - source.zero_point
+            centred = np.repeat(centred, output.shape[-1] // source.shape[-1], axis=-1)
+            windows = _windows(centred, operation.window, 0)
+            sums = np.zeros((len(x), *output.shape), np.int32)
+            for row, column in np.ndindex(*operation.window.size):
+                sums += windows[..., row, column] * operation.weights[row, column]
+            total = sums.astype(np.int64)
+    total += operation.bias
+    return total.reshape(len(x), *output.shape)
+
+
+def finish(
+    operation: Conv2D | DepthwiseConv2D | Dense, accumulators: Int64Array, output: Tensor
+) -> Int8Array:
+    """The outputs that these accumulators give; they never fall as accumulators rise."""
     scale = operation.requantisation
-    return _finish(requantise(accumulator, scale.multiplier, scale.shift, False), output, operation.clamp)
-
-
-def _depthwise(operation: DepthwiseConv2D, x: Int8Array, source: Tensor, output: Tensor) -> Int8Array:
-    centred = x.astype(np.int32) - source.zero_point
-    centred = np.repeat(centred, output.shape[-1] // source.shape[-1], axis=-1)
-    windows = _windows(centred, operation.window, 0)
-    accumulator = np.zeros((len(x), *output.shape), np.int32)
-    for row, column in np.ndindex(*operation.window.size):
-        accumulator += windows[..., row, column] * operation.weights[row, column]
-    scale = operation.requantisation
-    total = accumulator.astype(np.int64) + operation.bias
-    return _finish(requantise(total, scale.multiplier, scale.shift, False), output, operation.clamp)
-
-
-def _dense(operation: Dense, x: Int8Array, source: Tensor, output: Tensor) -> Int8Array:
-    accumulator = _product(x.reshape(-1, operation.weights.shape[1]), operation.weights, source.zero_point)
-    accumulator += operation.bias
-    scale = operation.requantisation
-    return _finish(requantise(accumulator, scale.multiplier, scale.shift, True), output, operation.clamp)
+    scaled = requantise(accumulators, scale.multiplier, scale.shift, isinstance(operation, Dense))
+    return _finish(scaled, output, operation.clamp)
 
 
 def _add(operation: Add, a: Int8Array, b: Int8Array, inputs: list[Tensor], output: Tensor) -> Int8Array:
@@ -191,15 +195,17 @@ def _relu(operation: Relu, x: Int8Array, source: Tensor, output: Tensor) -> Int8
     return _finish(requantise(centred, scale.multiplier, scale.shift, False), output, operation.clamp)
 
 
+def evaluate(operation: Operation, x: list[Int8Array], inputs: list[Tensor], output: Tensor) -> Int8Array:
+    """The output (batch, *shape) of one operation that reads ``x``, a batch of each of ``inputs``."""
+    result = _evaluate(operation, x, inputs, output)
+    return result.reshape(len(result), *output.shape)
+
+
 def _evaluate(operation: Operation, x: list[Int8Array], inputs: list[Tensor], output: Tensor) -> Int8Array:
     source = inputs[0]
     match operation:
-        case Conv2D():
-            return _convolution(operation, x[0], source, output)
-        case DepthwiseConv2D():
-            return _depthwise(operation, x[0], source, output)
-        case Dense():
-            return _dense(operation, x[0], source, output)
+        case Conv2D() | DepthwiseConv2D() | Dense():
+            return finish(operation, accumulate(operation, x[0], source, output), output)
         case Add():
             return _add(operation, x[0], x[1], inputs, output)
         case AveragePool2D():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, combinations, product
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 from . import golden
 from .config import MachineConfig
 from .errors import InputError
-from .isa import DESCRIPTOR
+from .isa import COUNTS, DESCRIPTOR, Opcode, window_taps
 from .layout import Layout
 from .network import Int8Array, Network, Tensor
+from .programs.p0 import Program, count_rows
+from .schedule import split_tail
+from .skeleton import regenerate
 
 __all__ = ["SECTIONS", "Activation", "Image", "LayerReport", "Section"]
 
@@ -38,16 +42,39 @@ class Activation:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What one layer costs. ``descriptor`` is the index of its ARRAY descriptor, ``bits`` the size of its
-    weight program, ``instructions`` counts the program's by name."""
+    """What one layer costs.
+
+    Parameters
+    ----------
+    name, op : str
+        The operation's name and kind.
+    weights, live_weights : int
+        Weights of the network's own, and those of them in channels whose output is not constant.
+    positions : int
+        Output positions, each of which uses every weight once.
+    bits : int
+        Size of its weight program.
+    instructions : mapping
+        How many of each instruction its program has, by name.
+    """
 
     name: str
     op: str
-    descriptor: int
     weights: int
-    macs: int
+    live_weights: int
+    positions: int
     bits: int
     instructions: Mapping[str, int]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the network's own, without what fills up the last column group."""
+        return self.weights * self.positions
+
+    @property
+    def live_macs(self) -> int:
+        """Those of the live weights."""
+        return self.live_weights * self.positions
 
     @property
     def bytes(self) -> int:
@@ -64,28 +91,26 @@ class Image:
 
     Parameters
     ----------
-    model : str
-        Name of the network.
     config : MachineConfig
         The machine it was compiled for.
     sections : mapping
         ``descriptors``, ``constants``, ``code`` and ``literals``.
     input, output : Activation
         What the host writes before and reads after an inference.
-    tail : Network
-        What the host runs on the output; may have no operations.
+    skeleton : Network
+        The network without its weights (`kolmogate.skeleton`). It is the host's: it counts no device bytes.
     layers : tuple of LayerReport
-        In order of execution.
+        One for each ARRAY descriptor, in order of execution.
 
-    Raises `InputError` if a part lies outside the scratchpad or on another, or the tail is unsound.
+    Raises `InputError` if a part lies outside the scratchpad or on another.
     """
 
-    model: str
     config: MachineConfig
     sections: Mapping[str, Section]
     input: Activation
     output: Activation
-    tail: Network
+    # Arrays cannot be compared as a whole; what the device is given tells networks apart.
+    skeleton: Network = field(compare=False, repr=False)
     layers: tuple[LayerReport, ...]
 
     def __post_init__(self) -> None:
@@ -117,11 +142,37 @@ class Image:
         for name, part in (("input", self.input), ("output", self.output)):
             if int(np.prod(part.tensor.shape)) != part.layout.elements:
                 raise InputError(f"the layout of the {name} does not hold shape {part.tensor.shape}")
-        self.tail.check()
-        descriptors = len(self.descriptors())
-        for layer in self.layers:
-            if layer.descriptor >= descriptors:
-                raise InputError(f"layer {layer.name!r} has no descriptor {layer.descriptor}")
+
+    def check(self) -> None:
+        """Raise `InputError` unless the descriptors make sense and the weight program makes what they take.
+
+        The constructor leaves that open, for a device has to bear images that break these rules.
+        """
+        arrays = [fields for fields in self.descriptors() if fields["opcode"] == Opcode.ARRAY]
+        if len(arrays) != len(self.layers):
+            raise InputError(f"{len(arrays)} layers have descriptors, {len(self.layers)} are described")
+        taken = 0
+        for layer, fields in zip(self.layers, arrays, strict=True):
+            for name in COUNTS[Opcode.ARRAY]:
+                if fields[name] == 0:
+                    raise InputError(f"the descriptor of layer {layer.name!r} has a {name} of 0")
+            if not fields["unit_weights"]:
+                tiles = -(-fields["x_count"] * fields["y_count"] // self.config.rows)
+                passes = tiles if fields["stream_weights"] else 1
+                taken += -(-fields["channels"] // self.config.columns) * passes * window_taps(fields)
+        made = count_rows(self.program())
+        if made != taken:
+            raise InputError(f"the weight program makes {made} rows, the layers take {taken}")
+
+    @property
+    def model(self) -> str:
+        """Name of the network."""
+        return self.skeleton.name
+
+    @cached_property
+    def tail(self) -> Network:
+        """What the host runs on the output; may have no operations."""
+        return split_tail(self.skeleton)[1]
 
     @property
     def device_bytes(self) -> int:
@@ -140,6 +191,22 @@ class Image:
             DESCRIPTOR.unpack(int.from_bytes(data[start : start + size], "little"))
             for start in range(0, len(data), size)
         ]
+
+    def program(self) -> Program:
+        """The weight program of all layers."""
+        return Program(self.sections["code"].data, self.sections["literals"].data)
+
+    def network(self) -> Network:
+        """The network, its weights regenerated by the image's program.
+
+        Channels whose output is the same for every input have weights of 0, as no program makes theirs: the
+        network gives the outputs of the one that was compiled, from other weights in those channels.
+        Raises `InputError` if the program does not make the network's weights.
+        """
+        try:
+            return regenerate(self.skeleton, self.program(), self.config.columns)
+        except InputError as error:
+            raise InputError(f"the image does not give its network back: {error}; compile it again") from None
 
     def pack_input(self, x: Int8Array) -> bytes:
         """The bytes to write to ``input.address`` for one int8 input of the model's shape."""
@@ -166,7 +233,9 @@ class Image:
                 "descriptors": sizes["descriptors"],
             },
             "weights": sum(layer.weights for layer in self.layers),
+            "live_weights": sum(layer.live_weights for layer in self.layers),
             "macs": sum(layer.macs for layer in self.layers),
+            "live_macs": sum(layer.live_macs for layer in self.layers),
             "layers": [
                 {
                     "name": layer.name,

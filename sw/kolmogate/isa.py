@@ -16,6 +16,7 @@ from enum import IntEnum
 __all__ = [
     "ADDRESS_BITS",
     "CONSTANTS",
+    "COUNTS",
     "DESCRIPTOR",
     "INSTRUCTION",
     "P0",
@@ -23,6 +24,7 @@ __all__ = [
     "ErrorCode",
     "Opcode",
     "Record",
+    "window_taps",
 ]
 
 ADDRESS_BITS = 20
@@ -142,8 +144,6 @@ DESCRIPTOR = Record(
         "inner_count": 10,
         "inner_step": ADDRESS_BITS,
         "run": 14,
-        # Taps of one window = weights a column needs.
-        "taps": 14,
         # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
         # input words g*columns bytes further on.
         "channels": 12,
@@ -155,6 +155,19 @@ DESCRIPTOR = Record(
     },
 )
 """One layer. Stored at whole scratchpad words, in order of execution."""
+
+COUNTS = {
+    Opcode.END: (),
+    Opcode.ARRAY: ("x_count", "y_count", "outer_count", "inner_count", "run", "channels"),
+    Opcode.FILL: ("y_count", "run"),
+}
+"""Fields of each kind of descriptor that are never 0: the device defines no outcome if one is."""
+
+
+def window_taps(fields: Mapping[str, int]) -> int:
+    """Taps of a window of an ARRAY descriptor with these ``fields``: weights that a column needs for it."""
+    return fields["outer_count"] * fields["inner_count"] * (1 if fields["word_mode"] else fields["run"])
+
 
 CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6, "reserved": 1})
 """Requantisation of one output channel, 8 bytes: with ``a = accumulator + bias``,

@@ -11,10 +11,21 @@ import numpy.typing as npt
 
 from .config import MachineConfig
 from .errors import DeviceError, InputError, UsageError
-from .isa import ADDRESS_BITS, CONSTANTS, DESCRIPTOR, P0, SHIFTS, ErrorCode, Opcode, Record
+from .isa import (
+    ADDRESS_BITS,
+    CONSTANTS,
+    COUNTS,
+    DESCRIPTOR,
+    P0,
+    SHIFTS,
+    ErrorCode,
+    Opcode,
+    Record,
+    window_taps,
+)
 from .machine_arithmetic import requantise
 from .network import Int8Array
-from .programs.p0 import Instruction
+from .programs.p0 import Instruction, literal_rows
 
 __all__ = ["Machine"]
 
@@ -66,9 +77,9 @@ class Machine:
         """One inference from the byte addresses of the first descriptor and of the two program streams.
 
         Raises `DeviceError` with the `ErrorCode` that the device would report; ``limit`` is
-        held against a lower bound of the cycles. A count of 0, a window
-        that is not made up by its taps and a shift out of range count as BAD_DESCRIPTOR here; the device
-        defines no outcome for them, nor for a layer that writes over what it or the program still reads.
+        held against a lower bound of the cycles. A count of 0 and a shift out of range count as
+        BAD_DESCRIPTOR here; the device defines no outcome for them, nor for a layer that writes over what
+        it or the program still reads.
         """
         rows = _WeightReader(self.memory, code, literals, self.config.columns)
         size = DESCRIPTOR.size(self.config.columns)
@@ -98,21 +109,15 @@ class Machine:
     def _least_cycles(self, fields: dict[str, int]) -> int:
         """A lower bound of the cycles of a descriptor; raises `DeviceError` if it makes no sense."""
         config = self.config
-        counts: tuple[str, ...]
         if fields["opcode"] == Opcode.FILL:
-            counts = ("y_count", "run")
             cycles = fields["y_count"] * -(-fields["run"] // config.columns)
         elif fields["opcode"] == Opcode.ARRAY:
-            counts = ("x_count", "y_count", "taps", "channels")
             tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
             groups = -(-fields["channels"] // config.columns)
-            cycles = groups * tiles * fields["taps"]
-            run = 1 if fields["word_mode"] else fields["run"]
-            if fields["taps"] != fields["outer_count"] * fields["inner_count"] * run:
-                raise DeviceError("a descriptor's taps do not make up its window", ErrorCode.BAD_DESCRIPTOR)
+            cycles = groups * tiles * window_taps(fields)
         else:
             raise DeviceError(f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR)
-        if any(fields[name] == 0 for name in counts):
+        if any(fields[name] == 0 for name in COUNTS[Opcode(fields["opcode"])]):
             raise DeviceError("a descriptor counts nothing", ErrorCode.BAD_DESCRIPTOR)
         return cycles
 
@@ -122,7 +127,7 @@ class Machine:
             self.memory[self._wrap(line + np.arange(fields["run"]))] = fields["zero_point"] & 0xFF
 
     def _run_layer(self, fields: dict[str, int], rows: "_WeightReader") -> None:
-        config, taps, channels = self.config, fields["taps"], fields["channels"]
+        config, depth, channels = self.config, window_taps(fields), fields["channels"]
         positions = fields["x_count"] * fields["y_count"]
         groups = -(-channels // config.columns)
         constants = self._constants(fields)
@@ -131,15 +136,15 @@ class Machine:
         if fields["stream_weights"]:
             passes = [slice(p, min(p + config.rows, positions)) for p in range(0, positions, config.rows)]
         if fields["unit_weights"]:
-            weights = np.ones((groups, len(passes), taps, config.columns), np.int8)
+            weights = np.ones((groups, len(passes), depth, config.columns), np.int8)
         else:
-            if taps > config.column_buffer_depth and not fields["stream_weights"]:
+            if depth > config.column_buffer_depth and not fields["stream_weights"]:
                 raise DeviceError("a filter is deeper than the column buffer", ErrorCode.TIMEOUT)
-            weights = rows.take(groups * len(passes) * taps)
-            weights = weights.reshape(groups, len(passes), taps, config.columns)
+            weights = rows.take(groups * len(passes) * depth)
+            weights = weights.reshape(groups, len(passes), depth, config.columns)
         windows, outputs = _positions(fields, "input"), _positions(fields, "output")
         for index, span in enumerate(passes):
-            for part in _chunks(span, taps * config.columns):
+            for part in _chunks(span, depth * config.columns):
                 accumulators = self._accumulate(fields, windows[part], weights[:, index])
                 y = requantise(
                     accumulators[:, :channels],
@@ -169,11 +174,11 @@ class Machine:
         runs = (outer[:, np.newaxis] + inner).ravel()
         if fields["word_mode"]:
             words = self.memory.view(np.int8).reshape(-1, columns)
-            taps = self._wrap(windows[:, np.newaxis] + runs)
+            visited = self._wrap(windows[:, np.newaxis] + runs)
             sums = [
                 np.einsum(
                     "ptc,tc->pc",
-                    words[self._wrap(taps + group * columns) // columns],
+                    words[self._wrap(visited + group * columns) // columns],
                     weights[group],
                     dtype=np.int64,
                 )
@@ -181,10 +186,10 @@ class Machine:
             ]
             total = np.concatenate(sums, axis=1)
         else:
-            taps = windows[:, np.newaxis] + (runs[:, np.newaxis] + np.arange(fields["run"])).ravel()
-            activations = self.memory.view(np.int8)[self._wrap(taps)].astype(np.float64)
+            visited = windows[:, np.newaxis] + (runs[:, np.newaxis] + np.arange(fields["run"])).ravel()
+            activations = self.memory.view(np.int8)[self._wrap(visited)].astype(np.float64)
             # Sums of int8 products are exact in double precision.
-            by_tap = weights.transpose(1, 0, 2).reshape(fields["taps"], groups * columns)
+            by_tap = weights.transpose(1, 0, 2).reshape(-1, groups * columns)
             total = (activations @ by_tap.astype(np.float64)).astype(np.int64)
         # Accumulators wrap as registers do.
         half = 1 << self.config.accumulator_bits - 1
@@ -232,10 +237,7 @@ class _WeightReader:
     def _literals(self, count: int) -> Int8Array:
         bits = self._position + np.arange(count * self._width)
         self._position += len(bits)
-        digits = self._bits[bits % len(self._bits)].reshape(count, self._width, -1)
-        places = 1 << np.arange(self._width)
-        places[-1] *= -1
-        return np.einsum("rbc,b->rc", digits, places).astype(np.int8)
+        return literal_rows(self._bits[bits % len(self._bits)].reshape(count, self._width, -1))
 
 
 def _positions(fields: dict[str, int], prefix: str) -> Int64Array:

@@ -60,8 +60,6 @@ def constants_from_tflite(multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> tu
 
 
 def requantiser_interval(config: MachineConfig) -> int:
-    """Cycles from one batch of ``config.requantisers`` outputs to the next, whatever their shifts."""
-    if config.requantiser_digit_bits == 32:
-        return 1
-    # The outputs of a batch leave the digit-serial form one after another, then one cycle is lost.
-    return max(32 // config.requantiser_digit_bits, config.requantisers + 1)
+    """Cycles from one batch of ``config.requantisers`` outputs to the next, whatever their constants."""
+    digit_bits = config.requantiser_digit_bits
+    return 1 if digit_bits == 32 else config.requantisers * 32 // digit_bits

@@ -52,8 +52,21 @@ class Tensor:
     zero_point: int
 
     def __post_init__(self) -> None:
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             object.__setattr__(self, "scale", float(np.float32(self.scale)))
+
+    def check(self) -> None:
+        """Raises `InputError` if shape, scale or zero point is none that an int8 tensor can have."""
+        title = f"tensor {self.name!r}"
+        _require(
+            len(self.shape) > 0 and all(size > 0 for size in self.shape),
+            f"{title} must have positive sizes, not shape {self.shape}",
+        )
+        _require(
+            math.isfinite(self.scale) and self.scale > 0,
+            f"{title} must have a positive finite scale, not {self.scale}",
+        )
+        _require(-128 <= self.zero_point <= 127, f"{title} must have an int8 zero point, not {self.zero_point}")
 
 
 @dataclass(frozen=True)
@@ -240,7 +253,7 @@ class Network:
         and quantisation fit together; no accumulator can overflow 32 bits.
         """
         for tensor in self.tensors.values():
-            _check_tensor(tensor)
+            tensor.check()
         for role, name in (("input", self.input), ("output", self.output)):
             _require(name in self.tensors, f"the network's {role} {name!r} is not among its tensors")
         written = {self.input}
@@ -278,21 +291,6 @@ def accumulator_bounds(
 def _require(condition: bool, rule: str) -> None:
     if not condition:
         raise InputError(rule)
-
-
-def _check_tensor(tensor: Tensor) -> None:
-    title = f"tensor {tensor.name!r}"
-    _require(
-        len(tensor.shape) > 0 and all(size > 0 for size in tensor.shape),
-        f"{title} must have positive sizes, not shape {tensor.shape}",
-    )
-    _require(
-        math.isfinite(tensor.scale) and tensor.scale > 0,
-        f"{title} must have a positive finite scale, not {tensor.scale}",
-    )
-    _require(
-        -128 <= tensor.zero_point <= 127, f"{title} must have an int8 zero point, not {tensor.zero_point}"
-    )
 
 
 def _check_array(

@@ -18,9 +18,12 @@ from .isa import CONSTANTS, SHIFTS
 from .machine_arithmetic import constants_from_tflite
 from .network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Int8Array, Operation, accumulator_bounds
 
-__all__ = ["Parameters", "average_constants", "parameters"]
+__all__ = ["Parameters", "Weighted", "average_constants", "parameters", "row_count", "weights_of_rows"]
 
 Int64Array = npt.NDArray[np.int64]
+
+Weighted = Conv2D | DepthwiseConv2D | Dense
+"""Operations with weights of their own."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Parameters:
         As in `isa.CONSTANTS`.
     rows : int8 array (groups, taps, columns) or None
         Weights in the order of the program, zeros beyond the last channel; None where all are 1.
-    weights : int
-        Weights of the network's own.
+    weights, live_weights : int
+        Weights of the network's own, and those of them in channels whose output is not constant.
     """
 
     fields: Mapping[str, int]
@@ -45,6 +48,7 @@ class Parameters:
     shift: Int64Array
     rows: Int8Array | None = field(repr=False)
     weights: int
+    live_weights: int
 
 
 def parameters(
@@ -59,11 +63,9 @@ def parameters(
             constants = average_constants(operation.window.size[0] * operation.window.size[1])
             fields = {"unit_weights": 1, "single_rounding": 1, **_clamp(operation.clamp)}
             bias, multiplier, shift = (np.full(channels, value) for value in (0, *constants))
-            return Parameters(fields, bias, multiplier, shift, None, 0)
-        case Conv2D() | Dense():
-            filters = operation.weights.reshape(channels, -1)
-        case DepthwiseConv2D():
-            filters = operation.weights.reshape(-1, channels).T
+            return Parameters(fields, bias, multiplier, shift, None, 0, 0)
+        case Conv2D() | DepthwiseConv2D() | Dense():
+            filters = _filters(operation)
         case _:
             raise TypeError(f"{operation.kind} has no parameters")
     fields = {
@@ -85,11 +87,13 @@ def parameters(
     except InputError as error:
         raise InputError(f"{operation.kind} {operation.name!r}: {error}") from None
     _check_range(operation, wide, bias, config)
-    return Parameters(fields, bias, multiplier, shift, _rows(filters, config.columns), filters.size)
+    rows = _rows(filters, config.columns)
+    live = filters.size - int(fixed.sum()) * filters.shape[1]
+    return Parameters(fields, bias, multiplier, shift, rows, filters.size, live)
 
 
 def _fixed_channels(
-    operation: Conv2D | DepthwiseConv2D | Dense, input_zero_point: int, output_zero_point: int
+    operation: Weighted, input_zero_point: int, output_zero_point: int
 ) -> tuple[npt.NDArray[np.bool_], Int64Array]:
     """Which channels give one output whatever the input is, and that output less the zero point.
 
@@ -108,6 +112,14 @@ def _clamp(clamp: tuple[int, int]) -> dict[str, int]:
     return {"minimum": clamp[0], "maximum": clamp[1]}
 
 
+def _filters(operation: Weighted) -> Int8Array:
+    """Weights as (channels, taps)."""
+    channels = len(operation.bias)
+    if isinstance(operation, DepthwiseConv2D):
+        return operation.weights.reshape(-1, channels).T
+    return operation.weights.reshape(channels, -1)
+
+
 def _rows(filters: Int8Array, columns: int) -> Int8Array:
     """(channels, taps) as (groups, taps, columns)."""
     channels, taps = filters.shape
@@ -115,6 +127,22 @@ def _rows(filters: Int8Array, columns: int) -> Int8Array:
     filled = np.zeros((groups * columns, taps), np.int8)
     filled[:channels] = filters
     return np.ascontiguousarray(filled.reshape(groups, columns, taps).transpose(0, 2, 1))
+
+
+def row_count(operation: Weighted, columns: int) -> int:
+    """Rows of weights that an operation takes of the program."""
+    channels, taps = _filters(operation).shape
+    return -(-channels // columns) * taps
+
+
+def weights_of_rows(operation: Weighted, rows: Int8Array) -> Int8Array:
+    """The weights, in the operation's own shape, of its `row_count` rows of the program (rows, columns)."""
+    channels, taps = _filters(operation).shape
+    columns = rows.shape[1]
+    filters = rows.reshape(-1, taps, columns).transpose(0, 2, 1).reshape(-1, taps)[:channels]
+    if isinstance(operation, DepthwiseConv2D):
+        filters = filters.T
+    return np.ascontiguousarray(filters).reshape(operation.weights.shape)
 
 
 def _check_range(operation: Operation, filters: Int64Array, bias: Int64Array, config: MachineConfig) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 from .cycles import cycles
 from .image import Image
 
-__all__ = ["describe", "format_layers", "format_table"]
+__all__ = ["describe", "format_layers", "format_table", "short_name"]
+
+NAME_WIDTH = 28
 
 
 def describe(image: Image) -> dict[str, Any]:
@@ -35,11 +37,22 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str
     return "\n".join(lines)
 
 
+def short_name(name: str) -> str:
+    """A layer's name as a table shows it, at most `NAME_WIDTH` characters.
+
+    Converters join the names of everything they fused by ``;``, the operation itself last, each a path of
+    network, layer and parts of the layer: the layer is what tells operations apart.
+    """
+    path = name.split(";")[-1].split("/")
+    layer = path[1] if len(path) > 2 else path[0]
+    return layer if len(layer) <= NAME_WIDTH else layer[: NAME_WIDTH - 2] + ".."
+
+
 def format_layers(report: dict[str, Any]) -> str:
     """The layers of a `describe` report as a table."""
     rows = [
         (
-            layer["name"],
+            short_name(layer["name"]),
             layer["op"],
             layer["weights"],
             layer["bytes"],

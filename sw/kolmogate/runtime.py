@@ -1,10 +1,11 @@
 """Running compiled networks: on the machine model, or on a device behind a link."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from os import PathLike
+from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -49,8 +50,7 @@ class LoadedNetwork:
         self._target = target
         self._predicted = sum(layer.total for layer in cycles(image))
         target.require(image.config)
-        for name, section in _with_progress(image.sections.items(), "load"):
-            del name
+        for section in _with_progress(image.sections.values(), "load"):
             target.write(section.address, section.data)
 
     def __call__(self, x: Int8Array) -> Int8Array:
@@ -123,6 +123,7 @@ def open(where: str, config: MachineConfig, *, waves: str | PathLike[str] | None
 
 
 def _simulate(config: MachineConfig, waves: str | PathLike[str] | None) -> Link:
+    # The gateware is imported here alone: whoever only compiles or drives boards need not have it.
     try:
         from kolmogate_hw.device import Device as Gateware
         from kolmogate_sim.device import SimulatedLink
@@ -130,10 +131,14 @@ def _simulate(config: MachineConfig, waves: str | PathLike[str] | None) -> Link:
         raise ToolMissingError(
             f"the RTL simulation needs {error.name}: install it with `pip install 'kolmogate[sim]'`"
         ) from None
-    link: Link = SimulatedLink(Gateware(config), waves=waves)
+    link: Link = SimulatedLink(Gateware(config), config.clock_hz, Path(waves) if waves else None)
     return link
 
 
-def _with_progress(items: Iterable[tuple], label: str) -> Iterable[tuple]:  # type: ignore[type-arg]
+Item = TypeVar("Item")
+
+
+def _with_progress(items: Collection[Item], label: str) -> Iterable[Item]:
     """``items`` under a progress bar that shows itself when they take over two seconds."""
-    return tqdm(items, desc=label, delay=2, leave=False, disable=None)
+    bar: Iterable[Item] = tqdm(items, desc=label, delay=2, leave=False, disable=None)
+    return bar

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .config import MachineConfig
 from .errors import InputError
-from .isa import ADDRESS_BITS, DESCRIPTOR, Opcode
+from .isa import ADDRESS_BITS, DESCRIPTOR, Opcode, window_taps
 from .layout import Layout
 from .network import (
     AveragePool2D,
@@ -26,7 +26,7 @@ from .network import (
 )
 from .parameters import Parameters, parameters
 
-__all__ = ["Layer", "Schedule", "schedule"]
+__all__ = ["Layer", "Schedule", "schedule", "split_tail"]
 
 Shape = tuple[int, int, int]
 Padding = tuple[int, int, int, int]
@@ -51,8 +51,6 @@ class Layer:
         All descriptor fields but the three addresses.
     parameters : Parameters
         Weights and constants.
-    macs : int
-        Multiply-accumulates of the network's own, without what fills up the last column group.
     """
 
     name: str
@@ -63,7 +61,11 @@ class Layer:
     output_offset: int
     fields: Mapping[str, int]
     parameters: Parameters
-    macs: int
+
+    @property
+    def positions(self) -> int:
+        """Output positions, each of which uses every weight once."""
+        return self.fields["x_count"] * self.fields["y_count"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def schedule(network: Network, config: MachineConfig) -> Schedule:
 
     Raises `InputError` that names the operation which the machine cannot run exactly.
     """
-    operations, tail = _split_tail(network)
+    operations, tail = split_tail(network)
     uses = list(_resolve_views(network, operations, tail.input))
     layouts = _lay_out(network, uses, tail.input, config)
     layers = tuple(_layer(use, layouts, config) for use in uses)
@@ -100,7 +102,7 @@ def _refuse(operation: Operation, reason: str) -> InputError:
     )
 
 
-def _split_tail(network: Network) -> tuple[list[Operation], Network]:
+def split_tail(network: Network) -> tuple[list[Operation], Network]:
     """The operations for the device, and the network of those that the host runs on the device's output."""
     operations = list(network.operations)
     tail: list[Operation] = []
@@ -254,16 +256,16 @@ def _layer(use: _Use, layouts: Mapping[str, Layout], config: MachineConfig) -> L
         **_steps("output", target, (1, 1), target.width),
         "word_mode": int(use.word_mode),
         "channels": target.channels,
-        **_taps(source, window.size, config.columns if use.word_mode else None),
+        **_window_loops(source, window.size, config.columns if use.word_mode else None),
     }
     made = parameters(operation, target.channels, (source.zero_point, target.zero_point), config)
     fields |= made.fields
     if made.rows is not None:
         fields["stream_weights"] = int(positions <= config.rows)
-        if positions > config.rows and fields["taps"] > config.column_buffer_depth:
+        if positions > config.rows and window_taps(fields) > config.column_buffer_depth:
             raise _refuse(
                 operation,
-                f"its filters have {fields['taps']} taps, a column of {config.name!r} holds"
+                f"its filters have {window_taps(fields)} taps, a column of {config.name!r} holds"
                 f" {config.column_buffer_depth}",
             )
     try:
@@ -279,7 +281,6 @@ def _layer(use: _Use, layouts: Mapping[str, Layout], config: MachineConfig) -> L
         output_offset=target.origin,
         fields=fields,
         parameters=made,
-        macs=made.weights * positions,
     )
 
 
@@ -294,7 +295,7 @@ def _residue(address: int) -> int:
     return address % (1 << ADDRESS_BITS)
 
 
-def _taps(layout: Layout, size: tuple[int, int], word: int | None) -> dict[str, int]:
+def _window_loops(layout: Layout, size: tuple[int, int], word: int | None) -> dict[str, int]:
     """The loops over a window: rows, positions, bytes, joined where they are contiguous.
 
     ``word`` is the run of word mode, where positions are not contiguous for the array.
@@ -311,5 +312,4 @@ def _taps(layout: Layout, size: tuple[int, int], word: int | None) -> dict[str, 
         "inner_count": inner,
         "inner_step": _residue(inner_step),
         "run": run,
-        "taps": outer * inner * (1 if word else run),
     }

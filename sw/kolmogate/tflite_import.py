@@ -221,6 +221,7 @@ class _Reader:
             raise InputError(f"{title} must have one scale and zero point: quantise activations per tensor")
         zero_point = int(stored.zero_points[0]) if stored.zero_points.size else 0
         tensor = Tensor(stored.name, stored.shape[1:], float(stored.scales[0]), zero_point)
+        tensor.check()
         self.tensors[tensor.name] = tensor
         return tensor
 
@@ -318,6 +319,8 @@ class _Operator:
             raise InputError(f"{title} of shape {stored.shape}: they must have {rank} axes")
         if stored.zero_points.any():
             raise InputError(f"{title} with a zero point that is not 0: quantise weights symmetrically")
+        if not (np.isfinite(stored.scales).all() and (stored.scales >= 0).all()):
+            raise InputError(f"{title} with a scale that is not finite or negative: quantise the model again")
         if stored.scales.size != 1 and (stored.scales.size, stored.axis) != (stored.shape[axis], axis):
             raise InputError(
                 f"{title} with {_plural(stored.scales.size, 'scale')} along axis {stored.axis}: "

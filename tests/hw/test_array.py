@@ -12,7 +12,7 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import DESCRIPTOR
+from kolmogate.isa import DESCRIPTOR, window_taps
 from kolmogate_hw.array import MacArray
 from kolmogate_hw.column_buffer import weight_row
 from kolmogate_hw.compute import Compute
@@ -20,7 +20,7 @@ from kolmogate_hw.fetcher import WindowFetcher
 from kolmogate_hw.ports import ReadPort
 from kolmogate_hw.records import struct_layout
 from kolmogate_sim.memories import random_memory, serve_reads
-from kolmogate_sim.models import accumulate, random_layer, random_weights
+from kolmogate_sim.models import accumulate, random_layer, random_tile, random_weights, tile_sums
 from kolmogate_sim.streams import drive, simulate, stalls
 
 MEMORY = 1 << 12
@@ -39,21 +39,12 @@ async def drain_tile(ctx: Any, dut: Any, config: MachineConfig, pauses: Iterator
     return np.array(values).reshape(config.rows, config.columns)
 
 
-def random_tile(config: MachineConfig, taps: int, source: random.Random) -> tuple[np.ndarray, np.ndarray]:
-    """Activations (taps, rows, columns) and weights (taps, columns); now and then the extremes only."""
-    shapes = (taps, config.rows, config.columns), (taps, config.columns)
-    draw = [np.frombuffer(source.randbytes(int(np.prod(shape))), np.int8).reshape(shape) for shape in shapes]
-    if source.random() < 0.3:
-        draw = [np.where(values < 0, -128, 127).astype(np.int8) for values in draw]
-    return draw[0], draw[1]
-
-
 def test_array(config: MachineConfig, source: random.Random) -> None:
     """Tiles follow each other at random intervals and are drained while the next is summed."""
     dut = MacArray(config)
     modes = list(product((0, 1), repeat=2))
     tiles = [
-        (word_mode, unit_weights, *random_tile(config, taps, source))
+        (word_mode, unit_weights, *random_tile(source, config, taps))
         for word_mode, unit_weights in modes
         for taps in (1, 1, 2, *(source.randrange(1, 30) for _ in range(4)))
     ]
@@ -113,17 +104,14 @@ def test_array(config: MachineConfig, source: random.Random) -> None:
         for word_mode, unit_weights, activations, weights in tiles:
             while not ctx.get(dut.captured):
                 await ctx.tick()
-            taps = activations.astype(np.int64) if word_mode else activations[:, :, :1].astype(np.int64)
-            factors = np.ones_like(weights) if unit_weights else weights
-            expected = np.sum(taps * factors.astype(np.int64)[:, None, :], axis=0)
+            expected = tile_sums(activations, weights, word_mode=word_mode, unit_weights=unit_weights)
             np.testing.assert_array_equal(await drain_tile(ctx, dut, config, pauses), expected)
             free = True
 
     async def time_captures(ctx: Any) -> None:
-        captured, cycle = 0, 0
+        cycle = 0
         async for _, _, seen in ctx.tick().sample(dut.captured):
             if seen:
-                captured += 1
                 assert entered.popleft() == cycle - 4
             cycle += 1
 
@@ -228,23 +216,19 @@ def run_layers(
 
 
 def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> None:
-    """Layers in both modes; some stream their weights, some have none."""
-    config = dataclasses.replace(config, column_buffer_depth=1024)
+    """Layers in both modes; some stream their weights, so that they may be deeper than the column buffer."""
+    config = dataclasses.replace(config, column_buffer_depth=64)
+    shapes = [{"word_mode": 1}, {"word_mode": 0, "run": source.randrange(1, 17)}]
     weights = [{"unit_weights": 1}, {"stream_weights": 1}, {}]
-    layers = [
-        random_layer(source, config, MEMORY, inner_count=2, outer_count=2, y_count=2, **shape, **kind)
-        for shape, kind in product(
-            [{"word_mode": 1}, {"word_mode": 0, "run": source.randrange(1, 20)}], weights
-        )
-    ]
-    source.shuffle(layers)
+    kinds = [{**shape, **kind} for shape, kind in product(shapes, weights)]
+    kinds.append({"word_mode": 0, "run": 20, "stream_weights": 1, "x_count": config.rows + 1, "y_count": 1})
+    source.shuffle(kinds)
+    layers = []
+    for kind in kinds:
+        channels = source.randrange(1, 2 * config.columns)
+        layer = {"inner_count": 2, "outer_count": 2, "y_count": 2, "channels": channels, **kind}
+        layers.append(random_layer(source, config, MEMORY, **layer))
     run_layers(config, layers, source)
-
-
-def test_filters_deeper_than_the_column_buffer(config: MachineConfig, source: random.Random) -> None:
-    config = dataclasses.replace(config, column_buffer_depth=8)
-    deep = {"word_mode": 0, "outer_count": 2, "inner_count": 1, "run": 13, "channels": config.columns + 3}
-    run_layers(config, [random_layer(source, config, MEMORY, stream_weights=1, **deep)], source)
 
 
 def test_a_tap_a_cycle(config: MachineConfig, source: random.Random) -> None:
@@ -265,6 +249,6 @@ def test_a_tap_a_cycle(config: MachineConfig, source: random.Random) -> None:
         **steps,
     )
     layer["input_base"] = layer["input_base"] // config.columns * config.columns
-    ideal = 2 * layer["taps"]
+    ideal = 2 * window_taps(layer)
     cycles = run_layers(config, [layer], source, stalled=False)
     assert ideal <= cycles <= 1.05 * ideal + 16

@@ -112,4 +112,4 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
     async def memory_bench(ctx: Any) -> None:
         await serve_reads(ctx, dut.port, memory, stalls(source))
 
-    simulate(dut, feed, cycles=100_000, background=[memory_bench])
+    simulate(dut, feed, cycles=30_000, background=[memory_bench])

