@@ -1,7 +1,7 @@
 """The generator lanes: weight rows from P0 programs."""
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import INSTRUCTION, P0
@@ -74,7 +74,7 @@ class WeightDecoder(wiring.Component):
             lanes.base.eq(self.literals),
         ]
 
-        # The instruction at work, and its rows but one that are left.
+        # The instruction at work; all its rows but one that are left.
         running = Signal()
         literal = Signal(reset_less=True)
         left = Signal(INSTRUCTION.widths["count"], reset_less=True)
@@ -90,12 +90,19 @@ class WeightDecoder(wiring.Component):
         ]
         with m.If(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
+        # The bits of a row are registered before their signs are extended.
+        bits = Signal(weight_row(self.config), reset_less=True)
+        highest = Signal.like(argument)
         with m.If(step):
             m.d.sync += [
                 self.o.valid.eq(1),
-                self.o.payload.as_value().eq(Mux(literal, lanes.row.as_value(), 0)),
+                bits.eq(Mux(literal, lanes.window.as_value(), 0)),
+                highest.eq(argument),
                 left.eq(left - 1),
             ]
+        for c in range(self.config.columns):
+            sign = bits[c].bit_select(highest, 1)
+            m.d.comb += self.o.payload[c].eq(Cat(Mux(k < highest, bits[c][k], sign) for k in range(8)))
         with m.If(free):
             m.d.sync += running.eq(0)
         with m.If(fetcher.take):
@@ -185,17 +192,17 @@ class InstructionFetcher(wiring.Component):
 
 
 class LiteralLanes(wiring.Component):
-    """Reads the literal stream ahead and gives each lane its next number.
+    """Reads the literal stream ahead and gives each lane its next bits.
 
-    A lane sees two bytes of its stream, the present and the following word's, and takes its number out of
-    them from a bit position that all lanes share.
+    A lane sees two bytes of its stream, the current and the following word's, from a bit position that all
+    lanes share.
 
     Members
     -------
     start, base : begin at word ``base``.
     argument : the numbers have ``argument + 1`` bits.
-    available, row : they are here, one a lane, two's complement.
-    take : on to the next.
+    available, window : they are here; each lane's is in the lowest bits of its byte.
+    take : on to the next numbers.
     """
 
     # Enough to cover the way from a word taken to its successor, for a word a cycle.
@@ -204,7 +211,7 @@ class LiteralLanes(wiring.Component):
     start: Signal
     argument: Signal
     available: Signal
-    row: data.View
+    window: data.View
     take: Signal
 
     def __init__(self, config: MachineConfig) -> None:
@@ -216,7 +223,7 @@ class LiteralLanes(wiring.Component):
                 "base": In(word_address_bits(config)),
                 "argument": In(INSTRUCTION.widths["argument"]),
                 "available": Out(1),
-                "row": Out(weight_row(config)),
+                "window": Out(weight_row(config)),
                 "take": In(1),
             }
         )
@@ -224,39 +231,59 @@ class LiteralLanes(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         columns = self.config.columns
-        m.submodules.queue = ResetInserter(self.start)(
-            queue := fifo.SyncFIFOBuffered(width=8 * columns, depth=self.WORDS)
+        # A read port with a register of its own, and the promise that no word is read while it is written:
+        # block RAM then needs no logic around it.
+        m.submodules.memory = words = memory.Memory(
+            shape=8 * columns, depth=self.WORDS, init=[], attrs={"no_rw_check": True}
         )
+        write = words.write_port()
+        read = words.read_port(domain="comb")
+        following = Signal(8 * columns, reset_less=True)
+        m.d.sync += following.eq(read.data)
 
-        # Requests while there is room for their answers: in the queue or on their way are all others.
+        # Requests as long as there is room for their answers.
         address = Signal(word_address_bits(self.config), reset_less=True)
         room = Signal(range(self.WORDS + 1))
         granted = Signal()
         awaited = Signal(2)
+        pop = Signal()
         m.d.comb += [
             self.port.request.valid.eq(room != 0),
             self.port.request.payload.eq(address),
             granted.eq(self.port.request.valid & self.port.request.ready),
-            queue.w_en.eq(awaited[-1]),
-            queue.w_data.eq(self.port.data),
         ]
         m.d.sync += [
             awaited.eq(Cat(granted, awaited)),
             address.eq(address + granted),
-            room.eq(room - granted + queue.r_en),
+            room.eq(room - granted + pop),
         ]
 
-        present = Signal(8 * columns, reset_less=True)
+        # A ring of words whose oldest is in `following`. Its pointers count modulo twice the depth.
+        written = Signal(range(2 * self.WORDS))
+        taken = Signal(range(2 * self.WORDS))
+        oldest = Signal.like(taken)
+        present = Signal()
+        m.d.comb += [
+            write.en.eq(awaited[-1]),
+            write.addr.eq(written),
+            write.data.eq(self.port.data),
+            oldest.eq(taken + pop),
+            read.addr.eq(oldest),
+        ]
+        # A word can be read from the cycle after it was written.
+        m.d.sync += [written.eq(written + write.en), taken.eq(oldest), present.eq(oldest != written)]
+
+        current = Signal(8 * columns, reset_less=True)
         primed = Signal()
         position = Signal(3)
         end = Signal(4)
         m.d.comb += [
             end.eq(position + self.argument + 1),
-            self.available.eq(primed & (~end[3] | queue.r_rdy)),
-            queue.r_en.eq(Mux(primed, self.take & end[3], queue.r_rdy)),
+            self.available.eq(primed & (~end[3] | present)),
+            pop.eq(Mux(primed, self.take & end[3], present)),
         ]
-        with m.If(queue.r_en):
-            m.d.sync += [present.eq(queue.r_data), primed.eq(1)]
+        with m.If(pop):
+            m.d.sync += [current.eq(following), primed.eq(1)]
         with m.If(self.take):
             m.d.sync += position.eq(end)
         with m.If(self.start):
@@ -264,18 +291,14 @@ class LiteralLanes(wiring.Component):
                 address.eq(self.base),
                 room.eq(self.WORDS),
                 awaited.eq(0),
+                written.eq(0),
+                taken.eq(0),
+                present.eq(0),
                 primed.eq(0),
                 position.eq(0),
             ]
 
         for c in range(columns):
             lane = slice(8 * c, 8 * c + 8)
-            bits = Signal(8, name=f"bits_{c}")
-            sign = Signal(name=f"sign_{c}")
-            m.d.comb += [
-                bits.eq(Cat(present[lane], queue.r_data[lane]) >> position),
-                sign.eq(bits.bit_select(self.argument, 1)),
-            ]
-            for k in range(8):
-                m.d.comb += self.row[c][k].eq(Mux(k < self.argument, bits[k], sign))
+            m.d.comb += self.window[c].eq(Cat(current[lane], following[lane]) >> position)
         return m

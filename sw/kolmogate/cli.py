@@ -25,7 +25,7 @@ from .files import require_folder
 from .image import Image
 from .network import Network
 from .programs.p0 import disassemble
-from .report import describe, format_layers
+from .report import describe, format_dropped, format_layers
 from .runtime import open as open_device
 from .tflite_import import load_tflite
 
@@ -198,6 +198,8 @@ def _inspect(options: argparse.Namespace) -> None:
         return
     print(f"{image.model}, compiled for {image.config.name}, exact")
     print(format_layers(report))
+    if image.dropped:
+        print(format_dropped(report))
     print(_summary(image, report))
     if listing is not None:
         print("\n".join(listing))

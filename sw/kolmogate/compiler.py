@@ -10,21 +10,29 @@ from .config import MachineConfig
 from .errors import InputError
 from .image import Activation, Image, LayerReport, Section
 from .isa import CONSTANTS, DESCRIPTOR, INSTRUCTION, P0, SHIFTS, Opcode
-from .network import Network
+from .network import Network, Weighted
 from .parameters import Parameters
 from .programs.p0 import Instruction, Program, assemble, literal_program
 from .schedule import Layer, Schedule, schedule
+from .simplify import simplify
 from .skeleton import skeleton
 
 __all__ = ["compile"]
 
 
 def compile(network: Network, config: MachineConfig) -> Image:
-    """The image of ``network`` for a machine.
+    """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`).
 
     Raises `InputError` that names the operation which the machine cannot run exactly, or says how many
     bytes of scratchpad the network is short of.
     """
+    weights = {
+        operation.output: operation.weights.size
+        for operation in network.operations
+        if isinstance(operation, Weighted)
+    }
+    simplified = simplify(network)
+    network = simplified.network
     plan = schedule(network, config)
     addresses = _allocate(plan, config)
     descriptors = _descriptors(plan, addresses, config)
@@ -62,7 +70,8 @@ def compile(network: Network, config: MachineConfig) -> Image:
         input=_activation(network, plan, addresses, plan.input),
         output=_activation(network, plan, addresses, plan.output),
         skeleton=skeleton(network),
-        layers=_reports(plan, programs, config),
+        layers=_reports(plan, programs, weights, config),
+        dropped=simplified.dropped,
     )
 
 
@@ -152,14 +161,15 @@ def _assemble(plan: Schedule, programs: list[list[Instruction]], config: Machine
 
 
 def _reports(
-    plan: Schedule, programs: list[list[Instruction]], config: MachineConfig
+    plan: Schedule, programs: list[list[Instruction]], weights: Mapping[str, int], config: MachineConfig
 ) -> tuple[LayerReport, ...]:
+    """What the layers cost; ``weights`` are those that each had before simplification, by output."""
     return tuple(
         LayerReport(
             name=layer.name,
             op=layer.op,
-            weights=layer.parameters.weights,
-            live_weights=layer.parameters.live_weights,
+            weights=weights.get(layer.output, 0),
+            live_weights=layer.parameters.weights,
             positions=layer.positions,
             bits=sum(
                 INSTRUCTION.bits + instruction.rows * instruction.bits * config.columns

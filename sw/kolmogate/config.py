@@ -74,13 +74,16 @@ class MachineConfig:
             self.scratchpad_bytes % self.columns == 0 and self.scratchpad_bytes <= 1 << 20,
             f"scratchpad_bytes must be whole words and at most 1 MiB, not {self.scratchpad_bytes}",
         )
-        require(self.scratchpad_ports in (1, 2), f"scratchpad_ports must be 1 or 2, not {self.scratchpad_ports}")
+        require(
+            self.scratchpad_ports in (1, 2), f"scratchpad_ports must be 1 or 2, not {self.scratchpad_ports}"
+        )
         require(
             power_of_two(self.column_buffer_depth),
             f"column_buffer_depth must be a power of two, not {self.column_buffer_depth}",
         )
         require(
-            20 <= self.accumulator_bits <= 26, f"accumulator_bits must be 20 to 26, not {self.accumulator_bits}"
+            20 <= self.accumulator_bits <= 26,
+            f"accumulator_bits must be 20 to 26, not {self.accumulator_bits}",
         )
 
     @property

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import checked_json as checked
 from . import skeleton
@@ -23,12 +23,15 @@ from .image import SECTIONS, Activation, Image, LayerReport, Section
 from .layout import Layout
 from .network import Tensor
 from .schedule import split_tail
+from .simplify import Dropped
 
 __all__ = ["from_bytes", "load_image", "save_image", "to_bytes"]
 
 MAGIC = b"\x89KG\r\n\x1a\n\x00"
 VERSION = 1
 HEADER = struct.Struct("<8sHII")
+
+T = TypeVar("T", MachineConfig, Dropped)
 
 
 def to_bytes(image: Image) -> bytes:
@@ -94,6 +97,7 @@ def _encode(image: Image) -> dict[str, Any]:
         "output": {"address": image.output.address, "layout": asdict(image.output.layout)},
         "network": skeleton.to_record(image.skeleton),
         "layers": [{**asdict(layer), "instructions": dict(layer.instructions)} for layer in image.layers],
+        "dropped": [asdict(dropped) for dropped in image.dropped],
     }
 
 
@@ -111,25 +115,27 @@ def _decode(host: object, device: bytes) -> Image:
     network = skeleton.from_record(checked.value(top, "network", dict))
     _, tail = split_tail(network)
     image = Image(
-        config=_config(checked.value(top, "config", dict)),
+        config=_flat(MachineConfig, checked.value(top, "config", dict)),
         sections=sections,
         input=_activation(top, "input", network.tensors[network.input]),
         output=_activation(top, "output", network.tensors[tail.input]),
         skeleton=network,
         layers=tuple(_layer(item) for item in checked.records(top, "layers")),
+        dropped=tuple(_flat(Dropped, item) for item in checked.records(top, "dropped")),
     )
     image.check()
     return image
 
 
-def _config(item: Mapping[str, Any]) -> MachineConfig:
+def _flat(kind: type[T], item: Mapping[str, Any]) -> T:
+    """A dataclass that holds strings and integers alone."""
     values: dict[str, Any] = {
         field.name: (
             checked.value(item, field.name, str) if field.type is str else checked.integer(item, field.name)
         )
-        for field in fields(MachineConfig)
+        for field in fields(kind)
     }
-    return MachineConfig(**values)
+    return kind(**values)
 
 
 def _activation(top: Mapping[str, Any], key: str, tensor: Tensor) -> Activation:

@@ -5,6 +5,8 @@ for, taps that the array takes, tiles that drain. Column groups after the second
 not played again. RTL simulation holds the total within 2%.
 """
 
+# ruff: noqa: B023 (the closure ends with the iteration that makes it)
+
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -57,7 +59,7 @@ class _Program:
 
     def take(self, rows: int, words_a_tap: float) -> list[float]:
         """When each of the next ``rows`` rows is there; activations need ``words_a_tap`` of the memory."""
-        times = []
+        times: list[float] = []
         for _ in range(rows):
             if not self.instructions:
                 return times
@@ -126,8 +128,8 @@ class _Group:
                 """Take taps up to (not including) ``to``."""
                 nonlocal tap, tap_time
                 while tap < to:
-                    end = min(min(queue[0][0] for queue in queues), to)  # noqa: B023
-                    begin = max(tap_time + 1, *(queue[0][1] for queue in queues))  # noqa: B023
+                    end = min(min(queue[0][0] for queue in queues), to)
+                    begin = max(tap_time + 1, *(queue[0][1] for queue in queues))
                     if weights:
                         begin = max(begin, int(weights[tap]) + _ROW_TO_TAP)
                         tap_time = max(begin + end - tap - 1, int(weights[end - 1]) + _ROW_TO_TAP)
@@ -136,7 +138,7 @@ class _Group:
                     if last and end == to:
                         tap_time = max(tap_time, drained + 1)
                     tap = end
-                    for r, queue in enumerate(queues):  # noqa: B023
+                    for r, queue in enumerate(queues):
                         if queue[0][0] == tap:
                             queue.popleft()
                             pops[r].append(tap_time)

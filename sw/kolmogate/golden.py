@@ -27,6 +27,7 @@ from .network import (
     Reshape,
     Softmax,
     Tensor,
+    Weighted,
     Window,
 )
 from .quantisation import quantise_multiplier
@@ -133,9 +134,7 @@ def _product(rows: npt.NDArray[Any], weights: Int8Array, zero_point: int) -> Int
     return result
 
 
-def accumulate(
-    operation: Conv2D | DepthwiseConv2D | Dense, x: Int8Array, source: Tensor, output: Tensor
-) -> Int64Array:
+def accumulate(operation: Weighted, x: Int8Array, source: Tensor, output: Tensor) -> Int64Array:
     """The accumulators, bias included, of ``x`` read as ``source``: (batch, *output shape)."""
     match operation:
         case Conv2D():
@@ -157,9 +156,7 @@ def accumulate(
     return total.reshape(len(x), *output.shape)
 
 
-def finish(
-    operation: Conv2D | DepthwiseConv2D | Dense, accumulators: Int64Array, output: Tensor
-) -> Int8Array:
+def finish(operation: Weighted, accumulators: Int64Array, output: Tensor) -> Int8Array:
     """The outputs that these accumulators give; they never fall as accumulators rise."""
     scale = operation.requantisation
     scaled = requantise(accumulators, scale.multiplier, scale.shift, isinstance(operation, Dense))

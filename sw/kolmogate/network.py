@@ -30,6 +30,7 @@ __all__ = [
     "Reshape",
     "Softmax",
     "Tensor",
+    "Weighted",
     "Window",
     "accumulator_bounds",
 ]
@@ -66,7 +67,9 @@ class Tensor:
             math.isfinite(self.scale) and self.scale > 0,
             f"{title} must have a positive finite scale, not {self.scale}",
         )
-        _require(-128 <= self.zero_point <= 127, f"{title} must have an int8 zero point, not {self.zero_point}")
+        _require(
+            -128 <= self.zero_point <= 127, f"{title} must have an int8 zero point, not {self.zero_point}"
+        )
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,10 @@ class Dense(Operation):
     bias: Int32Array
     requantisation: Requantisation
     clamp: tuple[int, int]
+
+
+Weighted = Conv2D | DepthwiseConv2D | Dense
+"""Operations with weights of their own."""
 
 
 @dataclass(frozen=True)
@@ -274,9 +281,7 @@ class Network:
         _require(self.output in written, f"no operation writes the network's output {self.output!r}")
 
 
-def accumulator_bounds(
-    operation: Conv2D | DepthwiseConv2D | Dense, zero_point: int
-) -> tuple[Int64Array, Int64Array]:
+def accumulator_bounds(operation: Weighted, zero_point: int) -> tuple[Int64Array, Int64Array]:
     """Least and greatest accumulator, bias included, of each output channel over all int8 inputs.
 
     ``zero_point`` is the input's. Padding counts as zero, which lies between the bounds.
@@ -350,7 +355,7 @@ def _check_window(window: Window, source: Tensor, output: Tensor, channels: int)
     _check_output_shape(output, (*size, channels))
 
 
-def _check_products(operation: Conv2D | DepthwiseConv2D | Dense, source: Tensor, channels: int) -> None:
+def _check_products(operation: Weighted, source: Tensor, channels: int) -> None:
     """Bias, scales and accumulators of the operations that have weights."""
     _check_array(operation.bias, "bias", np.int32, (channels,))
     _check_requantisation(operation.requantisation, channels)

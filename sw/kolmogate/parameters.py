@@ -13,17 +13,13 @@ import numpy.typing as npt
 
 from .config import MachineConfig
 from .errors import InputError
-from .golden import requantise
 from .isa import CONSTANTS, SHIFTS
 from .machine_arithmetic import constants_from_tflite
-from .network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Int8Array, Operation, accumulator_bounds
+from .network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Int8Array, Operation, Weighted
 
-__all__ = ["Parameters", "Weighted", "average_constants", "parameters", "row_count", "weights_of_rows"]
+__all__ = ["Parameters", "average_constants", "parameters", "row_count", "weights_of_rows"]
 
 Int64Array = npt.NDArray[np.int64]
-
-Weighted = Conv2D | DepthwiseConv2D | Dense
-"""Operations with weights of their own."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +34,8 @@ class Parameters:
         As in `isa.CONSTANTS`.
     rows : int8 array (groups, taps, columns) or None
         Weights in the order of the program, zeros beyond the last channel; None where all are 1.
-    weights, live_weights : int
-        Weights of the network's own, and those of them in channels whose output is not constant.
+    weights : int
+        Weights of the network's own.
     """
 
     fields: Mapping[str, int]
@@ -48,7 +44,6 @@ class Parameters:
     shift: Int64Array
     rows: Int8Array | None = field(repr=False)
     weights: int
-    live_weights: int
 
 
 def parameters(
@@ -63,7 +58,7 @@ def parameters(
             constants = average_constants(operation.window.size[0] * operation.window.size[1])
             fields = {"unit_weights": 1, "single_rounding": 1, **_clamp(operation.clamp)}
             bias, multiplier, shift = (np.full(channels, value) for value in (0, *constants))
-            return Parameters(fields, bias, multiplier, shift, None, 0, 0)
+            return Parameters(fields, bias, multiplier, shift, None, 0)
         case Conv2D() | DepthwiseConv2D() | Dense():
             filters = _filters(operation)
         case _:
@@ -73,39 +68,15 @@ def parameters(
         "zero_point": zero_points[1],
         **_clamp(operation.clamp),
     }
-    fixed, value = _fixed_channels(operation, *zero_points)
-    filters = np.where(fixed[:, np.newaxis], np.int8(0), filters)
     wide = filters.astype(np.int64)
     bias = operation.bias.astype(np.int64) - zero_points[0] * wide.sum(axis=1)
-    bias = np.where(fixed, value, bias)
     try:
-        # A scale of 1 makes the output of a fixed channel its bias.
-        multiplier, shift = constants_from_tflite(
-            np.where(fixed, 1 << 30, operation.requantisation.multiplier),
-            np.where(fixed, 1, operation.requantisation.shift),
-        )
+        scale = operation.requantisation
+        multiplier, shift = constants_from_tflite(scale.multiplier, scale.shift)
     except InputError as error:
         raise InputError(f"{operation.kind} {operation.name!r}: {error}") from None
     _check_range(operation, wide, bias, config)
-    rows = _rows(filters, config.columns)
-    live = filters.size - int(fixed.sum()) * filters.shape[1]
-    return Parameters(fields, bias, multiplier, shift, rows, filters.size, live)
-
-
-def _fixed_channels(
-    operation: Weighted, input_zero_point: int, output_zero_point: int
-) -> tuple[npt.NDArray[np.bool_], Int64Array]:
-    """Which channels give one output whatever the input is, and that output less the zero point.
-
-    Requantisation never falls as the accumulator rises, so its ends decide. Quantised networks have such
-    channels, some with biases that no accumulator holds; they need no weights.
-    """
-    scale, single = operation.requantisation, isinstance(operation, Dense)
-    low, high = (
-        np.clip(requantise(end, scale.multiplier, scale.shift, single) + output_zero_point, *operation.clamp)
-        for end in accumulator_bounds(operation, input_zero_point)
-    )
-    return low == high, low - output_zero_point
+    return Parameters(fields, bias, multiplier, shift, _rows(filters, config.columns), filters.size)
 
 
 def _clamp(clamp: tuple[int, int]) -> dict[str, int]:

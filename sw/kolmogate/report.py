@@ -6,7 +6,7 @@ from typing import Any
 from .cycles import cycles
 from .image import Image
 
-__all__ = ["describe", "format_layers", "format_table", "short_name"]
+__all__ = ["describe", "format_dropped", "format_layers", "format_table", "short_name"]
 
 NAME_WIDTH = 28
 
@@ -65,3 +65,28 @@ def format_layers(report: dict[str, Any]) -> str:
     ]
     header = ("layer", "operator", "weights", "bytes", "bits/weight", "MACs", "cycles", "utilisation")
     return format_table(header, rows)
+
+
+def format_dropped(report: dict[str, Any]) -> str:
+    """What simplification took from each operation of a `describe` report, as a table, and why."""
+    rows = [
+        (
+            short_name(lost["name"]),
+            lost["op"],
+            lost["channels"],
+            lost["constant"],
+            lost["unread"],
+            lost["frozen"],
+            lost["weights"],
+            lost["macs"],
+        )
+        for lost in report["dropped"]
+    ]
+    header = ("dropped from", "operator", "channels", "constant", "unread", "frozen", "weights", "MACs")
+    return "\n".join(
+        [
+            format_table(header, rows),
+            "constant: folded into the biases of what reads them; unread: nothing reads them;"
+            " frozen: stay, without weights",
+        ]
+    )

@@ -19,9 +19,10 @@ from .network import (
     Operation,
     Requantisation,
     Tensor,
+    Weighted,
     Window,
 )
-from .parameters import Weighted, row_count, weights_of_rows
+from .parameters import row_count, weights_of_rows
 from .programs.p0 import Program, count_rows, decode
 
 __all__ = ["from_record", "regenerate", "skeleton", "to_record"]

@@ -200,7 +200,7 @@ def test_silence_lasts_as_long_as_asked(link):
 
 @pytest.mark.skipif(
     not all(map(verilate._has_header, verilate._WAVES_HEADERS)),
-    reason="waveforms need zlib.h and lz4.h: install them, for example with `apt install zlib1g-dev liblz4-dev`",
+    reason="waveforms need zlib.h and lz4.h: `apt install zlib1g-dev liblz4-dev`",
 )
 def test_waves_are_complete_when_closed(tmp_path):
     waves = tmp_path / "device.fst"
@@ -274,16 +274,28 @@ def test_a_library_is_compiled_once(echo, monkeypatch):
     assert os.listdir(echo.parent) == [echo.name]
 
 
-def test_a_damaged_library_is_compiled_again(echo, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:5000],
+        lambda content: content[:-1],
+        lambda content: content[:1000] + bytes((content[1000] ^ 1,)) + content[1001:],
+    ],
+)
+def test_a_damaged_library_is_compiled_again(echo, monkeypatch, tmp_path, damage):
     content, built = echo.read_bytes(), []
 
     def build(component, driver, waves, library):
-        library.write_bytes(content if built else content[:1000])
+        library.write_bytes(content)
         built.append(library)
 
     monkeypatch.setattr(verilate, "_build", build)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "kolmogate").mkdir()
+    damaged = tmp_path / "kolmogate" / echo.name
+    damaged.write_bytes(damage(content))
     with SimulatedLink(Echo(), 1000) as link:
         link.write(b"hello")
         assert link.read(1) == b"hello"
-    assert built == [tmp_path / "kolmogate" / echo.name] * 2
+    assert built == [damaged]

@@ -111,6 +111,7 @@ REPORT_KEYS = {
     "live_weights",
     "macs",
     "live_macs",
+    "dropped",
     "cycles",
     "layers",
 }

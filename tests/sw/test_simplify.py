@@ -6,6 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from kolmogate import golden
+from kolmogate.compiler import compile
+from kolmogate.config import configuration
+from kolmogate.container import from_bytes, to_bytes
 from kolmogate.errors import InputError
 from kolmogate.network import (
     Add,
@@ -25,6 +28,7 @@ from kolmogate.network import (
     Window,
 )
 from kolmogate.random_network import KINDS, random_network
+from kolmogate.report import format_dropped
 from kolmogate.simplify import Dropped, simplify
 from kolmogate.simplify.intervals import ranges
 from kolmogate.tflite_import import load_tflite
@@ -352,6 +356,23 @@ def test_channel_stays_for_all_tensors_around_an_addition_if_one_is_read():
     assert (lost["b"].unread, lost["b"].frozen, lost["a"].frozen) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("kind", ["conv", "dense"])
+def test_channel_that_only_fills_a_shape_reads_nothing(kind):
+    build = Build(1, 1, 3)
+    add = getattr(build, kind)
+    for name, source in (("z", "x"), ("a", "x"), ("b", "z")):
+        add(name, source, 2)
+    # One channel of "b" for each of "z".
+    build.operations[-1].weights[..., :] = np.eye(2).reshape(build.operations[-1].weights.shape)
+    build.total("s", "a", "b")
+    add("c", "s", 2)
+    build.operations[-1].weights[..., 0] = 0
+    add("d", "a", 2)
+    small, lost = simplified(build.total("e", "c", "d"))
+    assert channels(small) == {"x": 3, "z": 1, "a": 2, "b": 2, "s": 2, "c": 2, "d": 2, "e": 2}
+    assert (lost["z"].unread, lost["b"].frozen) == (1, 1)
+
+
 def test_depthwise_multiplier():
     """An input goes with all its outputs, not with some."""
     build = Build(5, 6, 3).conv("a", "x", 4).depthwise("b", "a", multiplier=2, size=3).conv("c", "b", 2)
@@ -455,3 +476,21 @@ def test_network_without_operations_that_can_be_simplified(chain):
     network = chain(5).softmax().network()
     assert simplify(network).network == network
     assert simplify(network).dropped == ()
+
+
+def test_image_tells_what_was_dropped(infer):
+    build = Build(5, 6, 3).conv("a", "x", 4, constant={1: -40}).conv("b", "a", 5)
+    build.operations[-1].weights[..., 3] = 0
+    network = build.network()
+    image = from_bytes(to_bytes(compile(network, configuration("up5k"))))
+    assert image.dropped == simplify(network).dropped
+    report = image.report()
+    assert (report["weights"], report["live_weights"]) == (12 + 20, 6 + 10)
+    assert (report["macs"], report["live_macs"]) == (30 * 32, 30 * 16)
+    header, first, second, legend = (line.split() for line in format_dropped(report).splitlines())
+    assert " ".join(header) == "dropped from operator channels constant unread frozen weights MACs"
+    assert first == ["a", "CONV_2D", "4", "1", "1", "0", "6", "180"]
+    assert second == ["b", "CONV_2D", "5", "0", "0", "0", "10", "300"]
+    assert legend[0] == "constant:"
+    x = difficult_inputs(network, 2, seed=1)
+    assert (infer(image, x) == golden.run(network, x)).all()

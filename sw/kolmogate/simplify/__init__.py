@@ -9,9 +9,9 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-from ..network import DepthwiseConv2D, Network, Operation
+from ..network import DepthwiseConv2D, Network, Operation, Weighted
 from .channels import drop_channels, drop_operations
-from .folding import Weighted, fold_constants
+from .folding import fold_constants
 from .intervals import constant_channels, ranges
 
 __all__ = ["Dropped", "Simplified", "simplify"]

@@ -11,8 +11,18 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ..network import Conv2D, Dense, DepthwiseConv2D, Network, Operation, Requantisation, Reshape, Softmax
-from .folding import Weighted, freeze
+from ..network import (
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Network,
+    Operation,
+    Requantisation,
+    Reshape,
+    Softmax,
+    Weighted,
+)
+from .folding import freeze
 
 __all__ = ["drop_channels", "drop_operations"]
 

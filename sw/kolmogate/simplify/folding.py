@@ -14,12 +14,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ..network import Conv2D, Dense, DepthwiseConv2D, Int8Array, Network, Requantisation
+from ..network import Conv2D, Dense, DepthwiseConv2D, Int8Array, Network, Requantisation, Weighted
 from .intervals import constant_channels
 
-__all__ = ["Weighted", "fold_constants", "freeze"]
-
-Weighted = Conv2D | DepthwiseConv2D | Dense
+__all__ = ["fold_constants", "freeze"]
 
 
 def fold_constants(network: Network, bounds: Mapping[str, Int8Array]) -> Network:

@@ -1,0 +1,154 @@
+"""cocotb benches on the Verilog that Amaranth emits, on every simulator there is.
+
+Verilator always; Icarus where it is installed. Each run leaves a JUnit file and, if the bench failed, a
+waveform in ``build/benches``, or in the folder that ``KOLMOGATE_RESULTS`` names. The seed is printed;
+``KOLMOGATE_SEED`` repeats a run.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from amaranth.back import verilog
+from amaranth.lib import wiring
+from cocotb_tools.runner import get_runner
+from kolmogate.errors import ToolMissingError
+
+from .streams import seed
+from .verilate import verilator_root
+
+__all__ = ["parameters", "run_bench", "simulators"]
+
+_PARAMETERS = "KOLMOGATE_BENCH_PARAMETERS"
+
+
+def simulators() -> list[str]:
+    """The simulators that benches run on here."""
+    return ["verilator"] + ["icarus"] * (shutil.which("iverilog") is not None)
+
+
+def parameters() -> dict[str, Any]:
+    """Inside a bench: the parameters that `run_bench` was given."""
+    return json.loads(os.environ[_PARAMETERS])
+
+
+def run_bench(component: wiring.Component, module: str, simulator: str, **parameters: Any) -> None:
+    """Run the cocotb tests of a module on a component.
+
+    Parameters
+    ----------
+    component : Component
+        The device under test; its Verilog has ports ``clk``, ``rst`` and its own.
+    module : str
+        Dotted name of the module that holds the tests.
+    simulator : str
+        One of `simulators`.
+    parameters : JSON values
+        What the bench needs to know of the component; it calls `parameters`.
+
+    Raises `AssertionError` if a test fails, with the seed and the waveform in the message, and
+    `ToolMissingError` if there is nothing to compile with.
+    """
+    if shutil.which("make") is None or shutil.which("g++") is None:
+        raise ToolMissingError(
+            "g++ and make are needed: install them, for example with `apt install g++ make`"
+        )
+    words = [module.rsplit(".")[-1], *(f"{key}-{value}" for key, value in parameters.items()), simulator]
+    name = "_".join(words)
+    results = Path(os.environ.get("KOLMOGATE_RESULTS", "build/benches")).absolute()
+    results.mkdir(parents=True, exist_ok=True)
+    for old in results.glob(f"{name}.*"):
+        old.unlink()
+    print(f"{name}: KOLMOGATE_SEED={seed()}")
+    with tempfile.TemporaryDirectory(prefix="kolmogate-") as folder, _tools(Path(folder)):
+        source = Path(folder, "top.v")
+        source.write_text(verilog.convert(component, name="top", strip_internal_attrs=True))
+        environment = {_PARAMETERS: json.dumps(parameters)}
+        report = results / f"{name}.xml"
+        failures = _run(source, module, simulator, report, environment, waves=False)
+        if not failures:
+            return
+        # Waves are slow, so only the repetition that is known to fail writes them.
+        _run(source, module, simulator, report, environment, waves=True)
+        waves = [
+            shutil.copy(path, results / f"{name}{path.suffix}")
+            for path in Path(folder).rglob("*")
+            if path.suffix in (".vcd", ".fst")
+        ]
+    raise AssertionError(
+        f"{name}: {', '.join(failures)}; repeat it with KOLMOGATE_SEED={seed()}; "
+        f"waveform: {', '.join(map(str, waves)) or 'none'}; report: {report}"
+    )
+
+
+def _run(
+    source: Path, module: str, simulator: str, report: Path, environment: Mapping[str, str], *, waves: bool
+) -> list[str]:
+    """Build and simulate; returns the names of the tests that failed."""
+    runner = get_runner(simulator)
+    folder = source.parent / ("waves" if waves else "plain")
+    try:
+        runner.build(
+            sources=[source],
+            hdl_toplevel="top",
+            build_dir=folder,
+            build_args=["-Wno-fatal", "-Wno-lint", "-Wno-style"] if simulator == "verilator" else [],
+            timescale=("1ns", "1ps"),
+            waves=waves,
+            log_file=folder.with_suffix(".build.log"),
+        )
+    except SystemExit:
+        raise AssertionError(folder.with_suffix(".build.log").read_text()) from None
+    try:
+        runner.test(
+            test_module=module,
+            hdl_toplevel="top",
+            hdl_toplevel_lang="verilog",
+            seed=seed(),
+            extra_env=environment,
+            results_xml=str(report),
+            waves=waves,
+            timescale=("1ns", "1ps"),
+        )
+    except (SystemExit, RuntimeError) as error:
+        if not report.exists():
+            return [f"the simulator ended early ({error})"]
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    failed = [
+        case.get("name", "?")
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
+    ]
+    return failed if cases else [f"{module} holds no tests"]
+
+
+@contextmanager
+def _tools(folder: Path) -> Iterator[None]:
+    """An environment in which cocotb finds Verilator's program itself, whose front script needs Perl."""
+    root, tools = verilator_root(), folder / "tools"
+    tools.mkdir()
+    (tools / "verilator").symlink_to(root / "bin" / "verilator_bin")
+    changes = {
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "VERILATOR_ROOT": str(root),
+        # Its makefiles call a Python by the name it had where they were packaged. The run-time library,
+        # compiled anew for each bench, takes longer to optimise than optimising it saves.
+        "MAKEFLAGS": f"PYTHON3={sys.executable} OPT_GLOBAL=-O0",
+    }
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

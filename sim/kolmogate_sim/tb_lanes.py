@@ -1,0 +1,127 @@
+"""cocotb bench of the weight decoder: random programs against the golden rows.
+
+Inputs change at the falling edge and everything is sampled when they have settled, so that nothing depends
+on the order in which a simulator handles the events of a rising edge.
+"""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.triggers import FallingEdge, ReadOnly
+from kolmogate.config import configuration
+from kolmogate.programs.p0 import decode
+
+from .bench import parameters
+from .stimuli import random_program
+from .streams import StreamMonitor, seed, stalls
+
+WATCHDOG_CYCLES = 20_000
+
+
+class Port:
+    """The memory behind one of the decoder's read ports."""
+
+    def __init__(self, dut: Any, name: str, columns: int, pauses: Iterator[bool]) -> None:
+        self.ports = {
+            part: getattr(dut, f"{name}__{part}")
+            for part in ("request__valid", "request__ready", "request__payload", "valid", "data")
+        }
+        self.columns = columns
+        self.pauses = pauses
+        self.noise = random.Random(seed())
+        self.content = b""
+        self.base = 0
+        self.answers: list[int | None] = [None, None]
+
+    def load(self, content: bytes, base: int) -> None:
+        self.content, self.base = content, base
+
+    def idle(self) -> None:
+        for part in ("request__ready", "valid", "data"):
+            self.ports[part].value = 0
+
+    def drive(self) -> None:
+        """Answer the read that was granted two cycles ago; grant or stall the present one."""
+        answer = self.answers.pop(0)
+        self.ports["valid"].value = answer is not None
+        self.ports["data"].value = self.noise.getrandbits(8 * self.columns) if answer is None else answer
+        self.ports["request__ready"].value = not next(self.pauses)
+
+    def observe(self) -> None:
+        granted = int(self.ports["request__valid"].value) and int(self.ports["request__ready"].value)
+        if granted:
+            place = (int(self.ports["request__payload"].value) - self.base) * self.columns
+            word = self.content[place : place + self.columns]
+            # Beyond the program lies what lies there.
+            self.answers.append(
+                int.from_bytes(word, "little") if word else self.noise.getrandbits(8 * self.columns)
+            )
+        else:
+            self.answers.append(None)
+
+
+@cocotb.test()
+async def random_programs(dut: Any) -> None:
+    """Programs one after the other, the next started at the end of one or in its midst."""
+    config = configuration(parameters()["target"])
+    source = random.Random(seed())
+    Clock(dut.clk, 10, "ns").start()
+    ports = {
+        name: Port(dut, f"{port}_port", config.columns, stalls(source))
+        for name, port in (("code", "code"), ("literals", "literal"))
+    }
+    dut.start.value = dut.o__ready.value = 0
+    dut.rst.value = 1
+    for port in ports.values():
+        port.idle()
+    for _ in range(2):
+        await FallingEdge(dut.clk)
+    dut.rst.value = 0
+
+    pauses = stalls(source)
+    for _ in range(60):
+        lengths = [source.choice((1, 2, 7, 8, source.randrange(1, 40))) for _ in range(source.randrange(12))]
+        program, weights = random_program(source, config.columns, lengths)
+        assert np.array_equal(decode(program, config.columns), weights)
+        # Some programs are abandoned; others are watched a little beyond their end.
+        rows = source.randrange(len(weights) + 1) if source.randrange(3) == 0 else len(weights)
+        idle = 0 if rows < len(weights) else 50
+        monitor = StreamMonitor("o")
+        received = 0
+        for cycle in range(WATCHDOG_CYCLES):
+            if received == rows:
+                idle -= 1
+                if idle < 0:
+                    break
+            await FallingEdge(dut.clk)
+            for name, port in ports.items():
+                if cycle == 0:
+                    base = source.randrange(1 << 10)
+                    port.load(getattr(program, name), base)
+                    getattr(dut, name).value = base
+                port.drive()
+            dut.start.value = int(cycle == 0)
+            dut.o__ready.value = int(cycle > 0 and not next(pauses))
+            await ReadOnly()
+            if cycle == 0:
+                # What was under way is abandoned at the end of this cycle.
+                for port in ports.values():
+                    port.answers.append(port.noise.getrandbits(8 * config.columns))
+                continue
+            for port in ports.values():
+                port.observe()
+            valid, ready = int(dut.o__valid.value), int(dut.o__ready.value)
+            payload = int(dut.o__payload.value) if valid else 0
+            monitor.observe(valid, ready, payload)
+            if valid and ready:
+                assert received < len(weights), "a row beyond the end of the program"
+                got = np.frombuffer(payload.to_bytes(config.columns, "little"), np.int8)
+                assert got.tolist() == weights[received].tolist(), f"row {received} of {program}"
+                received += 1
+        else:
+            raise AssertionError("the decoder stopped")
+        assert not int(dut.error.value)

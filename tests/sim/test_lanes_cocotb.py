@@ -1,0 +1,13 @@
+"""The emitted Verilog of the weight decoder under cocotb."""
+
+import pytest
+from kolmogate.config import configuration
+from kolmogate_hw.lanes import WeightDecoder
+from kolmogate_sim.bench import run_bench, simulators
+
+
+@pytest.mark.cocotb
+@pytest.mark.parametrize("simulator", simulators())
+@pytest.mark.parametrize("target", ["up5k", "ecp5-45f"])
+def test_lanes(target: str, simulator: str) -> None:
+    run_bench(WeightDecoder(configuration(target)), "kolmogate_sim.tb_lanes", simulator, target=target)
