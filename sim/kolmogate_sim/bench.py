@@ -72,8 +72,8 @@ def run_bench(component: wiring.Component, module: str, simulator: str, **parame
         source = Path(folder, "top.v")
         text = verilog.convert(component, name="top", strip_internal_attrs=True)
         if simulator == "icarus":
-            # It leaves `always @*` at X until something in it changes. Yosys puts a register into each that is
-            # meant to change at time 0; it only does if it is set once the blocks wait for it.
+            # It leaves `always @*` at X until something in it changes. Yosys puts a register into each that
+            # is meant to change at time 0; it only does if it is set once the blocks wait for it.
             text = re.sub(r"reg (\\\S*verilog_backend\S*)\s+= 0;", r"reg \1 ; initial #0 \1 = 0;", text)
         source.write_text(text)
         environment = {_PARAMETERS: json.dumps(parameters)}
