@@ -171,8 +171,8 @@ def _constants(parameters: Parameters, config: MachineConfig) -> bytes:
 def _program(layer: Layer) -> list[Instruction]:
     """The shortest program of a layer's weights; none where it takes no weights.
 
-    Where each row is used once, the array waits for short instructions: fetching the next one takes longer, so
-    that an instruction must save the literals of a row there.
+    Where each row is used once, the array waits for short instructions, as it takes longer to fetch the next
+    one: an instruction must save the literals of a row there.
     """
     rows = layer.parameters.rows
     if rows is None:
