@@ -51,10 +51,12 @@ def compile(network: Network, config: MachineConfig) -> Image:
             f" bytes and its activations {activations} of {config.scratchpad_bytes}, {missing} bytes are"
             " missing; choose a larger target or a smaller network"
         )
-    bases = {}
+    # What is empty has an address too, which must be in the scratchpad.
+    bases = dict.fromkeys(sizes, start)
     for name, size in sizes.items():
-        bases[name] = start
-        start += size
+        if size:
+            bases[name] = start
+            start += size
     contents = {
         "descriptors": b"".join(_pack(fields, bases["constants"], config) for fields in descriptors),
         "constants": b"".join(_constants(layer.parameters, config) for layer in plan.layers),
