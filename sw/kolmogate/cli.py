@@ -16,7 +16,7 @@ from typing import Any
 
 from . import golden
 from .arrays import load_inputs, save_outputs
-from .compiler import compile
+from .compiler import OBJECTIVES, compile
 from .config import CONFIGURATIONS, configuration
 from .container import load_image, save_image
 from .demo import demo
@@ -83,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--exact", action="store_true", help="give the reference's output to the bit, or refuse (the default)"
     )
+    command.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default="balanced",
+        help="what the programs are chosen for; balanced: the smallest within 5%% of the fastest (balanced)",
+    )
+    command.add_argument(
+        "--max-cycles", type=int, metavar="N", help="the smallest image that takes at most N cycles"
+    )
     command.set_defaults(command=_compile)
 
     command = commands.add_parser("run", parents=[common], help="run an image on inputs")
@@ -113,7 +122,9 @@ def _demo(options: argparse.Namespace) -> None:
 def _compile(options: argparse.Namespace) -> None:
     config = configuration(options.target)
     require_folder(options.output)
-    image = compile(load_tflite(options.model), config)
+    image = compile(
+        load_tflite(options.model), config, objective=options.objective, max_cycles=options.max_cycles
+    )
     report = describe(image)
     save_image(image, options.output)
     if options.json:

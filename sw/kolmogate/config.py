@@ -29,6 +29,8 @@ class MachineConfig:
         1: reads and writes share it. 2: both read, and one also writes; divides ``rows``.
     column_buffer_depth : int
         Weights each column can hold; a power of two.
+    entropy_engines : int
+        0 or 1: whether weight programs may hold coded rows.
     accumulator_bits : int
         Width of an accumulator, two's complement.
     clock_hz : int
@@ -45,6 +47,7 @@ class MachineConfig:
     column_buffer_depth: int
     clock_hz: int
     accumulator_bits: int = 26
+    entropy_engines: int = 1
 
     def __post_init__(self) -> None:
         def require(condition: bool, rule: str) -> None:
@@ -82,6 +85,7 @@ class MachineConfig:
             power_of_two(self.column_buffer_depth),
             f"column_buffer_depth must be a power of two, not {self.column_buffer_depth}",
         )
+        require(self.entropy_engines in (0, 1), f"entropy_engines must be 0 or 1, not {self.entropy_engines}")
         require(
             20 <= self.accumulator_bits <= 26,
             f"accumulator_bits must be 20 to 26, not {self.accumulator_bits}",
