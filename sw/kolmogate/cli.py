@@ -24,7 +24,7 @@ from .errors import KolmogateError, UsageError
 from .files import require_folder
 from .image import Image
 from .network import Network
-from .programs.p0 import disassemble
+from .programs.reader import disassemble
 from .report import describe, format_dropped, format_layers
 from .runtime import open as open_device
 from .tflite_import import load_tflite
@@ -203,7 +203,7 @@ def _run(options: argparse.Namespace) -> None:
 def _inspect(options: argparse.Namespace) -> None:
     image = load_image(options.image)
     report = describe(image)
-    listing = disassemble(image.program()) if options.programs else None
+    listing = disassemble(image.program(), image.config.columns) if options.programs else None
     if options.json:
         _print_json(report if listing is None else {**report, "listing": listing})
         return

@@ -26,12 +26,12 @@ __all__ = [
     "check_rows",
     "code_words",
     "coded",
-    "disassemble",
     "execute",
     "literal",
     "loop",
     "predict",
     "records",
+    "walk",
     "zero",
 ]
 
@@ -190,8 +190,8 @@ class Program:
     literals: bytes
 
 
-def execute(words: npt.NDArray[np.uint16]) -> Iterator[Instruction]:
-    """The instructions in the order in which they run, LOOP among them, to END and with it.
+def walk(words: npt.NDArray[np.uint16]) -> Iterator[tuple[int, Instruction]]:
+    """The instructions in the order in which they run, LOOP among them, to END and with it, and their places.
 
     Raises `InputError` if one is unknown, `ProgramEnd` if there is no END. It may never end: whoever takes
     instructions counts them.
@@ -199,7 +199,7 @@ def execute(words: npt.NDArray[np.uint16]) -> Iterator[Instruction]:
     place, looping = 0, 0
     while place < len(words):
         instruction = Instruction.of(int(words[place]))
-        yield instruction
+        yield place, instruction
         if instruction.op == P0.END:
             return
         place += 1
@@ -208,6 +208,11 @@ def execute(words: npt.NDArray[np.uint16]) -> Iterator[Instruction]:
             if looping:
                 place = (place - instruction.argument - 1) % len(words)
     raise ProgramEnd("the weight program has no END: it is cut short or not a program")
+
+
+def execute(words: npt.NDArray[np.uint16]) -> Iterator[Instruction]:
+    """The instructions of `walk` alone."""
+    return (instruction for _, instruction in walk(words))
 
 
 def code_words(program: Program) -> npt.NDArray[np.uint16]:
@@ -265,18 +270,6 @@ def assemble(instructions: Sequence[Instruction], rows: Int8Array, columns: int)
             )
     made = sum(instruction.rows for instruction in execute(words))
     raise InputError(f"the instructions make {made} rows, but there are {len(rows)}")
-
-
-def disassemble(program: Program) -> list[str]:
-    """One line an instruction, as stored, END included, with the number of the first row it makes."""
-    lines, row = [], 0
-    for word in code_words(program):
-        instruction = Instruction.of(int(word))
-        lines.append(f"{row:8}  {instruction}")
-        row += instruction.rows
-        if instruction.op == P0.END:
-            return lines
-    raise InputError("the weight program has no END: it is cut short or not a program")
 
 
 def check_rows(rows: Int8Array, columns: int) -> None:

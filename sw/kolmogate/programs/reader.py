@@ -9,9 +9,9 @@ import numpy.typing as npt
 from ..errors import InputError
 from ..isa import P0
 from .entropy import Decoder, Reference
-from .p0 import RECORD_REFERENCES, Instruction, Program, ProgramEnd, code_words, execute
+from .p0 import RECORD_REFERENCES, Instruction, Program, ProgramEnd, code_words, execute, walk
 
-__all__ = ["Reader", "count_rows", "decode", "steps"]
+__all__ = ["Reader", "count_rows", "decode", "disassemble", "steps"]
 
 Int8Array = npt.NDArray[np.int8]
 
@@ -40,7 +40,7 @@ class Reader:
         entropy_engine: bool = True,
         cycles: int = FETCH_CYCLES * LONGEST,
     ) -> None:
-        self._instructions = execute(words)
+        self._instructions = walk(words)
         self._left = cycles // FETCH_CYCLES
         self._columns = columns
         self._entropy_engine = entropy_engine
@@ -50,6 +50,8 @@ class Reader:
         self._references = [Reference(), Reference()]
         self._weights: deque[Int8Array] = deque()
         self._records: deque[Int8Array] = deque()
+        self.place = 0
+        """Number of the instruction that ran last."""
         self.literal_bits = 0
         """Bits a lane that were read of the literals."""
 
@@ -90,7 +92,7 @@ class Reader:
         """Run the next instruction that makes rows, which are then there to be taken; raises as `weights`."""
         while self._left > 0:
             self._left -= 1
-            instruction = next(self._instructions)
+            self.place, instruction = next(self._instructions)
             if instruction.op == P0.END:
                 raise ProgramEnd("the weight program ends before the last layer")
             if instruction.op == P0.PREDICT:
@@ -160,6 +162,40 @@ def steps(program: Program, columns: int) -> list[tuple[Instruction, float]]:
             return made
         taken = reader.engine_cycles - before
         made.append((instruction, taken / instruction.rows if instruction.is_coded else 1.0))
+
+
+def disassemble(program: Program, columns: int) -> list[str]:
+    """One line an instruction as it is stored, END included: how often it runs, and in all the rows that it
+    makes, the bytes of the streams that it takes beside its own two, and cycles.
+
+    Raises `InputError` if the program holds an unknown instruction or has no END.
+    """
+    stored: list[Instruction] = []
+    for word in code_words(program):
+        stored.append(Instruction.of(int(word)))
+        if stored[-1].op == P0.END:
+            break
+    count_rows(program)
+    memory = np.frombuffer(program.coded + program.literals + bytes(columns), np.uint8)
+    reader = Reader(code_words(program), memory, len(program.coded), columns)
+    runs, bits, times = (np.zeros(len(stored), np.int64) for _ in range(3))
+    while True:
+        before = reader.literal_bits * columns + reader.coded_bits, reader.engine_cycles
+        try:
+            instruction = reader.step()
+        except ProgramEnd:
+            break
+        runs[reader.place] += 1
+        bits[reader.place] += reader.literal_bits * columns + reader.coded_bits - before[0]
+        times[reader.place] += (reader.engine_cycles - before[1]) or instruction.rows
+    lines = [f"{'place':>6}  {'instruction':44} {'runs':>5} {'rows':>7} {'bytes':>8} {'cycles':>9}"]
+    for place, one in enumerate(stored):
+        line = f"{place:6}  {one!s:44}"
+        if one.rows:
+            rows = runs[place] * one.rows
+            line += f" {runs[place]:5} {rows:7} {bits[place] / 8:8.1f} {times[place]:9}"
+        lines.append(line)
+    return lines
 
 
 def count_rows(program: Program) -> tuple[int, int]:
