@@ -1,6 +1,6 @@
 """Output positions in raster order, as the drain and the writer count them."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -21,7 +21,7 @@ class BatchCounter(wiring.Component):
     next_position : the present position is finished; also sets the batch back to 0.
     batch : the batch within the position.
     last_batch : no live channel follows in this column group.
-    live : channels of this group from this batch's first on (at least 1).
+    live : which of the batch's outputs belong to live channels; never none.
     at_line_end, last_position, last_group : what the present position is the last of.
     """
 
@@ -45,7 +45,7 @@ class BatchCounter(wiring.Component):
                 "next_position": In(1),
                 "batch": Out(range(config.columns // config.requantisers)),
                 "last_batch": Out(1),
-                "live": Out(12),
+                "live": Out(config.requantisers),
                 "at_line_end": Out(1),
                 "last_position": Out(1),
                 "last_group": Out(1),
@@ -56,30 +56,35 @@ class BatchCounter(wiring.Component):
         m = Module()
         config, descriptor = self.config, self.descriptor
         batches = config.columns // config.requantisers
+        lane_bits = config.columns.bit_length() - 1
+        batch_bits = config.requantisers.bit_length() - 1
+        # Both count from 1, so that they meet the descriptor's fields as these are.
         x = Signal(12, reset_less=True)
         y = Signal(12, reset_less=True)
-        group_channels = Signal(12, reset_less=True)
+        channels_left = Signal(12, reset_less=True)
+        # Of the last group's channels, the last one's place.
+        last = Signal(lane_bits)
+        last_batch = Signal.like(self.batch)
         m.d.comb += [
-            self.at_line_end.eq(x == descriptor.x_count - 1),
-            self.last_position.eq(self.at_line_end & (y == descriptor.y_count - 1)),
-            self.last_group.eq(group_channels <= config.columns),
-            self.last_batch.eq((self.batch == batches - 1) | (self.live <= config.requantisers)),
+            self.at_line_end.eq(x == descriptor.x_count),
+            self.last_position.eq(self.at_line_end & (y == descriptor.y_count)),
+            self.last_group.eq(channels_left <= config.columns),
+            last.eq(channels_left - 1),
+            last_batch.eq(Mux(self.last_group, last[batch_bits:], batches - 1)),
+            self.last_batch.eq(self.batch == last_batch),
+        ]
+        m.d.comb += [
+            self.live[q].eq(~(self.last_group & self.last_batch) | (last[:batch_bits] >= q))
+            for q in range(config.requantisers)
         ]
         with m.If(self.next_batch):
-            m.d.sync += [self.batch.eq(self.batch + 1), self.live.eq(self.live - config.requantisers)]
+            m.d.sync += self.batch.eq(self.batch + 1)
         with m.If(self.next_position):
-            m.d.sync += [self.batch.eq(0), self.live.eq(group_channels), x.eq(x + 1)]
+            m.d.sync += [self.batch.eq(0), x.eq(x + 1)]
             with m.If(self.at_line_end):
-                m.d.sync += [x.eq(0), y.eq(y + 1)]
+                m.d.sync += [x.eq(1), y.eq(y + 1)]
             with m.If(self.last_position):
-                following = group_channels - config.columns
-                m.d.sync += [y.eq(0), group_channels.eq(following), self.live.eq(following)]
+                m.d.sync += [y.eq(1), channels_left.eq(channels_left - config.columns)]
         with m.If(self.start):
-            m.d.sync += [
-                x.eq(0),
-                y.eq(0),
-                self.batch.eq(0),
-                self.live.eq(descriptor.channels),
-                group_channels.eq(descriptor.channels),
-            ]
+            m.d.sync += [x.eq(1), y.eq(1), self.batch.eq(0), channels_left.eq(descriptor.channels)]
         return m

@@ -5,6 +5,8 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 
+from .cells import ICE40_ULTRAPLUS, family
+from .cells.spram import spram_memory
 from .ports import ReadPort, word_address_bits, write_port
 
 __all__ = ["Scratchpad", "ScratchpadMemory"]
@@ -13,8 +15,8 @@ __all__ = ["Scratchpad", "ScratchpadMemory"]
 class ScratchpadMemory(wiring.Component):
     """The bare memory; reads answer one cycle after `read_enable`.
 
-    With one port (``config.scratchpad_ports``) a write cycle must not read. This is the portable form;
-    boards replace it by their vendor's cells.
+    With one port (``config.scratchpad_ports``) a write cycle must not read. On the iCE40 UltraPlus it is made
+    of SPRAM.
     """
 
     read_enable: Signal
@@ -39,6 +41,8 @@ class ScratchpadMemory(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
+        if family(platform) is ICE40_ULTRAPLUS:
+            return spram_memory(self)
         m = Module()
         config = self.config
         m.submodules.memory = words = memory.Memory(

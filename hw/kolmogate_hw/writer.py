@@ -78,37 +78,33 @@ class OutputWriter(wiring.Component):
                 address.eq(descriptor.output_base),
             ]
 
-        # The word being collected, and the slot of it that this batch fills.
-        collected = Signal(8 * config.columns, reset_less=True)
+        # The word being collected, and which of its bytes are there. The port takes it in the cycle after the
+        # last, in which the next may begin.
+        word = Signal(8 * config.columns, reset_less=True)
         mask = Signal(config.columns)
-        merged = Signal(8 * config.columns)
-        merged_mask = Signal(config.columns)
-        live = Signal(lanes)
-        slot = address[batch_bits:lane_bits]
-        m.d.comb += [live[q].eq(counter.live > q) for q in range(lanes)]
-        for s in range(slots):
-            span, bytes_ = slice(8 * lanes * s, 8 * lanes * (s + 1)), slice(lanes * s, lanes * (s + 1))
-            here = Signal(name=f"slot_{s}")
-            m.d.comb += [
-                here.eq(slot == s),
-                merged[span].eq(Mux(here, self.i.payload.as_value(), collected[span])),
-                merged_mask[bytes_].eq(Mux(here, live, mask[bytes_])),
-            ]
+        filled = Signal(config.columns)
         flush = Signal()
         finished = Signal()
-        m.d.comb += flush.eq(self.i.valid & (counter.last_batch | (slot == slots - 1)))
+        slot = address[batch_bits:lane_bits]
+        for s in range(slots):
+            here = Signal(name=f"slot_{s}")
+            m.d.comb += [
+                here.eq(self.i.valid & (slot == s)),
+                filled[lanes * s : lanes * (s + 1)].eq(Mux(here, counter.live, 0)),
+            ]
+            with m.If(here):
+                m.d.sync += word[8 * lanes * s : 8 * lanes * (s + 1)].eq(self.i.payload.as_value())
+        m.d.comb += [
+            flush.eq(self.i.valid & (counter.last_batch | (slot == slots - 1))),
+            self.port.payload.data.eq(word),
+            self.port.payload.mask.eq(mask),
+        ]
         m.d.sync += [
+            mask.eq(Mux(self.port.valid, 0, mask) | filled),
             self.port.valid.eq(flush),
             finished.eq(flush & counter.last_batch & counter.last_position & counter.last_group),
             self.done.eq(finished),
         ]
-        with m.If(self.i.valid):
-            m.d.sync += [collected.eq(merged), mask.eq(merged_mask)]
         with m.If(flush):
-            m.d.sync += [
-                self.port.payload.address.eq(address[lane_bits:]),
-                self.port.payload.data.eq(merged),
-                self.port.payload.mask.eq(merged_mask),
-                mask.eq(0),
-            ]
+            m.d.sync += self.port.payload.address.eq(address[lane_bits:])
         return m

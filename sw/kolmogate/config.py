@@ -31,6 +31,8 @@ class MachineConfig:
         Weights each column can hold; a power of two.
     accumulator_bits : int
         Width of an accumulator, two's complement.
+    tile_gap : bool
+        The array rests for a cycle after a tile, so that accumulators in multiplier cells can be cleared.
     clock_hz : int
         Nominal clock of the boards that carry this configuration.
     """
@@ -45,6 +47,7 @@ class MachineConfig:
     column_buffer_depth: int
     clock_hz: int
     accumulator_bits: int = 26
+    tile_gap: bool = False
 
     def __post_init__(self) -> None:
         def require(condition: bool, rule: str) -> None:
@@ -99,7 +102,7 @@ class MachineConfig:
 CONFIGURATIONS = {
     config.name: config
     for config in (
-        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 512, 36_000_000),
+        MachineConfig("up5k", 2, 8, 1, 16, 128 << 10, 1, 512, 36_000_000, tile_gap=True),
         MachineConfig("ecp5-25f", 4, 8, 2, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-85f", 4, 32, 8, 32, 320 << 10, 2, 1024, 80_000_000),
