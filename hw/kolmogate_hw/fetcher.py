@@ -48,7 +48,8 @@ class WindowFetcher(wiring.Component):
         lane_bits = columns.bit_length() - 1
         address = ADDRESS_BITS
 
-        # Where the walk is: column group, position, row of the tile, run of the window, word of the run.
+        # Where the walk is: column group, position, row of the tile, run of the window, word of the run. What
+        # ends at a count of the descriptor is counted from 1, so that it meets it as it is.
         walking = Signal()
         channels_left = Signal(12, reset_less=True)
         group_base = Signal(address, reset_less=True)
@@ -76,8 +77,8 @@ class WindowFetcher(wiring.Component):
         visit = Signal(address)
         m.d.comb += [
             placing.eq(first_run & first_word),
-            at_x_end.eq(x == descriptor.x_count - 1),
-            at_end.eq(at_x_end & (y == descriptor.y_count - 1)),
+            at_x_end.eq(x == descriptor.x_count),
+            at_end.eq(at_x_end & (y == descriptor.y_count)),
             last_row.eq(Mux(placing, at_end | (row == rows - 1), row == live_last)),
             visit.eq(Mux(placing, position, Array(bases)[row] + word_offset)),
         ]
@@ -116,8 +117,8 @@ class WindowFetcher(wiring.Component):
         last_inner = Signal()
         last_outer = Signal()
         m.d.comb += [
-            last_inner.eq(inner == descriptor.inner_count - 1),
-            last_outer.eq(outer == descriptor.outer_count - 1),
+            last_inner.eq(inner == descriptor.inner_count),
+            last_outer.eq(outer == descriptor.outer_count),
         ]
         # Answers come two cycles after the grant; their tags wait as long.
         tag = Signal(RunLayout(config))
@@ -148,7 +149,7 @@ class WindowFetcher(wiring.Component):
                         m.d.sync += bases[r].eq(position)
                 m.d.sync += [live_last.eq(row), final_tile.eq(at_end)]
                 with m.If(at_x_end):
-                    m.d.sync += [x.eq(0), y.eq(y + 1), position.eq(position + descriptor.input_wrap)]
+                    m.d.sync += [x.eq(1), y.eq(y + 1), position.eq(position + descriptor.input_wrap)]
                 with m.Else():
                     m.d.sync += [x.eq(x + 1), position.eq(position + descriptor.input_step)]
             m.d.sync += [row.eq(row + 1), again.eq(again | more)]
@@ -170,7 +171,7 @@ class WindowFetcher(wiring.Component):
                     with m.Else():
                         next_outer = outer_offset + descriptor.outer_step
                         m.d.sync += [
-                            inner.eq(0),
+                            inner.eq(1),
                             outer.eq(outer + 1),
                             outer_offset.eq(next_outer),
                             run_offset.eq(next_outer),
@@ -178,7 +179,7 @@ class WindowFetcher(wiring.Component):
                         ]
                         with m.If(last_outer):
                             m.d.sync += [
-                                outer.eq(0),
+                                outer.eq(1),
                                 outer_offset.eq(0),
                                 run_offset.eq(0),
                                 word_offset.eq(0),
@@ -188,8 +189,8 @@ class WindowFetcher(wiring.Component):
                             with m.If(Mux(placing, at_end, final_tile)):
                                 next_base = group_base + Mux(descriptor.word_mode, columns, 0)
                                 m.d.sync += [
-                                    x.eq(0),
-                                    y.eq(0),
+                                    x.eq(1),
+                                    y.eq(1),
                                     group_base.eq(next_base),
                                     position.eq(next_base),
                                     channels_left.eq(channels_left - columns),
@@ -201,11 +202,11 @@ class WindowFetcher(wiring.Component):
                 channels_left.eq(descriptor.channels),
                 group_base.eq(descriptor.input_base),
                 position.eq(descriptor.input_base),
-                x.eq(0),
-                y.eq(0),
+                x.eq(1),
+                y.eq(1),
                 row.eq(0),
-                outer.eq(0),
-                inner.eq(0),
+                outer.eq(1),
+                inner.eq(1),
                 outer_offset.eq(0),
                 run_offset.eq(0),
                 word_offset.eq(0),

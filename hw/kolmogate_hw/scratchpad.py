@@ -1,6 +1,9 @@
 """The scratchpad: one memory for activations, programs and constants, and its arbiter."""
 
-from amaranth.hdl import C, Module, Signal, ValueLike
+from functools import reduce
+from operator import or_
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -15,7 +18,7 @@ __all__ = ["Scratchpad", "ScratchpadMemory"]
 class ScratchpadMemory(wiring.Component):
     """The bare memory; reads answer one cycle after `read_enable`.
 
-    With one port (``config.scratchpad_ports``) a write cycle must not read. On the iCE40 UltraPlus it is made
+    With one port (``config.scratchpad_ports``) a write cycle must not read, and the addresses are one. On the iCE40 UltraPlus it is made
     of SPRAM.
     """
 
@@ -92,8 +95,9 @@ class Scratchpad(wiring.Component):
 
         # Whether a client of higher priority asks for the write port (True) or the read port (False).
         busy: dict[bool, ValueLike] = {True: C(0), False: C(0)}
-        m.d.sync += memory.write_mask.eq(0)
-        m.d.sync += memory.read_enable.eq(0)
+        # What is granted, port by port: the others are gated to 0, so that an OR merges them.
+        addresses: dict[bool, list[Value]] = {True: [], False: []}
+        masks, words, enables = [], [], []
         for name in self.clients:
             client = getattr(self, name)
             writes = name in self.writers
@@ -103,16 +107,32 @@ class Scratchpad(wiring.Component):
             m.d.comb += [request.ready.eq(~higher), granted.eq(request.valid & request.ready)]
             busy[writes] = busy[writes] | request.valid
             if writes:
-                with m.If(granted):
-                    m.d.sync += [
-                        memory.write_mask.eq(client.payload.mask),
-                        memory.write_address.eq(client.payload.address),
-                        memory.write_data.eq(client.payload.data),
-                    ]
+                addresses[True].append(gated(granted, client.payload.address))
+                masks.append(gated(granted, client.payload.mask))
+                words.append(gated(granted, client.payload.data))
             else:
-                with m.If(granted):
-                    m.d.sync += [memory.read_enable.eq(1), memory.read_address.eq(client.request.payload)]
+                addresses[False].append(gated(granted, client.request.payload))
+                enables.append(granted)
                 requested = Signal(name=f"{name}_requested")
                 m.d.sync += [requested.eq(granted), client.valid.eq(requested)]
                 m.d.comb += client.data.eq(memory.read_data)
+        if config.scratchpad_ports == 1:
+            addresses = dict.fromkeys(addresses, addresses[False] + addresses[True])
+        m.d.sync += [
+            memory.read_enable.eq(Cat(enables).any()),
+            memory.read_address.eq(merged(addresses[False])),
+            memory.write_mask.eq(merged(masks)),
+            memory.write_address.eq(merged(addresses[True])),
+            memory.write_data.eq(merged(words)),
+        ]
         return m
+
+
+def gated(enable: Value, value: Value) -> Value:
+    """The value, or 0."""
+    return Mux(enable, value, 0)
+
+
+def merged(values: list[Value]) -> Value:
+    """The OR of values of which one at most is not 0."""
+    return reduce(or_, values, C(0))

@@ -1,6 +1,6 @@
 """The sequencer: reads layer descriptors and starts the units that execute them."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -67,7 +67,7 @@ class Sequencer(wiring.Component):
         ]
         with m.If(self.port.valid):
             m.d.sync += [
-                storage.eq(Cat(storage[8 * columns :], self.port.data)),
+                storage.word_select(loaded, 8 * columns).eq(self.port.data),
                 loaded.eq(loaded + 1),
             ]
         with m.FSM():

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Mux, Signal
+from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal
 from kolmogate.config import MachineConfig
 from kolmogate.errors import UsageError
 
@@ -26,12 +26,8 @@ def spram_memory(memory: Any) -> Module:
             f"not {config.scratchpad_ports} and {config.scratchpad_words}"
         )
     m = Module()
-    writing = Signal()
     address = Signal(range(WORDS))
-    m.d.comb += [
-        writing.eq(memory.write_mask.any()),
-        address.eq(Mux(writing, memory.write_address, memory.read_address)),
-    ]
+    m.d.comb += address.eq(memory.read_address)
     for index in range(8 * config.columns // _BITS):
         span = slice(_BITS * index, _BITS * (index + 1))
         # A mask bit stands for four bits.
@@ -40,7 +36,7 @@ def spram_memory(memory: Any) -> Module:
             "SB_SPRAM256KA",
             i_CLOCK=ClockSignal(),
             i_CHIPSELECT=Const(1, 1),
-            i_WREN=writing,
+            i_WREN=~memory.read_enable,
             i_MASKWREN=Cat(low, low, high, high),
             i_ADDRESS=address,
             i_DATAIN=memory.write_data[span],
