@@ -8,7 +8,7 @@ from kolmogate.isa import DESCRIPTOR
 
 from .constants_buffer import ConstantsBuffer
 from .ports import ReadPort, write_port
-from .positions import BatchCounter
+from .positions import BatchCounter, place_layout
 from .records import struct_layout
 from .requantiser import Requantiser
 from .writer import OutputWriter
@@ -74,6 +74,10 @@ class Drain(wiring.Component):
             requantiser.i.payload.constants.eq(constants.constants),
             self.done.eq(writer.done),
         ]
+        # The writer never makes the requantisers wait, so that a batch's place is as long under way as it.
+        places = [Signal(place_layout(config), name=f"place_{k}", reset_less=True) for k in range(requantiser.latency)]
+        m.d.sync += [after.eq(before) for before, after in zip([counter.last, *places], places)]
+        m.d.comb += writer.last.eq(places[-1])
 
         # `draining` offers a batch; `skipping` shifts the dead columns of a position out of the way. The
         # batch address runs one cycle ahead of the batch, for the constants memory.
@@ -87,13 +91,13 @@ class Drain(wiring.Component):
         m.d.comb += [
             requantiser.i.valid.eq(draining & ~skipping & constants.ready),
             transfer.eq(requantiser.i.valid & requantiser.i.ready),
-            tile_end.eq(counter.last_position | (row == config.rows - 1)),
+            tile_end.eq(counter.last.position | (row == config.rows - 1)),
             self.shift.eq(transfer | skipping),
-            counter.next_batch.eq(transfer & ~counter.last_batch),
-            counter.next_position.eq(transfer & counter.last_batch),
-            self.drained.eq(transfer & counter.last_batch & tile_end),
+            counter.next_batch.eq(transfer & ~counter.last.batch),
+            counter.next_position.eq(transfer & counter.last.batch),
+            self.drained.eq(transfer & counter.last.batch & tile_end),
             constants.batch.eq(counter.batch),
-            constants.release.eq(counter.next_position & counter.last_position),
+            constants.release.eq(counter.next_position & counter.last.position),
             row_end.eq(column == batches - 1),
         ]
         with m.If(counter.next_batch):
@@ -104,7 +108,7 @@ class Drain(wiring.Component):
             m.d.sync += column.eq(column + 1)
             with m.If(row_end):
                 m.d.sync += [column.eq(0), skipping.eq(0)]
-        with m.If(transfer & counter.last_batch):
+        with m.If(transfer & counter.last.batch):
             m.d.sync += [row.eq(row + 1), skipping.eq(~row_end)]
             with m.If(tile_end):
                 m.d.sync += [draining.eq(0), skipping.eq(0), row.eq(0), column.eq(0)]

@@ -7,7 +7,7 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
 
 from .ports import write_port
-from .positions import BatchCounter
+from .positions import place_layout
 from .records import struct_layout
 
 __all__ = ["OutputWriter"]
@@ -17,10 +17,11 @@ class OutputWriter(wiring.Component):
     """Collects batches of Q outputs of neighbouring channels into words and writes them.
 
     Output positions start at multiples of Q bytes. ``i`` is always ready: the write port must grant at
-    once (highest priority). ``done`` is high for one cycle when the layer's last word has been written.
+    once (highest priority). ``last`` is the place of the batch at ``i``. ``done`` is high for one cycle when the layer's last word has been written.
     """
 
     i: stream.Interface
+    last: data.View
     start: Signal
     done: Signal
 
@@ -30,6 +31,7 @@ class OutputWriter(wiring.Component):
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
+                "last": In(place_layout(config)),
                 "i": In(stream.Signature(data.ArrayLayout(8, config.requantisers))),
                 "port": Out(write_port(config)),
                 "done": Out(1),
@@ -44,27 +46,20 @@ class OutputWriter(wiring.Component):
         lane_bits = config.columns.bit_length() - 1
         batch_bits = lanes.bit_length() - 1
 
-        m.submodules.counter = counter = BatchCounter(config)
-        m.d.comb += [
-            counter.start.eq(self.start),
-            counter.descriptor.eq(descriptor),
-            counter.next_batch.eq(self.i.valid & ~counter.last_batch),
-            counter.next_position.eq(self.i.valid & counter.last_batch),
-            self.i.ready.eq(1),
-        ]
-
+        last = self.last
+        m.d.comb += self.i.ready.eq(1)
         position = Signal(ADDRESS_BITS, reset_less=True)
         group = Signal(ADDRESS_BITS, reset_less=True)
         address = Signal(ADDRESS_BITS, reset_less=True)
         with m.If(self.i.valid):
             m.d.sync += address.eq(address + lanes)
-            with m.If(counter.last_batch):
+            with m.If(last.batch):
                 following = Signal(ADDRESS_BITS)
                 m.d.comb += following.eq(
-                    position + Mux(counter.at_line_end, descriptor.output_wrap, descriptor.output_step)
+                    position + Mux(last.line, descriptor.output_wrap, descriptor.output_step)
                 )
                 m.d.sync += [position.eq(following), address.eq(following)]
-                with m.If(counter.last_position):
+                with m.If(last.position):
                     next_group = group + config.columns
                     m.d.sync += [
                         group.eq(next_group),
@@ -90,19 +85,19 @@ class OutputWriter(wiring.Component):
             here = Signal(name=f"slot_{s}")
             m.d.comb += [
                 here.eq(self.i.valid & (slot == s)),
-                filled[lanes * s : lanes * (s + 1)].eq(Mux(here, counter.live, 0)),
+                filled[lanes * s : lanes * (s + 1)].eq(Mux(here, last.live, 0)),
             ]
             with m.If(here):
                 m.d.sync += word[8 * lanes * s : 8 * lanes * (s + 1)].eq(self.i.payload.as_value())
         m.d.comb += [
-            flush.eq(self.i.valid & (counter.last_batch | (slot == slots - 1))),
+            flush.eq(self.i.valid & (last.batch | (slot == slots - 1))),
             self.port.payload.data.eq(word),
             self.port.payload.mask.eq(mask),
         ]
         m.d.sync += [
             mask.eq(Mux(self.port.valid, 0, mask) | filled),
             self.port.valid.eq(flush),
-            finished.eq(flush & counter.last_batch & counter.last_position & counter.last_group),
+            finished.eq(flush & last.batch & last.position & last.group),
             self.done.eq(finished),
         ]
         with m.If(flush):

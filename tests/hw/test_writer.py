@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
 from kolmogate.config import MachineConfig
 from kolmogate_hw.positions import BatchCounter
 from kolmogate_hw.writer import OutputWriter
@@ -66,11 +68,11 @@ def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], sourc
                     await ctx.tick()
                 last_batch = batch == config.columns // config.requantisers - 1 or live <= config.requantisers
                 assert ctx.get(dut.batch) == batch
-                assert ctx.get(dut.live) == (1 << min(live, config.requantisers)) - 1
-                assert ctx.get(dut.last_batch) == last_batch
-                assert ctx.get(dut.at_line_end) == (position % layer["x_count"] == layer["x_count"] - 1)
-                assert ctx.get(dut.last_position) == (position == count - 1)
-                assert ctx.get(dut.last_group) == (group == groups(config, layer) - 1)
+                assert ctx.get(dut.last.live) == (1 << min(live, config.requantisers)) - 1
+                assert ctx.get(dut.last.batch) == last_batch
+                assert ctx.get(dut.last.line) == (position % layer["x_count"] == layer["x_count"] - 1)
+                assert ctx.get(dut.last.position) == (position == count - 1)
+                assert ctx.get(dut.last.group) == (group == groups(config, layer) - 1)
                 ctx.set(dut.next_batch, not last_batch)
                 ctx.set(dut.next_position, last_batch)
                 await ctx.tick()
@@ -80,8 +82,35 @@ def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], sourc
     simulate(dut, bench, cycles=20_000)
 
 
+class CountedWriter(wiring.Component):
+    """The writer with a counter that tells it the places of batches."""
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.writer = OutputWriter(config)
+        self.counter = BatchCounter(config)
+        members = dict(self.writer.signature.members)
+        del members["last"]
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.writer = writer = self.writer
+        m.submodules.counter = counter = self.counter
+        wiring.connect(m, wiring.flipped(self.i), writer.i)
+        wiring.connect(m, writer.port, wiring.flipped(self.port))
+        for part in (writer, counter):
+            m.d.comb += [part.start.eq(self.start), part.descriptor.eq(self.descriptor)]
+        m.d.comb += [
+            writer.last.eq(counter.last),
+            counter.next_batch.eq(self.i.valid & ~counter.last.batch),
+            counter.next_position.eq(self.i.valid & counter.last.batch),
+            self.done.eq(writer.done),
+        ]
+        return m
+
+
 def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source: random.Random) -> None:
-    dut = OutputWriter(config)
+    dut = CountedWriter(config)
     memory = random_memory(source, MEMORY)
     expected = memory.copy()
     written: list[int] = []
