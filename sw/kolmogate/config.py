@@ -102,7 +102,7 @@ class MachineConfig:
 CONFIGURATIONS = {
     config.name: config
     for config in (
-        MachineConfig("up5k", 2, 8, 1, 16, 128 << 10, 1, 512, 36_000_000, accumulator_bits=24, tile_gap=True),
+        MachineConfig("up5k", 2, 8, 1, 8, 128 << 10, 1, 512, 36_000_000, accumulator_bits=24, tile_gap=True),
         MachineConfig("ecp5-25f", 4, 8, 2, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-85f", 4, 32, 8, 32, 320 << 10, 2, 1024, 80_000_000),
