@@ -42,21 +42,14 @@ class Core(wiring.Component):
         stop = Signal()
         m.d.comb += stop.eq(abort | aborted.any())
         m.d.sync += aborted.eq(Cat(abort, aborted))
-        m.submodules.scratchpad = scratchpad = Scratchpad(
-            config,
-            [
-                "outputs",
-                "activations",
-                "constants",
-                "code",
-                "literals",
-                "descriptors",
-                "fill",
-                "host_write",
-                "host_read",
-            ],
-            {"outputs", "fill", "host_write"},
-        )
+        # The port that writes has the fetcher's visits to every second row; without a second port it has all.
+        readers = ["activations_0", "residual", "constants", "code", "literals", "descriptors", "host_read"]
+        writers = ["outputs", "fill", "host_write"]
+        if config.scratchpad_ports == 1:
+            clients = [["outputs", *readers[:-1], *writers[1:], readers[-1]]]
+        else:
+            clients = [readers, ["outputs", "activations_1", *writers[1:]]]
+        m.submodules.scratchpad = scratchpad = Scratchpad(config, clients, set(writers))
         sequencer = Sequencer(config)
         fetcher = WindowFetcher(config)
         decoder = WeightDecoder(config)
@@ -70,7 +63,9 @@ class Core(wiring.Component):
             m.submodules[name] = ResetInserter(stop | sequencer.start)(part)
 
         wiring.connect(m, drain.write_port, scratchpad.outputs)
-        wiring.connect(m, fetcher.port, scratchpad.activations)
+        for lane, port in enumerate(fetcher.ports):
+            wiring.connect(m, port, getattr(scratchpad, f"activations_{lane}"))
+        wiring.connect(m, drain.residual_port, scratchpad.residual)
         wiring.connect(m, drain.constants_port, scratchpad.constants)
         wiring.connect(m, decoder.code_port, scratchpad.code)
         wiring.connect(m, decoder.literal_port, scratchpad.literals)
@@ -96,12 +91,14 @@ class Core(wiring.Component):
             fetcher.start.eq(sequencer.start_layer),
             drain.start.eq(sequencer.start_layer),
             filler.start.eq(sequencer.start_fill),
+            drain.start_residual.eq(sequencer.start_residual),
+            drain.residual.eq(sequencer.residual),
             fetcher.descriptor.eq(sequencer.descriptor),
             compute.descriptor.eq(sequencer.descriptor),
             drain.descriptor.eq(sequencer.descriptor),
             filler.descriptor.eq(sequencer.descriptor),
-            compute.push.eq(fetcher.push),
-            compute.run.eq(fetcher.run),
+            *(compute.push[lane].eq(push) for lane, push in enumerate(fetcher.push)),
+            *(compute.run[lane].eq(run) for lane, run in enumerate(fetcher.run)),
             fetcher.pop.eq(compute.pop),
             drain.captured.eq(compute.captured),
             compute.drained.eq(drain.drained),

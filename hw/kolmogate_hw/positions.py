@@ -1,4 +1,4 @@
-"""Output positions in raster order, in the order of draining."""
+"""Output positions in raster order, as the drain and the writer count them."""
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring

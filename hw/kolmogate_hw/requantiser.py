@@ -5,7 +5,6 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import CONSTANTS, SHIFTS
-from kolmogate.machine_arithmetic import requantiser_interval
 
 from .records import struct_layout
 
@@ -62,13 +61,6 @@ class Requantiser(wiring.Component):
                 "o": Out(stream.Signature(data.ArrayLayout(8, config.requantisers))),
             }
         )
-
-    @property
-    def latency(self) -> int:
-        """Cycles from a batch's transfer at ``i`` to its outputs at ``o``, as long as those are taken at once."""
-        if self.config.requantiser_digit_bits == 32:
-            return PipelinedMultiplier.LATENCY + RoundingUnit.LATENCY + 1
-        return requantiser_interval(self.config) + SerialMultiplier.LATENCY + RoundingUnit.LATENCY + 1
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

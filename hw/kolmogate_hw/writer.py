@@ -7,7 +7,7 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
 
 from .ports import write_port
-from .positions import place_layout
+from .positions import BatchCounter
 from .records import struct_layout
 
 __all__ = ["OutputWriter"]
@@ -17,13 +17,14 @@ class OutputWriter(wiring.Component):
     """Collects batches of Q outputs of neighbouring channels into words and writes them.
 
     Output positions start at multiples of Q bytes. ``i`` is always ready: the write port must grant at
-    once (highest priority). ``last`` is the place of the batch at ``i``. ``done`` is high for one cycle when the layer's last word has been written.
+    once (highest priority). ``done`` is high for one cycle when the layer's last word has been written.
+    ``address`` is where the next batch goes.
     """
 
     i: stream.Interface
-    last: data.View
     start: Signal
     done: Signal
+    address: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -31,10 +32,10 @@ class OutputWriter(wiring.Component):
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
-                "last": In(place_layout(config)),
                 "i": In(stream.Signature(data.ArrayLayout(8, config.requantisers))),
                 "port": Out(write_port(config)),
                 "done": Out(1),
+                "address": Out(ADDRESS_BITS),
             }
         )
 
@@ -46,11 +47,18 @@ class OutputWriter(wiring.Component):
         lane_bits = config.columns.bit_length() - 1
         batch_bits = lanes.bit_length() - 1
 
-        last = self.last
-        m.d.comb += self.i.ready.eq(1)
+        m.submodules.counter = counter = BatchCounter(config)
+        last = counter.last
+        m.d.comb += [
+            counter.start.eq(self.start),
+            counter.descriptor.eq(descriptor),
+            counter.next_batch.eq(self.i.valid & ~last.batch),
+            counter.next_position.eq(self.i.valid & last.batch),
+            self.i.ready.eq(1),
+        ]
         position = Signal(ADDRESS_BITS, reset_less=True)
         group = Signal(ADDRESS_BITS, reset_less=True)
-        address = Signal(ADDRESS_BITS, reset_less=True)
+        address = self.address
         with m.If(self.i.valid):
             m.d.sync += address.eq(address + lanes)
             with m.If(last.batch):

@@ -26,7 +26,7 @@ class MachineConfig:
     scratchpad_bytes : int
         Size of the one memory for activations, programs and constants.
     scratchpad_ports : int
-        1: reads and writes share a port. 2: one read port and one write port.
+        1: reads and writes share it. 2: both read, and one also writes; divides ``rows``.
     column_buffer_depth : int
         Weights each column can hold; a power of two.
     accumulator_bits : int
@@ -78,7 +78,8 @@ class MachineConfig:
             f"scratchpad_bytes must be whole words and at most 1 MiB, not {self.scratchpad_bytes}",
         )
         require(
-            self.scratchpad_ports in (1, 2), f"scratchpad_ports must be 1 or 2, not {self.scratchpad_ports}"
+            self.scratchpad_ports in (1, 2) and self.rows % self.scratchpad_ports == 0,
+            f"scratchpad_ports must be 1 or 2 and divide rows, not {self.scratchpad_ports}",
         )
         require(
             power_of_two(self.column_buffer_depth),

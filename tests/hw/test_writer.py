@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
-from amaranth.lib import wiring
 from kolmogate.config import MachineConfig
 from kolmogate_hw.positions import BatchCounter
 from kolmogate_hw.writer import OutputWriter
@@ -82,35 +80,8 @@ def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], sourc
     simulate(dut, bench, cycles=20_000)
 
 
-class CountedWriter(wiring.Component):
-    """The writer with a counter that tells it the places of batches."""
-
-    def __init__(self, config: MachineConfig) -> None:
-        self.writer = OutputWriter(config)
-        self.counter = BatchCounter(config)
-        members = dict(self.writer.signature.members)
-        del members["last"]
-        super().__init__(members)
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.writer = writer = self.writer
-        m.submodules.counter = counter = self.counter
-        wiring.connect(m, wiring.flipped(self.i), writer.i)
-        wiring.connect(m, writer.port, wiring.flipped(self.port))
-        for part in (writer, counter):
-            m.d.comb += [part.start.eq(self.start), part.descriptor.eq(self.descriptor)]
-        m.d.comb += [
-            writer.last.eq(counter.last),
-            counter.next_batch.eq(self.i.valid & ~counter.last.batch),
-            counter.next_position.eq(self.i.valid & counter.last.batch),
-            self.done.eq(writer.done),
-        ]
-        return m
-
-
 def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source: random.Random) -> None:
-    dut = CountedWriter(config)
+    dut = OutputWriter(config)
     memory = random_memory(source, MEMORY)
     expected = memory.copy()
     written: list[int] = []
