@@ -64,12 +64,8 @@ class Drain(wiring.Component):
         m.submodules.constants = constants = ConstantsBuffer(config)
         m.submodules.counter = counter = BatchCounter(config)
         m.submodules.requantiser = requantiser = Requantiser(config)
-        m.submodules.residual = residual = ResidualAdder(config)
         m.submodules.writer = writer = OutputWriter(config)
         wiring.connect(m, constants.port, wiring.flipped(self.constants_port))
-        wiring.connect(m, requantiser.o, residual.i)
-        wiring.connect(m, residual.o, writer.i)
-        wiring.connect(m, residual.port, wiring.flipped(self.residual_port))
         wiring.connect(m, writer.port, wiring.flipped(self.write_port))
         for part in (constants, counter, writer):
             m.d.comb += [part.start.eq(self.start), part.descriptor.eq(descriptor)]
@@ -80,12 +76,22 @@ class Drain(wiring.Component):
             requantiser.maximum.eq(descriptor.maximum),
             requantiser.i.payload.accumulators.eq(self.accumulators),
             requantiser.i.payload.constants.eq(constants.constants),
-            residual.start.eq(self.start_residual),
-            residual.record.eq(self.residual),
-            residual.address.eq(writer.address),
-            residual.done.eq(writer.done),
             self.done.eq(writer.done),
         ]
+
+        if config.residual_adder:
+            m.submodules.residual = residual = ResidualAdder(config)
+            wiring.connect(m, requantiser.o, residual.i)
+            wiring.connect(m, residual.o, writer.i)
+            wiring.connect(m, residual.port, wiring.flipped(self.residual_port))
+            m.d.comb += [
+                residual.start.eq(self.start_residual),
+                residual.record.eq(self.residual),
+                residual.address.eq(writer.address),
+                residual.done.eq(writer.done),
+            ]
+        else:
+            wiring.connect(m, requantiser.o, writer.i)
 
         # `draining` offers a batch; `skipping` shifts the dead columns of a position out of the way. The
         # batch address runs one cycle ahead of the batch, for the constants memory.

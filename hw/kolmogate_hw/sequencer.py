@@ -95,7 +95,7 @@ class Sequencer(wiring.Component):
                 with m.Case(Opcode.FILL), m.If(~self.filling):
                     m.d.comb += self.start_fill.eq(1)
                     m.next = "LOAD"
-                with m.Case(Opcode.RESIDUAL):
+                with m.Case(*([Opcode.RESIDUAL] if self.config.residual_adder else [])):
                     m.d.comb += self.start_residual.eq(1)
                     m.next = "LOAD"
                 with m.Default():

@@ -33,6 +33,8 @@ class MachineConfig:
         Width of an accumulator, two's complement.
     tile_gap : bool
         The array rests for a cycle after a tile, so that accumulators in multiplier cells can be cleared.
+    residual_adder : bool
+        The machine executes RESIDUAL records.
     clock_hz : int
         Nominal clock of the boards that carry this configuration.
     """
@@ -48,6 +50,7 @@ class MachineConfig:
     clock_hz: int
     accumulator_bits: int = 26
     tile_gap: bool = False
+    residual_adder: bool = True
 
     def __post_init__(self) -> None:
         def require(condition: bool, rule: str) -> None:
@@ -103,7 +106,7 @@ class MachineConfig:
 CONFIGURATIONS = {
     config.name: config
     for config in (
-        MachineConfig("up5k", 2, 8, 1, 8, 128 << 10, 1, 512, 36_000_000, accumulator_bits=24, tile_gap=True),
+        MachineConfig("up5k", 2, 8, 1, 8, 128 << 10, 1, 512, 36_000_000, accumulator_bits=24, tile_gap=True, residual_adder=False),
         MachineConfig("ecp5-25f", 4, 8, 2, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-85f", 4, 32, 8, 32, 320 << 10, 2, 1024, 80_000_000),
