@@ -28,8 +28,8 @@ class Board:
         Clock of the accelerator, made by the PLL from the platform's default clock.
     leds : tuple of str
         Resources, with a number where there are several, of the LEDs that show "running" and "error".
-    programmer : str
-        What openFPGALoader calls the board.
+    programmer : str or None
+        What openFPGALoader calls the board; `None` if it is flashed by copying a file.
     link : str
         Where the serial port is.
     baud : int
@@ -41,7 +41,7 @@ class Board:
     platform: str
     clock_hz: int
     leds: tuple[tuple[str, int], tuple[str, int]]
-    programmer: str
+    programmer: str | None
     link: str = "USB serial port of the board"
     baud: int = 1_000_000
 

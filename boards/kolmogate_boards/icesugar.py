@@ -1,4 +1,4 @@
-"""iCESugar: iCE40UP5K, the USB serial port is the iCELink debugger's."""
+"""iCESugar: iCE40UP5K, the debugger on it shows a serial port and a drive to copy bitstreams to."""
 
 from .board import Board
 
@@ -11,7 +11,7 @@ ICESUGAR = Board(
     platform="amaranth_boards.icesugar:ICESugarPlatform",
     clock_hz=36_000_000,
     leds=(("led_g", 0), ("led_r", 0)),
-    programmer="icesugar",
+    programmer=None,
     # The debugger's serial port is not made for more.
     baud=115_200,
 )
