@@ -47,8 +47,12 @@ class ScratchpadMemory(wiring.Component):
             shape=8 * config.columns, depth=config.scratchpad_words, init=[], attrs={"no_rw_check": True}
         )
         for enable, address, read_data in zip(self.read_enable, self.address, self.read_data, strict=True):
-            read = words.read_port()
-            m.d.comb += [read.en.eq(enable), read.addr.eq(address), read_data.eq(read.data)]
+            # Tools take the promise only for a register that they merge into the memory themselves.
+            read = words.read_port(domain="comb")
+            register = Signal.like(read_data, reset_less=True)
+            m.d.comb += [read.addr.eq(address), read_data.eq(register)]
+            with m.If(enable):
+                m.d.sync += register.eq(read.data)
         write = words.write_port(granularity=8)
         m.d.comb += [
             write.en.eq(self.write_mask),
