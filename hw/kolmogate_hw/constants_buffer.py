@@ -1,11 +1,12 @@
 """The constants buffer: requantisation constants of two column groups, one in use and one arriving."""
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import CONSTANTS, RECORD_WORDS, SHIFT_BASE, STORED_CONSTANTS
 
+from .block_ram import BlockRam
 from .column_buffer import weight_row
 from .records import struct_layout
 
@@ -54,13 +55,12 @@ class ConstantsBuffer(wiring.Component):
         lanes = config.requantisers
         records = config.columns // 8
 
-        m.submodules.memory = storage = memory.Memory(
-            shape=data.ArrayLayout(STORED_CONSTANTS.bits * records, lanes // records),
-            depth=2 * self.batches,
-            init=[],
+        m.submodules.memory = storage = BlockRam(
+            data.ArrayLayout(STORED_CONSTANTS.bits * records, lanes // records),
+            2 * self.batches,
+            granularity=1,
         )
-        write = storage.write_port(granularity=1)
-        read = storage.read_port()
+        write = storage.write
 
         # Rows fill the groups' banks in turn. A row holds the records of C/8 neighbouring columns.
         arriving = Signal(range(RECORD_WORDS))
@@ -91,9 +91,14 @@ class ConstantsBuffer(wiring.Component):
 
         bank = Signal()
         m.d.sync += bank.eq(bank ^ self.release)
-        m.d.comb += [self.ready.eq(readable != 0), read.addr.eq(Cat(self.batch, bank))]
+        m.d.comb += [
+            self.ready.eq(readable != 0),
+            storage.read_enable.eq(1),
+            storage.read_address.eq(Cat(self.batch, bank)),
+        ]
+        words = storage.read_data.as_value()
         for lane in range(lanes):
-            stored = data.View(struct_layout(STORED_CONSTANTS), read.data.as_value().word_select(lane, 64))
+            stored = data.View(struct_layout(STORED_CONSTANTS), words.word_select(lane, 64))
             constants = self.constants[lane]
             inverted = stored.bias_low[-1] ^ stored.shift[-1]
             m.d.comb += [

@@ -29,10 +29,14 @@ class MachineConfig:
         1: reads and writes share it. 2: both read, and one also writes; divides ``rows``.
     column_buffer_depth : int
         Weights each column can hold; a power of two.
-    entropy_engines : int
-        0 or 1: whether weight programs may hold coded rows.
     accumulator_bits : int
         Width of an accumulator, two's complement.
+    tile_gap : bool
+        The array rests for a cycle after a tile, so that accumulators in multiplier cells can be cleared.
+    residual_adder : bool
+        The machine executes RESIDUAL records.
+    entropy_engines : int
+        0 or 1: whether weight programs may hold coded rows.
     clock_hz : int
         Nominal clock of the boards that carry this configuration.
     """
@@ -47,6 +51,8 @@ class MachineConfig:
     column_buffer_depth: int
     clock_hz: int
     accumulator_bits: int = 26
+    tile_gap: bool = False
+    residual_adder: bool = True
     entropy_engines: int = 1
 
     def __post_init__(self) -> None:
@@ -104,7 +110,23 @@ class MachineConfig:
 CONFIGURATIONS = {
     config.name: config
     for config in (
-        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 1024, 36_000_000),
+        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 1024, 36_000_000, tile_gap=True),
+        # What fits an iCE40UP5K today: no additions, a slower requantiser, shallower columns.
+        MachineConfig(
+            "up5k-small",
+            rows=2,
+            columns=8,
+            requantisers=1,
+            requantiser_digit_bits=8,
+            scratchpad_bytes=128 << 10,
+            scratchpad_ports=1,
+            column_buffer_depth=512,
+            clock_hz=36_000_000,
+            accumulator_bits=24,
+            tile_gap=True,
+            residual_adder=False,
+            entropy_engines=0,
+        ),
         MachineConfig("ecp5-25f", 4, 8, 4, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-85f", 4, 32, 8, 32, 320 << 10, 2, 1024, 80_000_000),
