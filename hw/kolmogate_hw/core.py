@@ -46,14 +46,15 @@ class Core(wiring.Component):
             config,
             [
                 "outputs",
+                # Few and far between, and never kept waiting by an inference that does not end.
+                "host_write",
+                "host_read",
                 "activations",
                 "constants",
                 "code",
                 "literals",
                 "descriptors",
                 "fill",
-                "host_write",
-                "host_read",
             ],
             {"outputs", "fill", "host_write"},
         )

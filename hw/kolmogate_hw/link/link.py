@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.memory import Memory
@@ -13,13 +13,15 @@ from kolmogate.isa import Record
 from kolmogate.protocol import ACCESS, IDENTITY, PAGE_BYTES, PROGRESS, RUN, Command, Status, identity
 
 from ..ports import HostPort
-from .cobs import TOKEN, Decoder, Encoder
+from .cobs import Decoder, Encoder
 
 __all__ = ["Link"]
 
 # Bytes of a request around its payload: sequence number and command before it, the CRC after it.
 _HEAD, _CRC = 2, 4
 _ACCESS = ACCESS.bits // 8
+# Bytes of an answer around its payload: sequence number and status, the same CRC.
+_REPLY = 2
 # A request's bytes are counted from here, so that a right WRITE ends with the counter at its `last`.
 _START = -(_HEAD + _ACCESS + 1 + _CRC) % 512
 
@@ -32,8 +34,9 @@ class Link(wiring.Component):
     """Answers the requests of `kolmogate.protocol`.
 
     Half duplex: a request is received into one block RAM, checked, carried out and answered before the
-    next is taken from ``i``. Reception takes a byte a cycle; a WRITE then one cycle a byte as long as
-    ``host`` takes them, a READ one access and two cycles a byte.
+    next is taken from ``i``. The CRC takes a bit a cycle, so a byte takes 9 cycles to receive and 11 to
+    answer, which is much faster than any UART; a WRITE then takes one cycle a byte as long as ``host``
+    takes them.
 
     Parameters
     ----------
@@ -67,40 +70,62 @@ class Link(wiring.Component):
         host = self.host
         m.submodules.decoder = decoder = Decoder()
         m.submodules.encoder = encoder = Encoder()
-        crc, restart = CRC32_ISO_HDLC(data_width=8).create(), Signal()
-        # The processor's own `start` may come with the first byte, which costs a multiplexer.
+        crc, restart = CRC32_ISO_HDLC(data_width=1).create(), Signal()
+        # The processor's own `start` may come with the first bit, which costs a multiplexer.
         m.submodules.crc = ResetInserter(restart)(crc)
         m.submodules.request = request = Memory(shape=8, depth=512, init=[])
         store, fetch = request.write_port(), request.read_port()
         wiring.connect(m, wiring.flipped(self.i), decoder.i)
         wiring.connect(m, encoder.o, wiring.flipped(self.o))
 
-        # Data path, which needs no reset. The payload's newest bytes are kept in a shift register.
+        # Data path, which needs no reset. The newest bytes of a payload, or what is left of an answer, are
+        # in a shift register, whose flip-flops have room for the loading of the answer.
         count = Signal(range(512), init=_START)  # place in `request`
         place = Signal(4)  # place in the request's or the answer's leading bytes; keeps its last value
         sequence = Signal(8, reset_less=True)
         command = Signal(8, reset_less=True)
-        arguments = Signal(RUN.bits, reset_less=True)
-        run = data.View(_layout(RUN), arguments)
-        access = data.View(_layout(ACCESS), arguments[-ACCESS.bits :])
+        chain = Signal(max(RUN.bits, 8 * _REPLY + max(IDENTITY.bits, PROGRESS.bits)), reset_less=True)
+        # The address of a READ stays where it is while an answer's first bytes leave.
+        low, high = chain[: -ACCESS.bits], chain[-ACCESS.bits :]
+        run = data.View(_layout(RUN), chain[-RUN.bits :])
+        access = data.View(_layout(ACCESS), high)
         offset, page = access.address[:8], access.address[8:]
         final = Signal(9, reset_less=True)  # offset of the last byte to move
         status = Signal(Status, reset_less=True)
         previous = Signal(8, reset_less=True)  # sequence number of the request before
         started = Signal()  # that request started an inference
 
-        # The answer leaves through a register, because what it tells may change while a byte waits.
-        token = Signal(TOKEN, reset_less=True)
+        # Every byte, received or sent, turns round once in `byte` while the CRC takes its bits. One to send
+        # then waits for the encoder; the CRC itself is shifted out by a second input to the turn.
+        byte = Signal(8, reset_less=True)
+        turn = Signal(4)
+        turning = turn[-1]
         pending = Signal()
-        room = Signal()
-        progress = Signal(_layout(PROGRESS))
+        free = Signal()
+        tail = Signal()  # bits of the CRC are sent
+        receiving = Signal()
+        m.d.comb += [
+            free.eq(~turning & ~pending),
+            crc.valid.eq(turning),
+            crc.data.eq(Mux(tail, ~crc.crc[0], byte[0])),
+            encoder.i.valid.eq(pending),
+            encoder.i.p.data.eq(byte),
+        ]
+        with m.If(turning):
+            m.d.sync += [
+                turn.eq(turn + 1),
+                byte.eq(Cat(byte[1:], Mux(tail, crc.crc[0], byte[0]))),
+                pending.eq(~receiving & turn.all()),
+            ]
+        with m.If(pending & encoder.i.ready):
+            m.d.sync += pending.eq(0)
 
+        progress = Signal(_layout(PROGRESS))
         m.d.comb += [
             store.addr.eq(count),
             store.data.eq(decoder.o.p.data),
             fetch.addr.eq(count),
             fetch.en.eq(0),
-            crc.data.eq(decoder.o.p.data),
             host.request.p.address.eq(access.address),
             host.request.p.data.eq(fetch.data),
             host.descriptors.eq(run.descriptors),
@@ -110,15 +135,12 @@ class Link(wiring.Component):
             progress.busy.eq(host.busy),
             progress.error.eq(host.error),
             progress.cycles.eq(host.cycles),
-            encoder.i.valid.eq(pending),
-            encoder.i.payload.eq(token),
-            room.eq(~pending | encoder.i.ready),
         ]
-        with m.If(encoder.i.ready):
-            m.d.sync += pending.eq(0)
 
-        again = sequence == previous
-        repeated = started & again
+        # A request's distance from the one before: 0 if it is repeated, else 1. All others are dropped.
+        distance = Signal(8)
+        repeated = Signal()
+        m.d.comb += [distance.eq(sequence - previous), repeated.eq(started & ~distance[0])]
 
         def expect(condition: Any, otherwise: Status) -> None:
             with m.If(~condition):
@@ -127,16 +149,16 @@ class Link(wiring.Component):
         def length(payload: int) -> Any:
             return count == (_START + _HEAD + payload + _CRC) % 512
 
-        def answer(byte: Any, *, covered: bool = True) -> None:
-            """Send a byte, which the CRC covers; only when there is room."""
-            m.d.comb += [crc.data.eq(byte), crc.valid.eq(covered)]
-            m.d.sync += [token.data.eq(byte), token.end.eq(0), pending.eq(1)]
+        def hash_byte(value: Any) -> None:
+            m.d.sync += [byte.eq(value), turn.eq(8)]
 
         with m.FSM():
             with m.State("RECEIVE"):
-                m.d.comb += decoder.o.ready.eq(1)
-                with m.If(decoder.o.valid & ~decoder.o.p.end):
-                    m.d.comb += [crc.valid.eq(1), store.en.eq(1)]
+                m.d.comb += decoder.o.ready.eq(~turning)
+                m.d.comb += receiving.eq(1)
+                with m.If(decoder.o.valid & decoder.o.ready & ~decoder.o.p.end):
+                    hash_byte(decoder.o.p.data)
+                    m.d.comb += store.en.eq(1)
                     # A request that is too long stays too long.
                     with m.If(count != _START - 1):
                         m.d.sync += count.eq(count + 1)
@@ -150,8 +172,8 @@ class Link(wiring.Component):
                         (place < _HEAD + _ACCESS)
                         | ((command == Command.RUN) & (place < _HEAD + RUN.bits // 8))
                     ):
-                        m.d.sync += arguments.eq(Cat(arguments[8:], decoder.o.p.data))
-                with m.If(decoder.o.valid & decoder.o.p.end):
+                        m.d.sync += chain.eq(Cat(chain[8:], decoder.o.p.data))
+                with m.If(decoder.o.valid & decoder.o.ready & decoder.o.p.end):
                     m.d.comb += restart.eq(1)
                     m.d.sync += [count.eq(_START), place.eq(0)]
                     # No frame with a right CRC has fewer bytes than the CRC, but it can be all it has.
@@ -179,7 +201,7 @@ class Link(wiring.Component):
                     with m.Default():
                         m.d.sync += status.eq(Status.BAD_COMMAND)
                 m.next = "EXECUTE"
-                with m.If((command != Command.IDENTIFY) & ~again & (sequence != (previous + 1)[:8])):
+                with m.If((command != Command.IDENTIFY) & distance[1:].any()):
                     m.d.sync += count.eq(_START)
                     m.next = "RECEIVE"
 
@@ -190,6 +212,11 @@ class Link(wiring.Component):
                     previous.eq(sequence),
                     started.eq((command == Command.RUN) & repeated),
                 ]
+                constant = Const(IDENTITY.pack(**identity(self.config)), IDENTITY.bits)
+                reply = Cat(sequence, Const(0, 8), Mux(command == Command.IDENTIFY, constant, progress))
+                m.d.sync += low.eq(reply)
+                with m.If(command == Command.IDENTIFY):
+                    m.d.sync += high.eq(reply[len(low) :])
                 m.next = "HEAD"
                 with m.If(status == Status.OK):
                     size = self.config.scratchpad_bytes
@@ -216,24 +243,18 @@ class Link(wiring.Component):
                     with m.If(offset == final[:8]):
                         m.next = "HEAD"
 
-            with m.State("HEAD"), m.If(room):
+            with m.State("HEAD"), m.If(free):
                 last = Signal.like(place)
-                m.d.sync += place.eq(place + 1)
-                m.d.comb += last.eq(1)
-                with m.If(place == 0):
-                    answer(sequence)
-                with m.Elif(place == 1):
-                    answer(status)
-                with m.Elif(command == Command.IDENTIFY):
-                    constant = Const(IDENTITY.pack(**identity(self.config)), IDENTITY.bits)
-                    answer(Cat(Const(0, 8 * _HEAD), constant).word_select(place, 8))
-                with m.Else():
-                    answer(Cat(Const(0, 8 * _HEAD), progress).word_select(place, 8))
+                hash_byte(low[:8] | Mux(place == 1, status, 0))
+                m.d.sync += [place.eq(place + 1), low.eq(chain[8:])]
+                with m.If(command == Command.IDENTIFY):
+                    m.d.sync += high.eq(high[8:])
+                m.d.comb += last.eq(_REPLY - 1)
                 with m.If(status == Status.OK), m.Switch(command):
                     with m.Case(Command.IDENTIFY):
-                        m.d.comb += last.eq(1 + IDENTITY.bits // 8)
+                        m.d.comb += last.eq(_REPLY - 1 + IDENTITY.bits // 8)
                     with m.Case(Command.STATUS):
-                        m.d.comb += last.eq(1 + PROGRESS.bits // 8)
+                        m.d.comb += last.eq(_REPLY - 1 + PROGRESS.bits // 8)
                 with m.If(place == last):
                     m.d.sync += place.eq(0)
                     m.next = "CRC"
@@ -242,23 +263,23 @@ class Link(wiring.Component):
 
             with m.State("READ"):
                 # What is read has nowhere to wait but the register.
-                m.d.comb += host.request.valid.eq(~pending)
-                with m.If(host.request.ready & ~pending):
+                m.d.comb += host.request.valid.eq(free)
+                with m.If(host.request.ready & free):
                     m.next = "AWAIT"
             with m.State("AWAIT"), m.If(host.valid):
-                answer(host.data)
+                hash_byte(host.data)
                 m.d.sync += offset.eq(offset + 1)
                 m.next = "READ"
                 with m.If(offset == final[:8]):
                     m.next = "CRC"
 
-            with m.State("CRC"), m.If(room):
-                answer(crc.crc.word_select(place[:2], 8), covered=False)
-                m.d.sync += place.eq(place + 1)
-                with m.If(place == _CRC - 1):
+            with m.State("CRC"), m.If(free):
+                m.d.sync += [tail.eq(1), turn.eq(8), place.eq(place + 1)]
+                with m.If(place == _CRC):
+                    m.d.sync += [tail.eq(0), turn.eq(0), pending.eq(1), place.eq(0), count.eq(_START)]
                     m.next = "END"
-            with m.State("END"), m.If(room):
-                m.d.comb += restart.eq(1)
-                m.d.sync += [token.end.eq(1), pending.eq(1), count.eq(_START), place.eq(0)]
-                m.next = "RECEIVE"
+            with m.State("END"):
+                m.d.comb += [encoder.i.p.end.eq(1), restart.eq(1)]
+                with m.If(free):
+                    m.next = "RECEIVE"
         return m
