@@ -1,6 +1,6 @@
 """The compute unit: feeders, column buffers and array stepping together, tap by tap."""
 
-from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.hdl import C, Cat, Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -26,8 +26,6 @@ class Compute(wiring.Component):
     """
 
     weights: stream.Interface
-    push: Signal
-    run: data.View
     pop: Signal
     captured: Signal
     drained: Signal
@@ -38,8 +36,8 @@ class Compute(wiring.Component):
         super().__init__(
             {
                 "descriptor": In(struct_layout(DESCRIPTOR)),
-                "push": In(config.rows),
-                "run": In(RunLayout(config)),
+                "push": In(config.rows).array(config.scratchpad_ports),
+                "run": In(RunLayout(config)).array(config.scratchpad_ports),
                 "pop": Out(config.rows),
                 "weights": In(stream.Signature(weight_row(config))),
                 "captured": Out(1),
@@ -61,9 +59,12 @@ class Compute(wiring.Component):
         for r in range(config.rows):
             m.submodules[f"feeder_{r}"] = feeder = RowFeeder(config)
             feeders.append(feeder)
+            for push, run in zip(self.push, self.run, strict=True):
+                with m.If(push[r]):
+                    m.d.comb += feeder.push.eq(1)
+                with m.If(push[r] if config.scratchpad_ports > 1 else C(1)):
+                    m.d.comb += feeder.run.eq(run)
             m.d.comb += [
-                feeder.push.eq(self.push[r]),
-                feeder.run.eq(self.run),
                 feeder.word_mode.eq(descriptor.word_mode),
                 feeder.step.eq(step),
                 self.pop[r].eq(feeder.pop),

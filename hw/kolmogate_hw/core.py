@@ -42,22 +42,15 @@ class Core(wiring.Component):
         stop = Signal()
         m.d.comb += stop.eq(abort | aborted.any())
         m.d.sync += aborted.eq(Cat(abort, aborted))
-        m.submodules.scratchpad = scratchpad = Scratchpad(
-            config,
-            [
-                "outputs",
-                # Few and far between, and never kept waiting by an inference that does not end.
-                "host_write",
-                "host_read",
-                "activations",
-                "constants",
-                "code",
-                "literals",
-                "descriptors",
-                "fill",
-            ],
-            {"outputs", "fill", "host_write"},
-        )
+        # The port that writes has the fetcher's visits to every second row; without a second port it has all.
+        # The host's accesses are few, and must not wait for an inference that does not end.
+        readers = ["host_read", "activations_0", "residual", "constants", "code", "literals", "descriptors"]
+        writers = ["outputs", "host_write", "fill"]
+        if config.scratchpad_ports == 1:
+            clients = [["outputs", "host_write", *readers, "fill"]]
+        else:
+            clients = [readers, ["outputs", "host_write", "activations_1", "fill"]]
+        m.submodules.scratchpad = scratchpad = Scratchpad(config, clients, set(writers))
         sequencer = Sequencer(config)
         fetcher = WindowFetcher(config)
         decoder = WeightDecoder(config)
@@ -71,7 +64,9 @@ class Core(wiring.Component):
             m.submodules[name] = ResetInserter(stop | sequencer.start)(part)
 
         wiring.connect(m, drain.write_port, scratchpad.outputs)
-        wiring.connect(m, fetcher.port, scratchpad.activations)
+        for lane, port in enumerate(fetcher.ports):
+            wiring.connect(m, port, getattr(scratchpad, f"activations_{lane}"))
+        wiring.connect(m, drain.residual_port, scratchpad.residual)
         wiring.connect(m, drain.constants_port, scratchpad.constants)
         wiring.connect(m, decoder.code_port, scratchpad.code)
         wiring.connect(m, decoder.literal_port, scratchpad.literals)
@@ -97,12 +92,14 @@ class Core(wiring.Component):
             fetcher.start.eq(sequencer.start_layer),
             drain.start.eq(sequencer.start_layer),
             filler.start.eq(sequencer.start_fill),
+            drain.start_residual.eq(sequencer.start_residual),
+            drain.residual.eq(sequencer.residual),
             fetcher.descriptor.eq(sequencer.descriptor),
             compute.descriptor.eq(sequencer.descriptor),
             drain.descriptor.eq(sequencer.descriptor),
             filler.descriptor.eq(sequencer.descriptor),
-            compute.push.eq(fetcher.push),
-            compute.run.eq(fetcher.run),
+            *(compute.push[lane].eq(push) for lane, push in enumerate(fetcher.push)),
+            *(compute.run[lane].eq(run) for lane, run in enumerate(fetcher.run)),
             fetcher.pop.eq(compute.pop),
             drain.captured.eq(compute.captured),
             compute.drained.eq(drain.drained),

@@ -4,13 +4,14 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import DESCRIPTOR
+from kolmogate.isa import DESCRIPTOR, RESIDUAL
 
 from .constants_buffer import ConstantsBuffer
 from .ports import ReadPort, write_port
 from .positions import BatchCounter
 from .records import struct_layout
 from .requantiser import Requantiser
+from .residual import ResidualAdder
 from .writer import OutputWriter
 
 __all__ = ["Drain"]
@@ -24,6 +25,7 @@ class Drain(wiring.Component):
     captured : a tile has appeared in the shadow registers.
     drained : high for one cycle when the last live output of the tile has left them.
     accumulators, shift : the array's draining end.
+    start_residual, residual : add a tensor to the outputs of the layer that starts next.
     done : high for one cycle when the layer's last output is in the scratchpad.
 
     Throughput: Q outputs per requantiser interval; columns beyond the layer's last channel pass at one
@@ -48,6 +50,9 @@ class Drain(wiring.Component):
                 "shift": Out(1),
                 "done": Out(1),
                 "constants_port": Out(ReadPort(config)),
+                "start_residual": In(1),
+                "residual": In(struct_layout(RESIDUAL)),
+                "residual_port": Out(ReadPort(config)),
                 "write_port": Out(write_port(config)),
             }
         )
@@ -59,9 +64,12 @@ class Drain(wiring.Component):
         m.submodules.constants = constants = ConstantsBuffer(config)
         m.submodules.counter = counter = BatchCounter(config)
         m.submodules.requantiser = requantiser = Requantiser(config)
+        m.submodules.residual = residual = ResidualAdder(config)
         m.submodules.writer = writer = OutputWriter(config)
         wiring.connect(m, constants.port, wiring.flipped(self.constants_port))
-        wiring.connect(m, requantiser.o, writer.i)
+        wiring.connect(m, requantiser.o, residual.i)
+        wiring.connect(m, residual.o, writer.i)
+        wiring.connect(m, residual.port, wiring.flipped(self.residual_port))
         wiring.connect(m, writer.port, wiring.flipped(self.write_port))
         for part in (constants, counter, writer):
             m.d.comb += [part.start.eq(self.start), part.descriptor.eq(descriptor)]
@@ -72,6 +80,10 @@ class Drain(wiring.Component):
             requantiser.maximum.eq(descriptor.maximum),
             requantiser.i.payload.accumulators.eq(self.accumulators),
             requantiser.i.payload.constants.eq(constants.constants),
+            residual.start.eq(self.start_residual),
+            residual.record.eq(self.residual),
+            residual.address.eq(writer.address),
+            residual.done.eq(writer.done),
             self.done.eq(writer.done),
         ]
 

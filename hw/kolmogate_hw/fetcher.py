@@ -1,6 +1,6 @@
 """The window fetcher: walks output positions and their windows, and fetches activations for the rows."""
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, ValueLike, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -17,26 +17,24 @@ class WindowFetcher(wiring.Component):
     """Turns an ARRAY descriptor into words for the row feeders, in the order the array uses them.
 
     For each column group, for each tile of R consecutive output positions, for each run of the window:
-    the words that hold the run, one visit a row a cycle, until every row has its bytes. Rows beyond the
-    layer's last position get the last position's words.
+    the words that hold the run, one visit a row, until every row has its bytes. Each scratchpad port makes a
+    visit a cycle: port p those of rows p, p + ports and so on. Rows beyond the layer's last position get the
+    last position's words.
 
-    The fetcher runs ahead of the array as far as the feeders have room; `push` and `run` answer a granted
-    request two cycles later.
+    The fetcher runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted
+    request of a port two cycles later.
     """
-
-    start: Signal
-    pop: Signal
-    push: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
+        lanes = config.scratchpad_ports
         super().__init__(
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
-                "port": Out(ReadPort(config)),
-                "push": Out(config.rows),
-                "run": Out(RunLayout(config)),
+                "ports": Out(ReadPort(config)).array(lanes),
+                "push": Out(config.rows).array(lanes),
+                "run": Out(RunLayout(config)).array(lanes),
                 "pop": In(config.rows),
             }
         )
@@ -44,20 +42,22 @@ class WindowFetcher(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, descriptor = self.config, self.descriptor
-        rows, columns = config.rows, config.columns
+        rows, columns, lanes = config.rows, config.columns, config.scratchpad_ports
         lane_bits = columns.bit_length() - 1
         address = ADDRESS_BITS
 
-        # Where the walk is: column group, position, row of the tile, run of the window, word of the run.
+        # Where the walk is: column group, position, rows of the tile (one a lane), run of the window, word of
+        # the run.
         walking = Signal()
         channels_left = Signal(12, reset_less=True)
         group_base = Signal(address, reset_less=True)
         x = Signal(12, reset_less=True)
         y = Signal(12, reset_less=True)
         position = Signal(address, reset_less=True)
-        row = Signal(range(rows))
+        step = Signal(range(rows // lanes))
         bases = [Signal(address, name=f"base_{r}", reset_less=True) for r in range(rows)]
-        live_last = Signal(range(rows), reset_less=True)
+        live_step = Signal(range(rows // lanes), reset_less=True)
+        live_lanes = Signal(lanes, reset_less=True)
         final_tile = Signal(reset_less=True)
         outer = Signal(10, reset_less=True)
         inner = Signal(10, reset_less=True)
@@ -68,93 +68,116 @@ class WindowFetcher(wiring.Component):
         first_run = Signal()
         first_word = Signal()
 
-        # The visit: one row's word. The first pass over a tile's rows takes the positions.
+        # The first pass over a tile's rows takes the positions, as many at once as there are lanes.
         placing = Signal()
-        at_x_end = Signal()
-        at_end = Signal()
-        last_row = Signal()
-        visit = Signal(address)
+        m.d.comb += placing.eq(first_run & first_word)
+        places: list[tuple[ValueLike, ValueLike, ValueLike]] = [(x, y, position)]
+        placed = Signal(lanes)
+        ended: ValueLike = C(0)
+        for lane in range(lanes):
+            at_x, at_y, place = places[-1]
+            at_x_end = Signal(name=f"at_x_end_{lane}")
+            following = Signal(address, name=f"following_{lane}")
+            m.d.comb += [
+                at_x_end.eq(at_x == descriptor.x_count - 1),
+                placed[lane].eq(~ended),
+                following.eq(place + Mux(at_x_end, descriptor.input_wrap, descriptor.input_step)),
+            ]
+            at_end = Signal(name=f"at_end_{lane}")
+            m.d.comb += at_end.eq(ended | (at_x_end & (at_y == descriptor.y_count - 1)))
+            ended = at_end
+            places.append((Mux(at_x_end, 0, at_x + 1)[:12], (at_y + at_x_end)[:12], following))
+        last_step = Signal()
+        live = Signal(lanes)
         m.d.comb += [
-            placing.eq(first_run & first_word),
-            at_x_end.eq(x == descriptor.x_count - 1),
-            at_end.eq(at_x_end & (y == descriptor.y_count - 1)),
-            last_row.eq(Mux(placing, at_end | (row == rows - 1), row == live_last)),
-            visit.eq(Mux(placing, position, Array(bases)[row] + word_offset)),
-        ]
-        # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
-        skip = Signal(lane_bits)
-        remaining = Signal(signed(16))
-        wanted = Signal()
-        more = Signal()
-        m.d.comb += [
-            skip.eq(visit[:lane_bits]),
-            # Rows differ in alignment, so that one may need a word more than another.
-            remaining.eq(bytes_left + skip),
-            wanted.eq(remaining > 0),
-            more.eq(remaining > columns),
+            last_step.eq(Mux(placing, ended | (step == rows // lanes - 1), step == live_step)),
+            live.eq(Mux(placing, placed, Mux(last_step, live_lanes, (1 << lanes) - 1))),
         ]
 
+        # Visits: each lane has a word of its row to fetch, or none.
         credits = [
             Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(rows)
         ]
-        targets = Signal(rows)
-        m.d.comb += [targets[r].eq((row == r) | (last_row & (row < r))) for r in range(rows)]
-        room = Signal()
-        m.d.comb += room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any())
-
-        advance = Signal()
-        granted = Signal()
-        m.d.comb += [
-            self.port.request.valid.eq(walking & wanted & room),
-            self.port.request.payload.eq(visit[lane_bits:]),
-            granted.eq(self.port.request.valid & self.port.request.ready),
-            advance.eq(walking & (~wanted | granted)),
-        ]
-        for r in range(rows):
-            m.d.sync += credits[r].eq(credits[r] - (granted & targets[r]) + self.pop[r])
-
         last_inner = Signal()
         last_outer = Signal()
         m.d.comb += [
             last_inner.eq(inner == descriptor.inner_count - 1),
             last_outer.eq(outer == descriptor.outer_count - 1),
         ]
-        # Answers come two cycles after the grant; their tags wait as long.
-        tag = Signal(RunLayout(config))
-        tag_targets = Signal(rows)
-        answer = Signal(RunLayout(config), reset_less=True)
-        answer_targets = Signal(rows)
-        delayed = Signal(RunLayout(config), reset_less=True)
-        m.d.comb += [
-            tag.start.eq(Mux(first_word, skip, 0)),
-            tag.last.eq(Mux(more, columns - 1, remaining - 1)),
-            tag.window_end.eq(last_inner & last_outer & ~more),
-            tag.final_tile.eq(Mux(placing, at_end, final_tile)),
-            tag_targets.eq(Mux(granted, targets, 0)),
-        ]
-        m.d.sync += [
-            delayed.eq(tag),
-            answer.eq(delayed),
-            answer_targets.eq(tag_targets),
-            self.push.eq(answer_targets),
-        ]
-        m.d.comb += [self.run.eq(answer), self.run.word.eq(self.port.data)]
+        advance = Signal()
+        visited = Signal(lanes)
+        granted = Signal(lanes)
+        fetched = Signal(lanes)
+        more = Signal(lanes)
+        pushes = []
+        for lane, port in enumerate(self.ports):
+            visit = Signal(address, name=f"visit_{lane}")
+            own_bases = Array(bases[lane::lanes])
+            m.d.comb += visit.eq(Mux(placing, places[lane][2], own_bases[step] + word_offset))
+            # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
+            # Rows differ in alignment, so that one may need a word more than another.
+            skip = Signal(lane_bits, name=f"skip_{lane}")
+            remaining = Signal(signed(16), name=f"remaining_{lane}")
+            wanted = Signal(name=f"wanted_{lane}")
+            m.d.comb += [
+                skip.eq(visit[:lane_bits]),
+                remaining.eq(bytes_left + skip),
+                wanted.eq(live[lane] & (remaining > 0)),
+                more[lane].eq(live[lane] & (remaining > columns)),
+            ]
+            # The last live row speaks for those beyond it.
+            targets = Signal(rows, name=f"targets_{lane}")
+            room = Signal(name=f"room_{lane}")
+            last_live = last_step & live[lane] & (C(1) if lane == lanes - 1 else ~live[lane + 1])
+            for r in range(rows):
+                own = C(1) if r % lanes == lane else last_live if r % lanes > lane else C(0)
+                m.d.comb += targets[r].eq(((step == r // lanes) & own) | ((step < r // lanes) & last_live))
+            m.d.comb += room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any())
+            m.d.comb += [
+                port.request.valid.eq(walking & wanted & room & ~fetched[lane]),
+                port.request.payload.eq(visit[lane_bits:]),
+                granted[lane].eq(port.request.valid & port.request.ready),
+                visited[lane].eq(~wanted | fetched[lane] | granted[lane]),
+            ]
+            pushes.append(Mux(granted[lane], targets, 0))
+            # Answers come two cycles after the grant; their tags wait as long.
+            tag = Signal(RunLayout(config), name=f"tag_{lane}")
+            delayed = Signal(RunLayout(config), name=f"delayed_{lane}", reset_less=True)
+            answer = Signal(RunLayout(config), name=f"answer_{lane}", reset_less=True)
+            pushed = Signal(rows, name=f"pushed_{lane}")
+            m.d.comb += [
+                tag.start.eq(Mux(first_word, skip, 0)),
+                tag.last.eq(Mux(more[lane], columns - 1, remaining - 1)),
+                tag.window_end.eq(last_inner & last_outer & ~more[lane]),
+                tag.final_tile.eq(Mux(placing, ended, final_tile)),
+            ]
+            m.d.sync += [
+                delayed.eq(tag),
+                answer.eq(delayed),
+                pushed.eq(pushes[lane]),
+                self.push[lane].eq(pushed),
+            ]
+            m.d.comb += [self.run[lane].eq(answer), self.run[lane].word.eq(port.data)]
+        m.d.comb += advance.eq(walking & visited.all())
+        if lanes > 1:
+            # A lane that was granted waits for the others.
+            m.d.sync += fetched.eq(Mux(advance, 0, fetched | granted))
+        for r in range(rows):
+            pushed_now = Cat(pushes[lane][r] for lane in range(lanes)).any()
+            m.d.sync += credits[r].eq(credits[r] - pushed_now + self.pop[r])
 
         again = Signal()
         with m.If(advance):
             with m.If(placing):
                 for r in range(rows):
-                    with m.If(row == r):
-                        m.d.sync += bases[r].eq(position)
-                m.d.sync += [live_last.eq(row), final_tile.eq(at_end)]
-                with m.If(at_x_end):
-                    m.d.sync += [x.eq(0), y.eq(y + 1), position.eq(position + descriptor.input_wrap)]
-                with m.Else():
-                    m.d.sync += [x.eq(x + 1), position.eq(position + descriptor.input_step)]
-            m.d.sync += [row.eq(row + 1), again.eq(again | more)]
-            with m.If(last_row):
-                m.d.sync += [row.eq(0), again.eq(0), first_word.eq(0)]
-                with m.If(again | more):
+                    with m.If(step == r // lanes):
+                        m.d.sync += bases[r].eq(places[r % lanes][2])
+                m.d.sync += [live_step.eq(step), live_lanes.eq(placed), final_tile.eq(ended)]
+                m.d.sync += [x.eq(places[-1][0]), y.eq(places[-1][1]), position.eq(places[-1][2])]
+            m.d.sync += [step.eq(step + 1), again.eq(again | more.any())]
+            with m.If(last_step):
+                m.d.sync += [step.eq(0), again.eq(0), first_word.eq(0)]
+                with m.If(again | more.any()):
                     m.d.sync += [
                         word_offset.eq(word_offset + columns),
                         bytes_left.eq(bytes_left - columns),
@@ -185,7 +208,7 @@ class WindowFetcher(wiring.Component):
                                 first_run.eq(1),
                             ]
                             # When the window is a single word, the tile ends in the visit that places it.
-                            with m.If(Mux(placing, at_end, final_tile)):
+                            with m.If(Mux(placing, ended, final_tile)):
                                 next_base = group_base + Mux(descriptor.word_mode, columns, 0)
                                 m.d.sync += [
                                     x.eq(0),
@@ -203,7 +226,7 @@ class WindowFetcher(wiring.Component):
                 position.eq(descriptor.input_base),
                 x.eq(0),
                 y.eq(0),
-                row.eq(0),
+                step.eq(0),
                 outer.eq(0),
                 inner.eq(0),
                 outer_offset.eq(0),

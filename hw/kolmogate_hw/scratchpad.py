@@ -1,5 +1,7 @@
 """The scratchpad: one memory for activations, programs and constants, and its arbiter."""
 
+from collections.abc import Sequence
+
 from amaranth.hdl import C, Module, Signal, ValueLike
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
@@ -13,27 +15,20 @@ __all__ = ["Scratchpad", "ScratchpadMemory"]
 class ScratchpadMemory(wiring.Component):
     """The bare memory; reads answer one cycle after `read_enable`.
 
-    With one port (``config.scratchpad_ports``) a write cycle must not read. This is the portable form;
-    boards replace it by their vendor's cells.
+    It has ``config.scratchpad_ports`` ports. The last one also writes: with a mask other than 0 it writes and
+    must not read. What a port reads while the other writes the same word is undefined. This is the portable
+    form; boards replace it by their vendor's cells.
     """
-
-    read_enable: Signal
-    read_address: Signal
-    read_data: Signal
-    write_mask: Signal
-    write_address: Signal
-    write_data: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
-        bits = word_address_bits(config)
+        ports = config.scratchpad_ports
         super().__init__(
             {
-                "read_enable": In(1),
-                "read_address": In(bits),
-                "read_data": Out(8 * config.columns),
+                "read_enable": In(1).array(ports),
+                "address": In(word_address_bits(config)).array(ports),
+                "read_data": Out(8 * config.columns).array(ports),
                 "write_mask": In(config.columns),
-                "write_address": In(bits),
                 "write_data": In(8 * config.columns),
             }
         )
@@ -41,74 +36,78 @@ class ScratchpadMemory(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
+        # Block RAM with two ports is only found where nothing is promised of simultaneous accesses.
         m.submodules.memory = words = memory.Memory(
-            shape=8 * config.columns, depth=config.scratchpad_words, init=[]
+            shape=8 * config.columns, depth=config.scratchpad_words, init=[], attrs={"no_rw_check": True}
         )
-        read = words.read_port()
+        for enable, address, read_data in zip(self.read_enable, self.address, self.read_data, strict=True):
+            read = words.read_port()
+            m.d.comb += [read.en.eq(enable), read.addr.eq(address), read_data.eq(read.data)]
         write = words.write_port(granularity=8)
         m.d.comb += [
-            read.en.eq(self.read_enable),
-            read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
             write.en.eq(self.write_mask),
-            write.addr.eq(self.write_address),
+            write.addr.eq(self.address[-1]),
             write.data.eq(self.write_data),
         ]
         return m
 
 
 class Scratchpad(wiring.Component):
-    """Fixed-priority arbiter in front of the memory.
+    """Fixed-priority arbiters in front of the memory.
 
     Parameters
     ----------
     config : MachineConfig
-    clients : list of str
-        Names of the clients, highest priority first: each becomes a port of this component. A name in
-        ``writers`` is a `write_port`, any other a `ReadPort`. With two scratchpad ports readers and
-        writers are arbitrated apart; with one they share every cycle.
+    clients : sequence of sequences of str
+        Names of the clients of each memory port, highest priority first: each becomes a port of this
+        component. A name in ``writers`` is a `write_port`, any other a `ReadPort`.
     writers : set of str
+        All of them clients of the last port.
 
     Latency: a read granted in cycle t answers in cycle t + 2 (request and memory registers).
     Throughput: one transfer a port a cycle.
     """
 
-    def __init__(self, config: MachineConfig, clients: list[str], writers: set[str]) -> None:
+    def __init__(self, config: MachineConfig, clients: Sequence[Sequence[str]], writers: set[str]) -> None:
         self.config = config
         self.clients = clients
         self.writers = writers
         super().__init__(
-            {name: In(write_port(config)) if name in writers else In(ReadPort(config)) for name in clients}
+            {
+                name: In(write_port(config)) if name in writers else In(ReadPort(config))
+                for names in clients
+                for name in names
+            }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
-        m.submodules.memory = memory = ScratchpadMemory(config)
-
-        # Whether a client of higher priority asks for the write port (True) or the read port (False).
-        busy: dict[bool, ValueLike] = {True: C(0), False: C(0)}
+        m.submodules.memory = memory = ScratchpadMemory(self.config)
         m.d.sync += memory.write_mask.eq(0)
-        m.d.sync += memory.read_enable.eq(0)
-        for name in self.clients:
-            client = getattr(self, name)
-            writes = name in self.writers
-            request = client if writes else client.request
-            granted = Signal(name=f"{name}_granted")
-            higher = busy[writes] if config.scratchpad_ports == 2 else busy[True] | busy[False]
-            m.d.comb += [request.ready.eq(~higher), granted.eq(request.valid & request.ready)]
-            busy[writes] = busy[writes] | request.valid
-            if writes:
-                with m.If(granted):
-                    m.d.sync += [
-                        memory.write_mask.eq(client.payload.mask),
-                        memory.write_address.eq(client.payload.address),
-                        memory.write_data.eq(client.payload.data),
-                    ]
-            else:
-                with m.If(granted):
-                    m.d.sync += [memory.read_enable.eq(1), memory.read_address.eq(client.request.payload)]
-                requested = Signal(name=f"{name}_requested")
-                m.d.sync += [requested.eq(granted), client.valid.eq(requested)]
-                m.d.comb += client.data.eq(memory.read_data)
+        for names, enable, address, read_data in zip(
+            self.clients, memory.read_enable, memory.address, memory.read_data, strict=True
+        ):
+            m.d.sync += enable.eq(0)
+            # Whether a client of higher priority asks.
+            busy: ValueLike = C(0)
+            for name in names:
+                client = getattr(self, name)
+                writes = name in self.writers
+                request = client if writes else client.request
+                granted = Signal(name=f"{name}_granted")
+                m.d.comb += [request.ready.eq(~busy), granted.eq(request.valid & request.ready)]
+                busy = busy | request.valid
+                if writes:
+                    with m.If(granted):
+                        m.d.sync += [
+                            memory.write_mask.eq(client.payload.mask),
+                            address.eq(client.payload.address),
+                            memory.write_data.eq(client.payload.data),
+                        ]
+                else:
+                    with m.If(granted):
+                        m.d.sync += [enable.eq(1), address.eq(client.request.payload)]
+                    requested = Signal(name=f"{name}_requested")
+                    m.d.sync += [requested.eq(granted), client.valid.eq(requested)]
+                    m.d.comb += client.data.eq(read_data)
         return m

@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import DESCRIPTOR, Opcode
+from kolmogate.isa import DESCRIPTOR, RESIDUAL, Opcode
 
 from .ports import ReadPort, word_address_bits
 from .records import struct_layout
@@ -21,6 +21,7 @@ class Sequencer(wiring.Component):
     descriptor : the present one, steady while its layer runs.
     start_layer, layer_done : an ARRAY descriptor begins; its last output is in the scratchpad.
     start_fill, filling : a FILL descriptor begins; the filler is at work.
+    start_residual, residual : a RESIDUAL record for the next layer.
     done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
 
     Descriptors take their size in words plus 4 cycles to load.
@@ -48,6 +49,8 @@ class Sequencer(wiring.Component):
                 "layer_done": In(1),
                 "start_fill": Out(1),
                 "filling": In(1),
+                "start_residual": Out(1),
+                "residual": Out(struct_layout(RESIDUAL)),
                 "done": Out(1),
                 "bad_descriptor": Out(1),
             }
@@ -63,6 +66,7 @@ class Sequencer(wiring.Component):
         storage = Signal(8 * columns * words, reset_less=True)
         m.d.comb += [
             self.descriptor.eq(storage),
+            self.residual.eq(storage),
             self.port.request.payload.eq(address),
         ]
         with m.If(self.port.valid):
@@ -90,6 +94,9 @@ class Sequencer(wiring.Component):
                     m.next = "ARRAY"
                 with m.Case(Opcode.FILL), m.If(~self.filling):
                     m.d.comb += self.start_fill.eq(1)
+                    m.next = "LOAD"
+                with m.Case(Opcode.RESIDUAL):
+                    m.d.comb += self.start_residual.eq(1)
                     m.next = "LOAD"
                 with m.Default():
                     m.d.comb += self.bad_descriptor.eq(1)

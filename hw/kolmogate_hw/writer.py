@@ -18,11 +18,13 @@ class OutputWriter(wiring.Component):
 
     Output positions start at multiples of Q bytes. ``i`` is always ready: the write port must grant at
     once (highest priority). ``done`` is high for one cycle when the layer's last word has been written.
+    ``address`` is where the next batch goes.
     """
 
     i: stream.Interface
     start: Signal
     done: Signal
+    address: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -33,6 +35,7 @@ class OutputWriter(wiring.Component):
                 "i": In(stream.Signature(data.ArrayLayout(8, config.requantisers))),
                 "port": Out(write_port(config)),
                 "done": Out(1),
+                "address": Out(ADDRESS_BITS),
             }
         )
 
@@ -55,7 +58,7 @@ class OutputWriter(wiring.Component):
 
         position = Signal(ADDRESS_BITS, reset_less=True)
         group = Signal(ADDRESS_BITS, reset_less=True)
-        address = Signal(ADDRESS_BITS, reset_less=True)
+        address = self.address
         with m.If(self.i.valid):
             m.d.sync += address.eq(address + lanes)
             with m.If(counter.last_batch):

@@ -7,6 +7,7 @@ waveform in ``build/benches``, or in the folder that ``KOLMOGATE_RESULTS`` names
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -69,7 +70,12 @@ def run_bench(component: wiring.Component, module: str, simulator: str, **parame
     print(f"{name}: KOLMOGATE_SEED={seed()}")
     with tempfile.TemporaryDirectory(prefix="kolmogate-") as folder, _tools(Path(folder)):
         source = Path(folder, "top.v")
-        source.write_text(verilog.convert(component, name="top", strip_internal_attrs=True))
+        text = verilog.convert(component, name="top", strip_internal_attrs=True)
+        if simulator == "icarus":
+            # It leaves `always @*` at X until something in it changes. Yosys puts a register into each that
+            # is meant to change at time 0; it only does if it is set once the blocks wait for it.
+            text = re.sub(r"reg (\\\S*verilog_backend\S*)\s+= 0;", r"reg \1 ; initial #0 \1 = 0;", text)
+        source.write_text(text)
         environment = {_PARAMETERS: json.dumps(parameters)}
         report = results / f"{name}.xml"
         failures = _run(source, module, simulator, report, environment, waves=False)

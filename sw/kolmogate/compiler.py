@@ -9,7 +9,8 @@ from .allocate import Region, allocate
 from .config import MachineConfig
 from .errors import InputError
 from .image import Activation, Image, LayerReport, Section
-from .isa import CONSTANTS, DESCRIPTOR, INSTRUCTION, P0, SHIFTS, Opcode
+from .isa import ADDRESS_BITS, CONSTANTS, DESCRIPTOR, INSTRUCTION, P0, RESIDUAL, SHIFTS, Opcode
+from .lower import lower
 from .network import Network, Weighted
 from .parameters import Parameters
 from .programs.p0 import Instruction, Program, assemble, literal_program
@@ -26,13 +27,9 @@ def compile(network: Network, config: MachineConfig) -> Image:
     Raises `InputError` that names the operation which the machine cannot run exactly, or says how many
     bytes of scratchpad the network is short of.
     """
-    weights = {
-        operation.output: operation.weights.size
-        for operation in network.operations
-        if isinstance(operation, Weighted)
-    }
+    weights = _weights(network)
     simplified = simplify(network)
-    network = simplified.network
+    network = lower(simplified.network)
     plan = schedule(network, config)
     addresses = _allocate(plan, config)
     descriptors = _descriptors(plan, addresses, config)
@@ -70,9 +67,18 @@ def compile(network: Network, config: MachineConfig) -> Image:
         input=_activation(network, plan, addresses, plan.input),
         output=_activation(network, plan, addresses, plan.output),
         skeleton=skeleton(network),
-        layers=_reports(plan, programs, weights, config),
+        layers=_reports(plan, programs, (weights, _weights(simplified.network)), config),
         dropped=simplified.dropped,
     )
+
+
+def _weights(network: Network) -> dict[str, int]:
+    """How many weights each operation has, by its output."""
+    return {
+        operation.output: operation.weights.size
+        for operation in network.operations
+        if isinstance(operation, Weighted)
+    }
 
 
 def _activation(network: Network, plan: Schedule, addresses: Mapping[str, int], name: str) -> Activation:
@@ -81,32 +87,50 @@ def _activation(network: Network, plan: Schedule, addresses: Mapping[str, int], 
 
 def _allocate(plan: Schedule, config: MachineConfig) -> dict[str, int]:
     """Addresses of all tensors, each live from the layer that makes it to the last that reads it."""
-    first, last = {plan.input: -1}, {plan.input: -1}
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+
+    def live(name: str, step: int) -> None:
+        place = plan.places[name]
+        first[place] = min(first.get(place, step), step)
+        last[place] = max(last.get(place, step), step)
+        sizes[place] = max(sizes.get(place, 0), plan.layouts[name].size)
+
+    live(plan.input, -1)
     for step, layer in enumerate(plan.layers):
-        last[layer.input] = step
-        first[layer.output] = last[layer.output] = step
-    last[plan.output] = len(plan.layers)
-    regions = [Region(name, layout.size, first[name], last[name]) for name, layout in plan.layouts.items()]
-    return allocate(regions, config.columns)
+        for name in (layer.input, layer.output, layer.operand):
+            if name is not None:
+                live(name, step)
+    live(plan.output, len(plan.layers))
+    regions = [Region(name, size, first[name], last[name]) for name, size in sizes.items()]
+    addresses = allocate(regions, config.columns)
+    return {name: addresses[plan.places[name]] for name in plan.layouts}
 
 
 def _descriptors(plan: Schedule, addresses: Mapping[str, int], config: MachineConfig) -> list[dict[str, int]]:
     """All descriptors; addresses of constants count from the start of their section."""
     descriptors = []
     constants = 0
+    bordered = {plan.input}
     for layer in plan.layers:
         base, layout = addresses[layer.output], plan.layouts[layer.output]
-        descriptors += [
-            {
-                "opcode": Opcode.FILL,
-                "output_base": base + fill.offset,
-                "output_step": fill.step,
-                "y_count": fill.lines,
-                "run": fill.run,
-                "zero_point": layout.zero_point,
-            }
-            for fill in layout.border()
-        ]
+        if layer.output not in bordered:
+            bordered.add(layer.output)
+            descriptors += [
+                {
+                    "opcode": Opcode.FILL,
+                    "output_base": base + fill.offset,
+                    "output_step": fill.step,
+                    "y_count": fill.lines,
+                    "run": fill.run,
+                    "zero_point": layout.zero_point,
+                }
+                for fill in layout.border()
+            ]
+        if layer.residual is not None and layer.operand is not None:
+            offset = (addresses[layer.operand] - base) % (1 << ADDRESS_BITS)
+            descriptors.append({**layer.residual, "offset": offset})
         descriptors.append(
             {
                 **layer.fields,
@@ -122,7 +146,8 @@ def _descriptors(plan: Schedule, addresses: Mapping[str, int], config: MachineCo
 def _pack(fields: Mapping[str, int], constants: int, config: MachineConfig) -> bytes:
     if fields["opcode"] == Opcode.ARRAY:
         fields = {**fields, "constants_base": constants + fields["constants_base"]}
-    return DESCRIPTOR.pack(**fields).to_bytes(DESCRIPTOR.size(config.columns), "little")
+    record = RESIDUAL if fields["opcode"] == Opcode.RESIDUAL else DESCRIPTOR
+    return record.pack(**fields).to_bytes(DESCRIPTOR.size(config.columns), "little")
 
 
 def _constant_bytes(layer: Layer, config: MachineConfig) -> int:
@@ -161,15 +186,18 @@ def _assemble(plan: Schedule, programs: list[list[Instruction]], config: Machine
 
 
 def _reports(
-    plan: Schedule, programs: list[list[Instruction]], weights: Mapping[str, int], config: MachineConfig
+    plan: Schedule,
+    programs: list[list[Instruction]],
+    weights: tuple[Mapping[str, int], Mapping[str, int]],
+    config: MachineConfig,
 ) -> tuple[LayerReport, ...]:
-    """What the layers cost; ``weights`` are those that each had before simplification, by output."""
+    """What the layers cost; ``weights`` are those that each had before and after simplification."""
     return tuple(
         LayerReport(
             name=layer.name,
             op=layer.op,
-            weights=weights.get(layer.output, 0),
-            live_weights=layer.parameters.weights,
+            weights=weights[0].get(layer.made, 0),
+            live_weights=weights[1].get(layer.made, 0),
             positions=layer.positions,
             bits=sum(
                 INSTRUCTION.bits + instruction.rows * instruction.bits * config.columns

@@ -26,7 +26,7 @@ class MachineConfig:
     scratchpad_bytes : int
         Size of the one memory for activations, programs and constants.
     scratchpad_ports : int
-        1: reads and writes share a port. 2: one read port and one write port.
+        1: reads and writes share it. 2: both read, and one also writes; divides ``rows``.
     column_buffer_depth : int
         Weights each column can hold; a power of two.
     accumulator_bits : int
@@ -75,7 +75,8 @@ class MachineConfig:
             f"scratchpad_bytes must be whole words and at most 1 MiB, not {self.scratchpad_bytes}",
         )
         require(
-            self.scratchpad_ports in (1, 2), f"scratchpad_ports must be 1 or 2, not {self.scratchpad_ports}"
+            self.scratchpad_ports in (1, 2) and self.rows % self.scratchpad_ports == 0,
+            f"scratchpad_ports must be 1 or 2 and divide rows, not {self.scratchpad_ports}",
         )
         require(
             power_of_two(self.column_buffer_depth),
@@ -99,7 +100,7 @@ class MachineConfig:
 CONFIGURATIONS = {
     config.name: config
     for config in (
-        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 512, 36_000_000),
+        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 1024, 36_000_000),
         MachineConfig("ecp5-25f", 4, 8, 2, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-85f", 4, 32, 8, 32, 320 << 10, 2, 1024, 80_000_000),

@@ -20,6 +20,8 @@ __all__ = [
     "DESCRIPTOR",
     "INSTRUCTION",
     "P0",
+    "RESIDUAL",
+    "RESIDUAL_FRACTION",
     "SHIFTS",
     "ErrorCode",
     "Opcode",
@@ -98,6 +100,8 @@ class Opcode(IntEnum):
     FILL = 2
     """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` bytes, ``output_step`` apart, from
     ``output_base``. Runs beside the next ARRAY descriptor, which is complete only when the fill is."""
+    RESIDUAL = 3
+    """Add a tensor to the outputs of the next ARRAY descriptor (`RESIDUAL`)."""
 
 
 class ErrorCode(IntEnum):
@@ -156,10 +160,39 @@ DESCRIPTOR = Record(
 )
 """One layer. Stored at whole scratchpad words, in order of execution."""
 
+RESIDUAL = Record(
+    "residual",
+    {
+        "opcode": 3,
+        # Keep the larger of the two bytes instead of adding them (max pooling, a tap at a time). The zero
+        # points must then be 0.
+        "largest": 1,
+        # The tensor's byte lies so far from the output byte it belongs to; a multiple of the word.
+        "offset": ADDRESS_BITS,
+        "output_scale": 26,
+        "operand_scale": 26,
+        "output_zero_point!": 8,
+        "operand_zero_point!": 8,
+        "zero_point!": 8,
+        "minimum!": 8,
+        "maximum!": 8,
+    },
+)
+"""A residual addition, in the place of a descriptor: each output ``y`` of the next layer becomes
+``max(y, x)`` if ``largest``, else
+
+    clamp(zero_point + (((y - output_zero_point) * output_scale + (x - operand_zero_point) * operand_scale
+          + 2**(RESIDUAL_FRACTION - 1)) >> RESIDUAL_FRACTION), minimum, maximum)
+
+``x`` is the operand's byte."""
+
+RESIDUAL_FRACTION = 24
+
 COUNTS = {
     Opcode.END: (),
     Opcode.ARRAY: ("x_count", "y_count", "outer_count", "inner_count", "run", "channels"),
     Opcode.FILL: ("y_count", "run"),
+    Opcode.RESIDUAL: (),
 }
 """Fields of each kind of descriptor that are never 0: the device defines no outcome if one is."""
 

@@ -17,13 +17,14 @@ from .isa import (
     COUNTS,
     DESCRIPTOR,
     P0,
+    RESIDUAL,
     SHIFTS,
     ErrorCode,
     Opcode,
     Record,
     window_taps,
 )
-from .machine_arithmetic import requantise
+from .machine_arithmetic import add_residual, requantise
 from .network import Int8Array
 from .programs.p0 import Instruction, literal_rows
 
@@ -84,9 +85,12 @@ class Machine:
         rows = _WeightReader(self.memory, code, literals, self.config.columns)
         size = DESCRIPTOR.size(self.config.columns)
         cycles = 0
+        residual = None
         while True:
-            packed = self.memory[self._wrap(descriptors + np.arange(size))].tobytes()
-            fields = DESCRIPTOR.unpack(int.from_bytes(packed, "little"))
+            packed = int.from_bytes(
+                self.memory[self._wrap(descriptors + np.arange(size))].tobytes(), "little"
+            )
+            fields = DESCRIPTOR.unpack(packed)
             if fields["opcode"] == Opcode.END:
                 return
             cycles += DESCRIPTOR_CYCLES + self._least_cycles(fields)
@@ -98,8 +102,11 @@ class Machine:
                 )
             if fields["opcode"] == Opcode.FILL:
                 self._fill(fields)
+            elif fields["opcode"] == Opcode.RESIDUAL:
+                residual = RESIDUAL.unpack(packed)
             else:
-                self._run_layer(fields, rows)
+                self._run_layer(fields, rows, residual)
+                residual = None
             descriptors += size
 
     def _wrap(self, addresses: Int64Array) -> Int64Array:
@@ -115,6 +122,8 @@ class Machine:
             tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
             groups = -(-fields["channels"] // config.columns)
             cycles = groups * tiles * window_taps(fields)
+        elif fields["opcode"] == Opcode.RESIDUAL:
+            cycles = 0
         else:
             raise DeviceError(f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR)
         if any(fields[name] == 0 for name in COUNTS[Opcode(fields["opcode"])]):
@@ -126,7 +135,9 @@ class Machine:
         for line in lines:
             self.memory[self._wrap(line + np.arange(fields["run"]))] = fields["zero_point"] & 0xFF
 
-    def _run_layer(self, fields: dict[str, int], rows: "_WeightReader") -> None:
+    def _run_layer(
+        self, fields: dict[str, int], rows: "_WeightReader", residual: dict[str, int] | None
+    ) -> None:
         config, depth, channels = self.config, window_taps(fields), fields["channels"]
         positions = fields["x_count"] * fields["y_count"]
         groups = -(-channels // config.columns)
@@ -153,8 +164,12 @@ class Machine:
                     constants["shift"],
                     single_rounding=bool(fields["single_rounding"]),
                 )
-                y = np.clip(y + fields["zero_point"], fields["minimum"], fields["maximum"]).astype(np.int8)
-                self.memory[self._wrap(outputs[part, np.newaxis] + np.arange(channels))] = y.view(np.uint8)
+                y = np.clip(y + fields["zero_point"], fields["minimum"], fields["maximum"])
+                places = outputs[part, np.newaxis] + np.arange(channels)
+                if residual is not None:
+                    operands = self.memory.view(np.int8)[self._wrap(places + residual["offset"])]
+                    y = add_residual(y, operands, residual)
+                self.memory[self._wrap(places)] = y.astype(np.int8).view(np.uint8)
 
     def _constants(self, fields: dict[str, int]) -> dict[str, Int64Array]:
         """The requantisation constants of each channel."""

@@ -1,13 +1,15 @@
 """The machine's requantisation in numpy, and how TFLite's fixed-point scales become its constants."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
 from .config import MachineConfig
 from .errors import InputError
-from .isa import SHIFTS
+from .isa import RESIDUAL_FRACTION, SHIFTS
 
-__all__ = ["constants_from_tflite", "requantise", "requantiser_interval"]
+__all__ = ["add_residual", "constants_from_tflite", "requantise", "requantiser_interval"]
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -57,6 +59,17 @@ def constants_from_tflite(multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> tu
             " larger scale, or its weights or input a smaller one"
         )
     return multiplier << short, shift + short
+
+
+def add_residual(outputs: npt.ArrayLike, operands: npt.ArrayLike, record: Mapping[str, int]) -> Int64Array:
+    """The formula of `isa.RESIDUAL` for outputs and operands of one shape; ``record`` holds its fields."""
+    y, x = np.asarray(outputs, np.int64), np.asarray(operands, np.int64)
+    if record["largest"]:
+        return np.maximum(y, x)
+    total = (y - record["output_zero_point"]) * record["output_scale"]
+    total += (x - record["operand_zero_point"]) * record["operand_scale"]
+    rounded = (total + (1 << RESIDUAL_FRACTION - 1)) >> RESIDUAL_FRACTION
+    return np.clip(rounded + record["zero_point"], record["minimum"], record["maximum"])
 
 
 def requantiser_interval(config: MachineConfig) -> int:

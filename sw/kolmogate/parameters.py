@@ -15,7 +15,18 @@ from .config import MachineConfig
 from .errors import InputError
 from .isa import CONSTANTS, SHIFTS
 from .machine_arithmetic import constants_from_tflite
-from .network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Int8Array, Operation, Weighted
+from .network import (
+    AveragePool2D,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Int8Array,
+    MaxPool2D,
+    Mean,
+    Operation,
+    Relu,
+    Weighted,
+)
 
 __all__ = ["Parameters", "average_constants", "parameters", "row_count", "weights_of_rows"]
 
@@ -34,8 +45,6 @@ class Parameters:
         As in `isa.CONSTANTS`.
     rows : int8 array (groups, taps, columns) or None
         Weights in the order of the program, zeros beyond the last channel; None where all are 1.
-    weights : int
-        Weights of the network's own.
     """
 
     fields: Mapping[str, int]
@@ -43,22 +52,31 @@ class Parameters:
     multiplier: Int64Array
     shift: Int64Array
     rows: Int8Array | None = field(repr=False)
-    weights: int
 
 
 def parameters(
-    operation: Operation, channels: int, zero_points: tuple[int, int], config: MachineConfig
+    operation: Operation, channels: int, taps: int, zero_points: tuple[int, int], config: MachineConfig
 ) -> Parameters:
-    """The parameters of a layer with so many output channels and these (input, output) zero points.
+    """The parameters of a layer with so many output channels, taps and these (input, output) zero points.
 
     Raises `InputError` if accumulators or biases could leave the machine's range.
     """
     match operation:
         case AveragePool2D():
-            constants = average_constants(operation.window.size[0] * operation.window.size[1])
-            fields = {"unit_weights": 1, "single_rounding": 1, **_clamp(operation.clamp)}
-            bias, multiplier, shift = (np.full(channels, value) for value in (0, *constants))
-            return Parameters(fields, bias, multiplier, shift, None, 0)
+            return _unit(channels, 0, *average_constants(taps), single_rounding=1, **_clamp(operation.clamp))
+        case MaxPool2D():
+            return _unit(channels, 0, *average_constants(1), single_rounding=1, **_clamp(operation.clamp))
+        case Mean() | Relu():
+            clamp = operation.clamp if isinstance(operation, Relu) else (-128, 127)
+            multiplier, shift = _constants(operation)
+            bias = -zero_points[0] * taps
+            if 128 * taps >= 1 << config.accumulator_bits - 1:
+                raise InputError(
+                    f"{operation.kind} {operation.name!r} cannot be run exactly on this target: the sum of"
+                    f" {taps} values can leave an accumulator of {config.accumulator_bits} bits"
+                )
+            ends = (bias, int(multiplier[0]), int(shift[0]))
+            return _unit(channels, *ends, zero_point=zero_points[1], **_clamp(clamp))
         case Conv2D() | DepthwiseConv2D() | Dense():
             filters = _filters(operation)
         case _:
@@ -70,13 +88,23 @@ def parameters(
     }
     wide = filters.astype(np.int64)
     bias = operation.bias.astype(np.int64) - zero_points[0] * wide.sum(axis=1)
+    multiplier, shift = _constants(operation)
+    _check_range(operation, wide, bias, config)
+    return Parameters(fields, bias, multiplier, shift, _rows(filters, config.columns))
+
+
+def _unit(channels: int, bias: int, multiplier: int, shift: int, **fields: int) -> Parameters:
+    """A layer that sums values up, with one scale for all channels."""
+    bias_, multiplier_, shift_ = (np.full(channels, value) for value in (bias, multiplier, shift))
+    return Parameters({"unit_weights": 1, **fields}, bias_, multiplier_, shift_, None)
+
+
+def _constants(operation: Weighted | Mean | Relu) -> tuple[Int64Array, Int64Array]:
+    """Multipliers and shifts of `isa.CONSTANTS`; raises `InputError` that names the operation."""
     try:
-        scale = operation.requantisation
-        multiplier, shift = constants_from_tflite(scale.multiplier, scale.shift)
+        return constants_from_tflite(operation.requantisation.multiplier, operation.requantisation.shift)
     except InputError as error:
         raise InputError(f"{operation.kind} {operation.name!r}: {error}") from None
-    _check_range(operation, wide, bias, config)
-    return Parameters(fields, bias, multiplier, shift, _rows(filters, config.columns), filters.size)
 
 
 def _clamp(clamp: tuple[int, int]) -> dict[str, int]:

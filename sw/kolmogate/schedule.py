@@ -1,37 +1,20 @@
-"""From a network to the layers that the array runs: windows, weights in tap order, channel constants.
+"""From a network to the layers that the array runs: storage of tensors, address steps, parameters.
 
-Reshaping and padding move no bytes: their outputs are *views* of the tensor they read, whose storage gets
-the border that all its readers need. SOFTMAX and reshapes at the very end stay on the host.
+SOFTMAX and reshapes at the very end stay on the host.
 """
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .config import MachineConfig
-from .errors import InputError
 from .isa import ADDRESS_BITS, DESCRIPTOR, Opcode, window_taps
 from .layout import Layout
-from .network import (
-    AveragePool2D,
-    Conv2D,
-    Dense,
-    DepthwiseConv2D,
-    Network,
-    Operation,
-    Pad,
-    Reshape,
-    Softmax,
-    Window,
-)
+from .network import Network, Operation, Reshape, Softmax
 from .parameters import Parameters, parameters
+from .uses import Shape, Use, image_shape, refuse, resolve
 
 __all__ = ["Layer", "Schedule", "schedule", "split_tail"]
 
-Shape = tuple[int, int, int]
-Padding = tuple[int, int, int, int]
-
-NO_PADDING: Padding = (0, 0, 0, 0)
 HOST_OPERATIONS = (Softmax, Reshape)
 
 
@@ -45,22 +28,31 @@ class Layer:
         The operation's name and kind.
     input, output : str
         Tensors whose storage is read and written.
+    made : str
+        The operation's own output; ``output`` is another where it is added to something at once.
     input_offset, output_offset : int
         First byte of the first window, and of the first output position, in their regions.
     fields : mapping
         All descriptor fields but the three addresses.
     parameters : Parameters
         Weights and constants.
+    operand : str or None
+        The tensor that a residual addition reads, in the place of the output's own bytes.
+    residual : mapping or None
+        The fields of that addition, all but the offset.
     """
 
     name: str
     op: str
     input: str
     output: str
+    made: str
     input_offset: int
     output_offset: int
     fields: Mapping[str, int]
     parameters: Parameters
+    operand: str | None
+    residual: Mapping[str, int] | None
 
     @property
     def positions(self) -> int:
@@ -73,33 +65,29 @@ class Schedule:
     """What the device runs and what is left to the host.
 
     ``layouts`` holds the storage of each tensor that exists on the device; ``input`` and ``output`` name
-    those that the host writes and reads; ``tail`` is the network that the host runs on the output.
+    those that the host writes and reads; ``tail`` is the network that the host runs on the output. ``places``
+    tells for each tensor whose region it is stored in: its own, or that of the tensor that it replaces.
     """
 
     layers: tuple[Layer, ...]
     layouts: Mapping[str, Layout]
+    places: Mapping[str, str]
     input: str
     output: str
     tail: Network
 
 
 def schedule(network: Network, config: MachineConfig) -> Schedule:
-    """The layers of ``network`` on a machine.
+    """The layers of a lowered network (`kolmogate.lower`) on a machine.
 
     Raises `InputError` that names the operation which the machine cannot run exactly.
     """
     operations, tail = split_tail(network)
-    uses = list(_resolve_views(network, operations, tail.input))
+    uses = resolve(network, operations, tail.input)
     layouts = _lay_out(network, uses, tail.input, config)
     layers = tuple(_layer(use, layouts, config) for use in uses)
-    return Schedule(layers, layouts, network.input, tail.input, tail)
-
-
-def _refuse(operation: Operation, reason: str) -> InputError:
-    return InputError(
-        f"{operation.kind} {operation.name!r} cannot be run exactly on this target yet: {reason};"
-        " `--on golden` runs the network on the host"
-    )
+    places = _places(network, uses, tail.input)
+    return Schedule(layers, layouts, places, network.input, tail.input, tail)
 
 
 def split_tail(network: Network) -> tuple[list[Operation], Network]:
@@ -115,155 +103,111 @@ def split_tail(network: Network) -> tuple[list[Operation], Network]:
     return operations, Network(tensors, tuple(tail), boundary, network.output)
 
 
-@dataclass(frozen=True)
-class _View:
-    """A tensor seen as ``shape`` plus ``padding`` around it, kept in the storage of ``tensor``."""
-
-    tensor: str
-    shape: Shape
-    padding: Padding = NO_PADDING
-
-
-@dataclass(frozen=True)
-class _Use:
-    """An operation of the array and the view it reads, through ``window`` with all padding included.
-
-    ``window`` is None for a dense layer, which reads its whole input whatever its shape.
-    """
-
-    operation: Operation
-    view: _View
-    window: Window | None
-    word_mode: bool
-
-
-def _image_shape(network: Network, name: str) -> Shape:
-    """A tensor's shape as (height, width, channels)."""
-    shape = network.tensors[name].shape
-    if len(shape) > 3:
-        raise InputError(f"tensor {name!r} has {len(shape)} axes beside the batch: at most 3 can be stored")
-    height, width, channels = (1,) * (3 - len(shape)) + shape
-    return height, width, channels
-
-
-def _resolve_views(network: Network, operations: Iterable[Operation], output: str) -> Iterator[_Use]:
-    """The operations that the array runs; raises `InputError` at the first that it cannot."""
-    views = {network.input: _View(network.input, _image_shape(network, network.input))}
-    for operation in operations:
-        view = views[operation.inputs[0]]
-        match operation:
-            case Reshape():
-                if view.padding != NO_PADDING:
-                    raise _refuse(operation, "it reshapes a padded tensor")
-                views[operation.output] = _View(view.tensor, _image_shape(network, operation.output))
-                continue
-            case Pad():
-                views[operation.output] = _View(
-                    view.tensor, view.shape, _add(view.padding, operation.padding)
-                )
-                continue
-            case Conv2D() | DepthwiseConv2D():
-                padding = _add(view.padding, operation.window.padding)
-                window = Window(operation.window.size, operation.window.stride, padding)
-                channelwise = isinstance(operation, DepthwiseConv2D) and view.shape[2] > 1
-                if channelwise and operation.weights.shape[2] != view.shape[2]:
-                    raise _refuse(operation, "its depth multiplier is not 1")
-                yield _Use(operation, view, window, channelwise)
-            case AveragePool2D():
-                if operation.window.padding != NO_PADDING:
-                    raise _refuse(operation, "it pools over padding")
-                window = Window(operation.window.size, operation.window.stride, view.padding)
-                yield _Use(operation, view, window, True)
-            case Dense():
-                if view.padding != NO_PADDING:
-                    raise _refuse(operation, "it reads a padded tensor")
-                yield _Use(operation, view, _dense_window(network, operation, view), False)
-            case _:
-                raise _refuse(operation, "the machine has no such operator")
-        views[operation.output] = _View(operation.output, _image_shape(network, operation.output))
-    if views[output].tensor != output:
-        raise InputError(
-            f"output {output!r} is only a view of {views[output].tensor!r}: drop the last operation"
-        )
-
-
-def _dense_window(network: Network, operation: Dense, view: _View) -> Window | None:
-    """None for a layer that reads its whole input; position by position it is a convolution."""
-    depth = operation.weights.shape[1]
-    if depth == math.prod(view.shape):
-        return None
-    if depth == view.shape[2] and _image_shape(network, operation.output)[:2] == view.shape[:2]:
-        return Window((1, 1), (1, 1), NO_PADDING)
-    raise _refuse(operation, "it reads its input in another shape than it is made in")
-
-
-def _add(a: Padding, b: Padding) -> Padding:
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]
-
-
-def _lay_out(network: Network, uses: list[_Use], output: str, config: MachineConfig) -> dict[str, Layout]:
+def _lay_out(network: Network, uses: list[Use], output: str, config: MachineConfig) -> dict[str, Layout]:
     """The storage of each tensor, with the border and the pitch that its readers need."""
-    layouts = {}
-    for name in dict.fromkeys([network.input, *(use.operation.output for use in uses), output]):
-        readers = [use for use in uses if use.view.tensor == name]
+    shapes: dict[str, Shape] = {}
+    paddings: dict[str, tuple[int, int, int, int]] = {}
+    pitches: dict[str, int] = {}
+    for name in dict.fromkeys([network.input, *(use.output for use in uses), output]):
+        readers = [use for use in uses if use.source == name]
         # The host can write the input in whatever shape it is read; other shapes come from who makes them.
-        shape = _image_shape(network, name)
+        shape = image_shape(network, name)
         if name == network.input:
-            shape = next((use.view.shape for use in readers if use.window), shape)
-        padding = NO_PADDING
+            shape = next((use.shape for use in readers if use.shape), shape)
+        padding = (0, 0, 0, 0)
         for use in readers:
-            if use.window is None:
+            if use.shape is None:
                 continue
-            if use.view.shape != shape:
-                raise _refuse(use.operation, f"it reads {name!r} in another shape than it is made in")
-            padding = _larger(padding, _reach(use.window, shape))
-        height, width, channels = shape
+            if use.shape != shape:
+                raise refuse(use.operation, f"it reads {name!r} in another shape than it is made in")
+            padding = _larger(padding, _reach(use, shape))
+        channels = shape[2]
         if any(use.word_mode for use in readers):
-            pitch = -(-channels // config.columns) * config.columns
+            pitches[name] = -(-channels // config.columns) * config.columns
         elif name == network.input:
-            pitch = channels
+            pitches[name] = channels
         else:
-            pitch = -(-channels // 8) * 8
-        layouts[name] = Layout(height, width, channels, padding, pitch, network.tensors[name].zero_point)
-    return layouts
+            pitches[name] = -(-channels // 8) * 8
+        shapes[name], paddings[name] = shape, padding
+    _tie(uses, paddings, pitches)
+    return {
+        name: Layout(*shape, paddings[name], pitches[name], network.tensors[name].zero_point)
+        for name, shape in shapes.items()
+    }
 
 
-def _reach(window: Window, shape: Shape) -> Padding:
-    """How far the windows really reach over each edge of the image."""
-    rows, columns = window.output_size(shape[0], shape[1])
-    top, _, left, _ = window.padding
-    bottom = (rows - 1) * window.stride[0] + window.size[0] - top - shape[0]
-    right = (columns - 1) * window.stride[1] + window.size[1] - left - shape[1]
-    return top, max(bottom, 0), left, max(right, 0)
+def _tie(uses: list[Use], paddings: dict[str, tuple[int, int, int, int]], pitches: dict[str, int]) -> None:
+    """What is added to outputs lies as they do, so that one offset leads from any byte to its operand."""
+    pairs = [(use.output, use.residual.tensor) for use in uses if use.residual is not None]
+    changed = True
+    while changed:
+        changed = False
+        for one, other in pairs:
+            pitch = max(pitches[one], pitches[other], 8 * (one != other))
+            padding = _larger(paddings[one], paddings[other])
+            for name in (one, other):
+                changed |= (pitches[name], paddings[name]) != (pitch, padding)
+                pitches[name], paddings[name] = pitch, padding
 
 
-def _larger(a: Padding, b: Padding) -> Padding:
+def _places(network: Network, uses: list[Use], output: str) -> dict[str, str]:
+    """Sums replace the operand in memory where nothing reads it afterwards."""
+    places: dict[str, str] = {}
+    for index, use in enumerate(uses):
+        places.setdefault(use.source, use.source)
+        operand = use.residual.tensor if use.residual else use.output
+        later = uses[index + 1 :]
+        free = operand not in (network.input, output, use.source) and not any(
+            operand == one.source or (one.residual is not None and operand == one.residual.tensor)
+            for one in later
+        )
+        if use.output not in places:
+            places[use.output] = places[operand] if free and operand != use.output else use.output
+    places.setdefault(output, output)
+    return places
+
+
+def _reach(use: Use, shape: Shape) -> tuple[int, int, int, int]:
+    """How far the windows reach over each edge of the image."""
+    ends = [
+        (
+            max(0, -start),
+            max(0, start + (count - 1) * stride + size - extent),
+        )
+        for start, count, stride, size, extent in zip(
+            use.start, use.region[2:], use.stride, use.size, shape, strict=False
+        )
+    ]
+    return (*ends[0], *ends[1])
+
+
+def _larger(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
     return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
 
 
-def _layer(use: _Use, layouts: Mapping[str, Layout], config: MachineConfig) -> Layer:
-    operation, source = use.operation, layouts[use.view.tensor]
-    target = layouts[operation.output]
-    positions = target.height * target.width
-    # A dense layer is a convolution whose window is the whole image.
-    window = use.window or Window((source.height, source.width), (1, 1), NO_PADDING)
-    top, _, left, _ = window.padding
+def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig) -> Layer:
+    operation, source, target = use.operation, layouts[use.source], layouts[use.output]
+    # What is read whole is a window as large as the image.
+    size = use.size if use.shape else (source.height, source.width)
+    row, column, height, width = use.region
+    positions = height * width
     fields = {
         "opcode": Opcode.ARRAY,
-        "x_count": target.width,
-        "y_count": target.height,
-        **_steps("input", source, window.stride, target.width),
-        **_steps("output", target, (1, 1), target.width),
+        "x_count": width,
+        "y_count": height,
+        **_steps("input", source, use.stride, width),
+        **_steps("output", target, (1, 1), width),
         "word_mode": int(use.word_mode),
         "channels": target.channels,
-        **_window_loops(source, window.size, config.columns if use.word_mode else None),
+        **_window_loops(source, size, config.columns if use.word_mode else None),
     }
-    made = parameters(operation, target.channels, (source.zero_point, target.zero_point), config)
+    zero_points = source.zero_point, use.zero_point
+    made = parameters(operation, target.channels, window_taps(fields), zero_points, config)
     fields |= made.fields
     if made.rows is not None:
         fields["stream_weights"] = int(positions <= config.rows)
         if positions > config.rows and window_taps(fields) > config.column_buffer_depth:
-            raise _refuse(
+            raise refuse(
                 operation,
                 f"its filters have {window_taps(fields)} taps, a column of {config.name!r} holds"
                 f" {config.column_buffer_depth}",
@@ -271,16 +215,19 @@ def _layer(use: _Use, layouts: Mapping[str, Layout], config: MachineConfig) -> L
     try:
         DESCRIPTOR.pack(**fields)
     except ValueError as error:
-        raise _refuse(operation, f"it is too large, {error}") from None
+        raise refuse(operation, f"it is too large, {error}") from None
     return Layer(
         name=operation.name,
         op=operation.kind,
-        input=use.view.tensor,
-        output=operation.output,
-        input_offset=source.origin - top * source.row_pitch - left * source.pixel_pitch,
-        output_offset=target.origin,
+        input=use.source,
+        output=use.output,
+        made=operation.output,
+        input_offset=source.origin + use.start[0] * source.row_pitch + use.start[1] * source.pixel_pitch,
+        output_offset=target.origin + row * target.row_pitch + column * target.pixel_pitch,
         fields=fields,
         parameters=made,
+        operand=use.residual.tensor if use.residual else None,
+        residual=use.residual.record if use.residual else None,
     )
 
 

@@ -7,7 +7,7 @@ from kolmogate.config import CONFIGURATIONS, MachineConfig
 from kolmogate_sim.streams import seed
 
 # One column group of constants in a single batch, rows no power of two, a tiny column buffer.
-CORNER = MachineConfig("corner", 3, 8, 8, 32, 8 << 10, 2, 16, 1_000_000)
+CORNER = MachineConfig("corner", 3, 8, 8, 32, 8 << 10, 1, 16, 1_000_000)
 
 
 @pytest.fixture(

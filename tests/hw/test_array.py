@@ -135,7 +135,7 @@ class Fetching(wiring.Component):
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
-                "port": Out(ReadPort(config)),
+                "ports": Out(ReadPort(config)).array(config.scratchpad_ports),
                 "weights": In(stream.Signature(weight_row(config))),
                 "captured": Out(1),
                 "drained": In(1),
@@ -148,15 +148,16 @@ class Fetching(wiring.Component):
         m = Module()
         m.submodules.fetcher = fetcher = WindowFetcher(self.config)
         m.submodules.compute = compute = Compute(self.config)
-        wiring.connect(m, fetcher.port, wiring.flipped(self.port))
+        for inner, outer in zip(fetcher.ports, self.ports, strict=True):
+            wiring.connect(m, inner, wiring.flipped(outer))
         wiring.connect(m, wiring.flipped(self.weights), compute.weights)
         m.d.comb += [
             fetcher.start.eq(self.start),
             fetcher.descriptor.eq(self.descriptor),
             fetcher.pop.eq(compute.pop),
             compute.descriptor.eq(self.descriptor),
-            compute.push.eq(fetcher.push),
-            compute.run.eq(fetcher.run),
+            *(inner.eq(outer) for inner, outer in zip(compute.push, fetcher.push, strict=True)),
+            *(inner.eq(outer) for inner, outer in zip(compute.run, fetcher.run, strict=True)),
             compute.drained.eq(self.drained),
             compute.shift.eq(self.shift),
             self.captured.eq(compute.captured),
@@ -208,10 +209,13 @@ def run_layers(
                     ctx.set(dut.drained, 0)
                     cycles += config.macs // config.requantisers + 1
 
-    async def serve(ctx: Any) -> None:
-        await serve_reads(ctx, dut.port, memory, pauses())
+    def serving(port: Any) -> Any:
+        async def serve(ctx: Any) -> None:
+            await serve_reads(ctx, port, memory, pauses())
 
-    simulate(dut, decode, bench, cycles=50_000, background=[serve])
+        return serve
+
+    simulate(dut, decode, bench, cycles=50_000, background=[serving(port) for port in dut.ports])
     return cycles
 
 

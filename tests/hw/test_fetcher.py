@@ -81,10 +81,14 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
                             words.popleft()
                             pops |= 1 << row
                 ctx.set(dut.pop, pops)
-                _, _, push, word = await ctx.tick().sample(dut.push, dut.run)
+                _, _, *given = await ctx.tick().sample(*dut.push, *dut.run)
+                pushes = list(zip(given[: len(dut.ports)], given[len(dut.ports) :], strict=True))
                 for row in range(config.rows):
-                    if not push >> row & 1:
+                    words = [word for push, word in pushes if push >> row & 1]
+                    assert len(words) <= 1, f"{name}: row {row} is given two words at once"
+                    if not words:
                         continue
+                    (word,) = words
                     lanes = int(word.word).to_bytes(config.columns, "little")[word.start : word.last + 1]
                     values = [int(word.word)] if layer["word_mode"] else list(lanes)
                     for place, value in enumerate(values):
@@ -106,10 +110,13 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
             ctx.set(dut.pop, 0)
             for _ in range(4):
                 await ctx.tick()
-                assert not ctx.get(dut.push), f"{name}: words beyond the end"
-                assert not ctx.get(dut.port.request.valid)
+                assert not any(ctx.get(push) for push in dut.push), f"{name}: words beyond the end"
+                assert not any(ctx.get(port.request.valid) for port in dut.ports)
 
-    async def memory_bench(ctx: Any) -> None:
-        await serve_reads(ctx, dut.port, memory, stalls(source))
+    def serving(port: Any) -> Any:
+        async def serve(ctx: Any) -> None:
+            await serve_reads(ctx, port, memory, stalls(source))
 
-    simulate(dut, feed, cycles=30_000, background=[memory_bench])
+        return serve
+
+    simulate(dut, feed, cycles=30_000, background=[serving(port) for port in dut.ports])

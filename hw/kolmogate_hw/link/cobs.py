@@ -82,16 +82,21 @@ class Encoder(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.block = block = Memory(shape=8, depth=256, init=[])
-        write, read = block.write_port(), block.read_port()
+        # A read port with a register of its own, and the promise that no byte is read while it is written:
+        # block RAM then needs no logic around it.
+        m.submodules.block = block = Memory(shape=8, depth=256, init=[], attrs={"no_rw_check": True})
+        write, read = block.write_port(), block.read_port(domain="comb")
+        held, fetch = Signal(8, reset_less=True), Signal()
+        with m.If(fetch):
+            m.d.sync += held.eq(read.data)
 
         code = Signal(8, init=1)  # bytes in the block, and one
-        index = Signal(8, init=1)  # place of the byte after the one that `read` holds
+        index = Signal(8, init=1)  # place of the byte after the one that `held` is
         full = Signal()  # the block sent last was full: no zero was left out after it
         last = Signal()  # this block ends the frame
         complete = Signal()  # all bytes of the block are sent, or there are none
         m.d.comb += complete.eq(index == code)
-        m.d.comb += [write.addr.eq(code), write.data.eq(self.i.p.data), read.addr.eq(index), read.en.eq(0)]
+        m.d.comb += [write.addr.eq(code), write.data.eq(self.i.p.data), read.addr.eq(index)]
 
         def end_block() -> None:
             m.d.sync += [code.eq(1), index.eq(1)]
@@ -117,14 +122,14 @@ class Encoder(wiring.Component):
                             m.d.sync += full.eq(1)
                             m.next = "CODE"
             with m.State("CODE"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(code), read.en.eq(self.o.ready)]
+                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(code), fetch.eq(self.o.ready)]
                 with m.If(self.o.ready):
                     m.d.sync += index.eq(index + 1)
                     m.next = "BYTES"
                     with m.If(complete):
                         end_block()
             with m.State("BYTES"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(read.data), read.en.eq(self.o.ready)]
+                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(held), fetch.eq(self.o.ready)]
                 with m.If(self.o.ready):
                     m.d.sync += index.eq(index + 1)
                     with m.If(complete):

@@ -73,8 +73,12 @@ class Link(wiring.Component):
         crc, restart = CRC32_ISO_HDLC(data_width=1).create(), Signal()
         # The processor's own `start` may come with the first bit, which costs a multiplexer.
         m.submodules.crc = ResetInserter(restart)(crc)
-        m.submodules.request = request = Memory(shape=8, depth=512, init=[])
-        store, fetch = request.write_port(), request.read_port()
+        # As in the encoder: no byte is read while it is written.
+        m.submodules.request = request = Memory(shape=8, depth=512, init=[], attrs={"no_rw_check": True})
+        store, read = request.write_port(), request.read_port(domain="comb")
+        fetched, fetch = Signal(8, reset_less=True), Signal()
+        with m.If(fetch):
+            m.d.sync += fetched.eq(read.data)
         wiring.connect(m, wiring.flipped(self.i), decoder.i)
         wiring.connect(m, encoder.o, wiring.flipped(self.o))
 
@@ -124,10 +128,9 @@ class Link(wiring.Component):
         m.d.comb += [
             store.addr.eq(count),
             store.data.eq(decoder.o.p.data),
-            fetch.addr.eq(count),
-            fetch.en.eq(0),
+            read.addr.eq(count),
             host.request.p.address.eq(access.address),
-            host.request.p.data.eq(fetch.data),
+            host.request.p.data.eq(fetched),
             host.descriptors.eq(run.descriptors),
             host.code.eq(run.code),
             host.literals.eq(run.literals),
@@ -206,7 +209,7 @@ class Link(wiring.Component):
                     m.next = "RECEIVE"
 
             with m.State("EXECUTE"):
-                m.d.comb += fetch.en.eq(1)
+                m.d.comb += fetch.eq(1)
                 m.d.sync += [
                     count.eq(count + 1),
                     previous.eq(sequence),
@@ -238,7 +241,7 @@ class Link(wiring.Component):
             with m.State("WRITE"):
                 m.d.comb += [host.request.valid.eq(1), host.request.p.write.eq(1)]
                 with m.If(host.request.ready):
-                    m.d.comb += fetch.en.eq(1)
+                    m.d.comb += fetch.eq(1)
                     m.d.sync += [count.eq(count + 1), offset.eq(offset + 1)]
                     with m.If(offset == final[:8]):
                         m.next = "HEAD"

@@ -1,0 +1,170 @@
+"""Residual addition: a tensor in the scratchpad is added to a layer's outputs on their way there."""
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+from kolmogate.isa import ADDRESS_BITS, RESIDUAL, RESIDUAL_FRACTION
+
+from .ports import ReadPort
+from .records import struct_layout
+
+__all__ = ["ResidualAdder"]
+
+DIFFERENCE_BITS = 9
+"""Of a byte less its zero point; the multipliers take a bit a cycle."""
+
+TOTAL = signed(RESIDUAL_FRACTION + 12)
+"""Two products of a `DIFFERENCE_BITS` number and a scale below 4, and the zero point."""
+
+
+class ResidualAdder(wiring.Component):
+    """Adds by the formula of `kolmogate.isa.RESIDUAL`, or passes outputs on.
+
+    Members
+    -------
+    start, record : add a tensor to the outputs of the layer that begins next.
+    done : that layer is complete: pass on what follows.
+    i, o : batches of Q outputs.
+    address : where the outputs at ``o`` go; steady while they wait there.
+    port : to the scratchpad, for the tensor.
+
+    Throughput: a batch a cycle where nothing is added, 5 cycles a batch where the larger is kept. Additions
+    take 14 cycles a batch with pipelined requantisers, and 4 + 10 * Q with digit-serial ones, whose Q outputs
+    share a multiplier; a word of the tensor that the scratchpad does not grant at once takes longer.
+    """
+
+    i: stream.Interface
+    o: stream.Interface
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        batch = stream.Signature(data.ArrayLayout(8, config.requantisers))
+        super().__init__(
+            {
+                "start": In(1),
+                "record": In(struct_layout(RESIDUAL)),
+                "done": In(1),
+                "i": In(batch),
+                "o": Out(batch),
+                "address": In(ADDRESS_BITS),
+                "port": Out(ReadPort(config)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        lanes = config.requantisers
+        shared = config.requantiser_digit_bits < 32
+        lane_bits = config.columns.bit_length() - 1
+        batch_bits = lanes.bit_length() - 1
+
+        enabled = Signal()
+        record = Signal(struct_layout(RESIDUAL), reset_less=True)
+        with m.If(self.done):
+            m.d.sync += enabled.eq(0)
+        with m.If(self.start):
+            m.d.sync += [enabled.eq(1), record.eq(self.record)]
+
+        # Differences, most significant bit first at the top. With a shared multiplier it is output 0 that is
+        # at work, and the others move down behind it.
+        outputs = [Signal(signed(DIFFERENCE_BITS), name=f"output_{q}", reset_less=True) for q in range(lanes)]
+        operands = [
+            Signal(signed(DIFFERENCE_BITS), name=f"operand_{q}", reset_less=True) for q in range(lanes)
+        ]
+        both = Signal(RESIDUAL.widths["output_scale"] + 1, reset_less=True)
+        m.d.sync += both.eq(record.output_scale + record.operand_scale)
+        # What doubles with each bit of the differences becomes the zero point and a half.
+        initial = (record.zero_point << RESIDUAL_FRACTION - DIFFERENCE_BITS) + (
+            1 << RESIDUAL_FRACTION - DIFFERENCE_BITS - 1
+        )
+        totals = [Signal(TOTAL, name=f"total_{q}", reset_less=True) for q in range(1 if shared else lanes)]
+        bit = Signal(range(DIFFERENCE_BITS))
+        index = Signal(range(lanes))
+        finished = Signal()
+        word = Signal.like(self.port.data)
+        slot = self.address[batch_bits:lane_bits]
+        m.d.comb += [
+            word.eq(self.port.data),
+            self.port.request.payload.eq((self.address + record.offset)[lane_bits:]),
+            finished.eq(bit == DIFFERENCE_BITS - 1),
+        ]
+
+        def multiply() -> None:
+            """A bit of each difference at work; the sign bit, which comes first, counts negative."""
+            for total, output, operand in zip(totals, outputs, operands, strict=False):
+                part = Mux(
+                    output[-1],
+                    Mux(operand[-1], both, record.output_scale),
+                    Mux(operand[-1], record.operand_scale, 0),
+                )
+                # minus part is not part and 1
+                first = bit == 0
+                signed_part = Cat(part ^ first.replicate(len(part)), first).as_signed()
+                m.d.sync += [
+                    total.eq((Mux(first, initial, total) << 1) + signed_part + first),
+                    output.eq(output << 1),
+                    operand.eq(operand << 1),
+                ]
+
+        def rounded(total: Signal) -> Value:
+            value = total >> RESIDUAL_FRACTION
+            low = Mux(value < record.minimum, record.minimum, value)
+            return Mux(value > record.maximum, record.maximum, low)
+
+        result = Signal(data.ArrayLayout(8, lanes), reset_less=True)
+        with m.FSM():
+            with m.State("PASS"):
+                m.d.comb += [
+                    self.i.ready.eq(enabled | self.o.ready),
+                    self.o.valid.eq(self.i.valid & ~enabled),
+                    self.o.payload.eq(self.i.payload),
+                ]
+                m.d.sync += [
+                    outputs[q].eq(self.i.payload[q].as_signed() - record.output_zero_point)
+                    for q in range(lanes)
+                ]
+                with m.If(self.i.valid & enabled):
+                    m.next = "ASK"
+            with m.State("ASK"):
+                m.d.comb += self.port.request.valid.eq(1)
+                with m.If(self.port.request.ready):
+                    m.next = "AWAIT"
+            with m.State("AWAIT"):
+                bytes_ = word.word_select(slot, 8 * lanes)
+                m.d.sync += [
+                    operands[q].eq(bytes_.word_select(q, 8).as_signed() - record.operand_zero_point)
+                    for q in range(lanes)
+                ]
+                for q in range(lanes):
+                    operand = bytes_.word_select(q, 8).as_signed()
+                    m.d.sync += result[q].eq(Mux(operand > outputs[q], operand, outputs[q]))
+                with m.If(self.port.valid):
+                    m.next = "MULTIPLY"
+                    with m.If(record.largest):
+                        m.next = "GIVE"
+            with m.State("MULTIPLY"):
+                multiply()
+                m.d.sync += bit.eq(bit + 1)
+                with m.If(finished):
+                    m.d.sync += bit.eq(0)
+                    m.next = "ROUND"
+            with m.State("ROUND"):
+                if shared:
+                    m.d.sync += result.as_value().eq(Cat(result.as_value()[8:], rounded(totals[0])[:8]))
+                    for q in range(lanes - 1):
+                        m.d.sync += [outputs[q].eq(outputs[q + 1]), operands[q].eq(operands[q + 1])]
+                    m.d.sync += index.eq(index + 1)
+                    m.next = "MULTIPLY"
+                    with m.If(index == lanes - 1):
+                        m.d.sync += index.eq(0)
+                        m.next = "GIVE"
+                else:
+                    m.d.sync += [result[q].eq(rounded(totals[q])) for q in range(lanes)]
+                    m.next = "GIVE"
+            with m.State("GIVE"):
+                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(result)]
+                with m.If(self.o.ready):
+                    m.next = "PASS"
+        return m

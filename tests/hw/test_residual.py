@@ -1,0 +1,108 @@
+"""The residual adder against the golden arithmetic."""
+
+import random
+from typing import Any
+
+import numpy as np
+from kolmogate.config import MachineConfig
+from kolmogate.isa import ADDRESS_BITS, RESIDUAL_FRACTION, Opcode
+from kolmogate.machine_arithmetic import add_residual
+from kolmogate_hw.residual import ResidualAdder
+from kolmogate_sim.memories import random_memory, serve_reads
+from kolmogate_sim.streams import drive, simulate, stalls
+
+MEMORY = 1 << 12
+BATCHES = 60
+
+
+def random_record(source: random.Random, offset: int) -> dict[str, int]:
+    """Scales up to the greatest, in half of the records powers of two, whose sums are full of ties."""
+
+    def scale() -> int:
+        if source.randrange(2):
+            return 1 << source.randrange(RESIDUAL_FRACTION - 4, RESIDUAL_FRACTION + 2)
+        return source.choice(((1 << 26) - 1, source.randrange(1 << 26), source.randrange(1 << 24)))
+
+    largest = source.randrange(3) == 0
+    low, high = sorted(source.randrange(-128, 128) for _ in range(2))
+    zero_points = [
+        0 if largest else source.choice((-128, 127, source.randrange(-128, 128))) for _ in range(2)
+    ]
+    return {
+        "opcode": Opcode.RESIDUAL,
+        "largest": int(largest),
+        "offset": offset % (1 << ADDRESS_BITS),
+        "output_scale": scale(),
+        "operand_scale": scale(),
+        "output_zero_point": zero_points[0],
+        "operand_zero_point": zero_points[1],
+        "zero_point": source.randrange(-128, 128),
+        "minimum": low,
+        "maximum": high,
+    }
+
+
+class Layer:
+    """Outputs of a layer, what is to be added if anything is, and what should come of it."""
+
+    def __init__(self, config: MachineConfig, source: random.Random, memory: Any, added: bool) -> None:
+        lanes, columns = config.requantisers, config.columns
+        count = BATCHES * lanes
+        self.base = source.randrange(MEMORY // 4) // lanes * lanes
+        lowest, highest = -(self.base // columns), (MEMORY - count - self.base) // columns
+        offset = source.randrange(lowest, highest) * columns
+        self.record = random_record(source, offset) if added else None
+        values = [source.choice((-128, 127, source.randrange(-128, 128))) for _ in range(count)]
+        self.outputs = np.array(values, np.int8)
+        self.expected = self.outputs.astype(np.int64)
+        if self.record:
+            operands = memory[self.base + offset :][:count].view(np.int8)
+            self.expected = add_residual(self.outputs, operands, self.record)
+
+
+def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> None:
+    """Layers with and without an addition, under stalls on every side."""
+    dut = ResidualAdder(config)
+    lanes = config.requantisers
+    memory = random_memory(source, MEMORY)
+    layers = [Layer(config, source, memory, added=number % 3 != 2) for number in range(12)]
+    finished = 0
+
+    async def send(ctx: Any) -> None:
+        pauses = stalls(source)
+        for number, layer in enumerate(layers):
+            while finished < number:
+                await ctx.tick()
+            if layer.record:
+                ctx.set(dut.record, layer.record)
+                ctx.set(dut.start, 1)
+                await ctx.tick()
+                ctx.set(dut.start, 0)
+                ctx.set(dut.record, random_record(source, 0))
+            rows = layer.outputs.view(np.uint8).reshape(-1, lanes).tolist()
+            await drive(ctx, dut.i, rows, pauses)
+
+    async def receive(ctx: Any) -> None:
+        nonlocal finished
+        pauses = stalls(source)
+        for number, layer in enumerate(layers):
+            for batch, expected in enumerate(layer.expected.reshape(-1, lanes)):
+                ctx.set(dut.address, layer.base + batch * lanes)
+                while next(pauses):
+                    await ctx.tick()
+                ctx.set(dut.o.ready, 1)
+                valid = False
+                while not valid:
+                    _, _, valid, payload = await ctx.tick().sample(dut.o.valid, dut.o.payload)
+                ctx.set(dut.o.ready, 0)
+                got = np.array([int(value) for value in payload], np.uint8).view(np.int8)
+                assert got.tolist() == expected.tolist(), f"layer {number}, batch {batch}: {layer.record}"
+            ctx.set(dut.done, 1)
+            await ctx.tick()
+            ctx.set(dut.done, 0)
+            finished += 1
+
+    async def serve(ctx: Any) -> None:
+        await serve_reads(ctx, dut.port, memory, stalls(source))
+
+    simulate(dut, send, receive, cycles=200_000, background=[serve])
