@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -14,6 +13,7 @@ from kolmogate.protocol import ACCESS, IDENTITY, PAGE_BYTES, PROGRESS, RUN, Comm
 
 from ..ports import HostPort
 from .cobs import Decoder, Encoder
+from .turn import Turn
 
 __all__ = ["Link"]
 
@@ -49,6 +49,12 @@ class Link(wiring.Component):
     i, o : streams of bytes
         From and to the host.
     host : HostPort, out
+
+    Attributes
+    ----------
+    decoder, turn, receiving
+        Parts of it, for the proofs: all frames come through the decoder, the CRC is in `Turn`, and nothing is
+        done or answered while ``receiving`` is high.
     """
 
     i: stream.Interface
@@ -61,6 +67,9 @@ class Link(wiring.Component):
                 f"scratchpad_bytes must be a multiple of {PAGE_BYTES}, not {config.scratchpad_bytes}"
             )
         self.config = config
+        self.decoder = Decoder()
+        self.turn = Turn()
+        self.receiving = Signal()
         super().__init__(
             {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8)), "host": Out(HostPort())}
         )
@@ -68,11 +77,9 @@ class Link(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         host = self.host
-        m.submodules.decoder = decoder = Decoder()
+        m.submodules.decoder = decoder = self.decoder
         m.submodules.encoder = encoder = Encoder()
-        crc, restart = CRC32_ISO_HDLC(data_width=1).create(), Signal()
-        # The processor's own `start` may come with the first bit, which costs a multiplexer.
-        m.submodules.crc = ResetInserter(restart)(crc)
+        m.submodules.turn = turn = self.turn
         # As in the encoder: no byte is read while it is written.
         m.submodules.request = request = Memory(shape=8, depth=512, init=[], attrs={"no_rw_check": True})
         store, read = request.write_port(), request.read_port(domain="comb")
@@ -99,28 +106,18 @@ class Link(wiring.Component):
         previous = Signal(8, reset_less=True)  # sequence number of the request before
         started = Signal()  # that request started an inference
 
-        # Every byte, received or sent, turns round once in `byte` while the CRC takes its bits. One to send
-        # then waits for the encoder; the CRC itself is shifted out by a second input to the turn.
-        byte = Signal(8, reset_less=True)
-        turn = Signal(4)
-        turning = turn[-1]
+        # Every byte, received or sent, turns round once. One to send then waits for the encoder.
         pending = Signal()
         free = Signal()
-        tail = Signal()  # bits of the CRC are sent
-        receiving = Signal()
+        tail = Signal()  # the CRC is sent
         m.d.comb += [
-            free.eq(~turning & ~pending),
-            crc.valid.eq(turning),
-            crc.data.eq(Mux(tail, ~crc.crc[0], byte[0])),
+            free.eq(~turn.turning & ~pending),
+            turn.tail.eq(tail),
             encoder.i.valid.eq(pending),
-            encoder.i.p.data.eq(byte),
+            encoder.i.p.data.eq(turn.byte),
         ]
-        with m.If(turning):
-            m.d.sync += [
-                turn.eq(turn + 1),
-                byte.eq(Cat(byte[1:], Mux(tail, crc.crc[0], byte[0]))),
-                pending.eq(~receiving & turn.all()),
-            ]
+        with m.If(turn.last):
+            m.d.sync += pending.eq(~self.receiving)
         with m.If(pending & encoder.i.ready):
             m.d.sync += pending.eq(0)
 
@@ -152,15 +149,15 @@ class Link(wiring.Component):
         def length(payload: int) -> Any:
             return count == (_START + _HEAD + payload + _CRC) % 512
 
-        def hash_byte(value: Any) -> None:
-            m.d.sync += [byte.eq(value), turn.eq(8)]
+        def take(value: Any) -> None:
+            m.d.comb += [turn.load.eq(1), turn.value.eq(value)]
 
         with m.FSM():
             with m.State("RECEIVE"):
-                m.d.comb += decoder.o.ready.eq(~turning)
-                m.d.comb += receiving.eq(1)
+                m.d.comb += decoder.o.ready.eq(~turn.turning)
+                m.d.comb += self.receiving.eq(1)
                 with m.If(decoder.o.valid & decoder.o.ready & ~decoder.o.p.end):
-                    hash_byte(decoder.o.p.data)
+                    take(decoder.o.p.data)
                     m.d.comb += store.en.eq(1)
                     # A request that is too long stays too long.
                     with m.If(count != _START - 1):
@@ -177,10 +174,10 @@ class Link(wiring.Component):
                     ):
                         m.d.sync += chain.eq(Cat(chain[8:], decoder.o.p.data))
                 with m.If(decoder.o.valid & decoder.o.ready & decoder.o.p.end):
-                    m.d.comb += restart.eq(1)
+                    m.d.comb += turn.restart.eq(1)
                     m.d.sync += [count.eq(_START), place.eq(0)]
                     # No frame with a right CRC has fewer bytes than the CRC, but it can be all it has.
-                    with m.If((decoder.o.p.data == 0) & crc.match_detected & (place >= _HEAD + _CRC)):
+                    with m.If((decoder.o.p.data == 0) & turn.match & (place >= _HEAD + _CRC)):
                         m.d.sync += count.eq(count)
                         m.next = "CHECK"
 
@@ -248,7 +245,7 @@ class Link(wiring.Component):
 
             with m.State("HEAD"), m.If(free):
                 last = Signal.like(place)
-                hash_byte(low[:8] | Mux(place == 1, status, 0))
+                take(low[:8] | Mux(place == 1, status, 0))
                 m.d.sync += [place.eq(place + 1), low.eq(chain[8:])]
                 with m.If(command == Command.IDENTIFY):
                     m.d.sync += high.eq(high[8:])
@@ -270,19 +267,20 @@ class Link(wiring.Component):
                 with m.If(host.request.ready & free):
                     m.next = "AWAIT"
             with m.State("AWAIT"), m.If(host.valid):
-                hash_byte(host.data)
+                take(host.data)
                 m.d.sync += offset.eq(offset + 1)
                 m.next = "READ"
                 with m.If(offset == final[:8]):
                     m.next = "CRC"
 
             with m.State("CRC"), m.If(free):
-                m.d.sync += [tail.eq(1), turn.eq(8), place.eq(place + 1)]
+                m.d.comb += turn.load.eq(place != _CRC)
+                m.d.sync += [tail.eq(1), place.eq(place + 1)]
                 with m.If(place == _CRC):
-                    m.d.sync += [tail.eq(0), turn.eq(0), pending.eq(1), place.eq(0), count.eq(_START)]
+                    m.d.sync += [tail.eq(0), pending.eq(1), place.eq(0), count.eq(_START)]
                     m.next = "END"
             with m.State("END"):
-                m.d.comb += [encoder.i.p.end.eq(1), restart.eq(1)]
+                m.d.comb += [encoder.i.p.end.eq(1), turn.restart.eq(1)]
                 with m.If(free):
                     m.next = "RECEIVE"
         return m
