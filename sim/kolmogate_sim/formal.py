@@ -35,7 +35,7 @@ smtbmc z3
 
 [script]
 read_rtlil top.il
-prep -top top
+prep -flatten -top top
 
 [files]
 top.il

@@ -277,10 +277,11 @@ class Link(wiring.Component):
                 m.d.comb += turn.load.eq(place != _CRC)
                 m.d.sync += [tail.eq(1), place.eq(place + 1)]
                 with m.If(place == _CRC):
-                    m.d.sync += [tail.eq(0), pending.eq(1), place.eq(0), count.eq(_START)]
+                    m.d.sync += [pending.eq(1), place.eq(0), count.eq(_START)]
                     m.next = "END"
             with m.State("END"):
                 m.d.comb += [encoder.i.p.end.eq(1), turn.restart.eq(1)]
                 with m.If(free):
+                    m.d.sync += tail.eq(0)
                     m.next = "RECEIVE"
         return m
