@@ -1,9 +1,10 @@
 """The device: the core behind its link, as a board or a simulator instantiates it."""
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
+from kolmogate.isa import ErrorCode
 
 from .core import Core
 from .link import Link
@@ -12,14 +13,26 @@ __all__ = ["Device"]
 
 
 class Device(wiring.Component):
-    """Accelerator with byte streams from (``i``) and to (``o``) the host."""
+    """Accelerator with byte streams from (``i``) and to (``o``) the host.
+
+    ``busy`` is high while an inference runs, ``failed`` after one that ended in an error.
+    """
 
     i: stream.Interface
     o: stream.Interface
+    busy: Signal
+    failed: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
-        super().__init__({"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))})
+        super().__init__(
+            {
+                "i": In(stream.Signature(8)),
+                "o": Out(stream.Signature(8)),
+                "busy": Out(1),
+                "failed": Out(1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -28,4 +41,5 @@ class Device(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i), link.i)
         wiring.connect(m, link.o, wiring.flipped(self.o))
         wiring.connect(m, link.host, core.host)
+        m.d.comb += [self.busy.eq(core.host.busy), self.failed.eq(core.host.error != ErrorCode.NONE)]
         return m

@@ -1,4 +1,4 @@
-"""The command line: `kolmogate demo | compile | run | simulate | inspect`.
+"""The command line: `kolmogate demo | compile | run | simulate | inspect | boards | build | flash`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
@@ -16,6 +16,7 @@ from typing import Any
 
 from . import golden
 from .arrays import load_inputs, save_outputs
+from .board_commands import add_board_commands
 from .compiler import compile
 from .config import CONFIGURATIONS, configuration
 from .container import load_image, save_image
@@ -120,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("image", type=Path, metavar="M.kg")
     command.add_argument("--programs", action="store_true", help="disassemble the weight programs")
     command.set_defaults(command=_inspect)
+
+    add_board_commands(commands, common)
     return parser
 
 

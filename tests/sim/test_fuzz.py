@@ -100,8 +100,10 @@ def report(capsys, title, counts, seconds):
         print(f"\n{title}: {dict(sorted(counts.items()))}, {seconds:.1f} s")
 
 
-def test_mutants_on_the_machine_model(seeds, capsys):
-    count = 20_000
+@pytest.mark.parametrize(
+    "count", [pytest.param(3_000, id="some"), pytest.param(20_000, marks=pytest.mark.slow, id="all")]
+)
+def test_mutants_on_the_machine_model(count, seeds, capsys):
     before = time.perf_counter()
     outcomes, longest = fuzz_machine(seeds, count, random.Random(1))
     report(capsys, f"{count:,} mutants on the machine model", outcomes, time.perf_counter() - before)

@@ -4,13 +4,13 @@ from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.errors import UsageError
 from kolmogate.isa import Record
 from kolmogate.protocol import ACCESS, IDENTITY, PAGE_BYTES, PROGRESS, RUN, Command, Status, identity
 
+from ..block_ram import BlockRam
 from ..ports import HostPort
 from .cobs import Decoder, Encoder
 from .turn import Turn
@@ -80,12 +80,8 @@ class Link(wiring.Component):
         m.submodules.decoder = decoder = self.decoder
         m.submodules.encoder = encoder = Encoder()
         m.submodules.turn = turn = self.turn
-        # As in the encoder: no byte is read while it is written.
-        m.submodules.request = request = Memory(shape=8, depth=512, init=[], attrs={"no_rw_check": True})
-        store, read = request.write_port(), request.read_port(domain="comb")
-        fetched, fetch = Signal(8, reset_less=True), Signal()
-        with m.If(fetch):
-            m.d.sync += fetched.eq(read.data)
+        m.submodules.request = request = BlockRam(8, 512)
+        store = request.write
         wiring.connect(m, wiring.flipped(self.i), decoder.i)
         wiring.connect(m, encoder.o, wiring.flipped(self.o))
 
@@ -125,9 +121,9 @@ class Link(wiring.Component):
         m.d.comb += [
             store.addr.eq(count),
             store.data.eq(decoder.o.p.data),
-            read.addr.eq(count),
+            request.read_address.eq(count),
             host.request.p.address.eq(access.address),
-            host.request.p.data.eq(fetched),
+            host.request.p.data.eq(request.read_data),
             host.descriptors.eq(run.descriptors),
             host.code.eq(run.code),
             host.literals.eq(run.literals),
@@ -206,7 +202,7 @@ class Link(wiring.Component):
                     m.next = "RECEIVE"
 
             with m.State("EXECUTE"):
-                m.d.comb += fetch.eq(1)
+                m.d.comb += request.read_enable.eq(1)
                 m.d.sync += [
                     count.eq(count + 1),
                     previous.eq(sequence),
@@ -238,7 +234,7 @@ class Link(wiring.Component):
             with m.State("WRITE"):
                 m.d.comb += [host.request.valid.eq(1), host.request.p.write.eq(1)]
                 with m.If(host.request.ready):
-                    m.d.comb += fetch.eq(1)
+                    m.d.comb += request.read_enable.eq(1)
                     m.d.sync += [count.eq(count + 1), offset.eq(offset + 1)]
                     with m.If(offset == final[:8]):
                         m.next = "HEAD"
