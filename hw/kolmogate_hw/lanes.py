@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import INSTRUCTION, NO_PREDICTION, P0
+from kolmogate.isa import INSTRUCTION, NO_PREDICTION, P0, SEEK_WORDS
 
 from .column_buffer import weight_row
 from .constants_buffer import record_row
@@ -26,6 +26,7 @@ class WeightDecoder(wiring.Component):
     =============  ==========================================================================
     ZERO n         n
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
+    SEEK           1, and the next literal row is there 6 cycles later at the earliest
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
     PREDICT        1
@@ -85,6 +86,9 @@ class WeightDecoder(wiring.Component):
             lanes.start.eq(self.start),
             lanes.base.eq(self.literals),
         ]
+        first_literal = Signal.like(self.literals, reset_less=True)
+        with m.If(self.start):
+            m.d.sync += first_literal.eq(self.literals)
 
         # The instruction at work; all its rows but one that are left.
         running = Signal()
@@ -164,9 +168,14 @@ class WeightDecoder(wiring.Component):
         again = Signal(INSTRUCTION.widths["count"] + 1)
         instruction = fetcher.instruction
         looping = Signal()
+        # SEEK withdraws no request that waits for its grant.
+        seeking = Signal()
+        settled = Signal()
         m.d.comb += [
+            seeking.eq(instruction.op == P0.SEEK),
+            settled.eq(~lanes.port.request.valid | lanes.port.request.ready),
             looping.eq(instruction.op == P0.LOOP),
-            fetcher.take.eq(fetcher.valid & (free | looping)),
+            fetcher.take.eq(fetcher.valid & (free | looping) & (~seeking | settled)),
             fetcher.back.eq(instruction.argument),
         ]
         with m.If(free):
@@ -187,6 +196,14 @@ class WeightDecoder(wiring.Component):
                 with m.Case(P0.LITERAL):
                     m.d.sync += [running.eq(1), literal.eq(1)]
                     m.d.comb += fetcher.more.eq(1)
+                with m.Case(P0.SEEK):
+                    m.d.comb += [
+                        fetcher.more.eq(1),
+                        lanes.start.eq(1),
+                        lanes.base.eq(
+                            first_literal + SEEK_WORDS * Cat(instruction.count, instruction.argument)
+                        ),
+                    ]
                 with m.Case(P0.LOOP):
                     # Counts the runs that are left; 0 outside a loop.
                     m.d.comb += fetcher.more.eq(1)
@@ -219,6 +236,7 @@ class WeightDecoder(wiring.Component):
                 with m.Default():
                     m.d.sync += self.error.eq(1)
         with m.If(self.start):
+            m.d.comb += lanes.base.eq(self.literals)
             m.d.sync += [full.eq(0), running.eq(0), again.eq(0), self.error.eq(0)]
             if terms is not None:
                 m.d.sync += [terms[term].shift.eq(NO_PREDICTION) for term in range(2)]

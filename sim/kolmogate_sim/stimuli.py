@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import CONSTANTS, HISTORY_ROWS, P0, SHIFTS
+from kolmogate.isa import CONSTANTS, HISTORY_ROWS, P0, SEEK_WORDS, SHIFTS
 from kolmogate.machine_arithmetic import requantise
 from kolmogate.programs import p0
 from kolmogate.programs.entropy import Reference
@@ -83,7 +83,7 @@ def random_program(
     program: list[Instruction] = []
     for _ in range(instructions):
         count = source.randrange(1, longest + 1)
-        kind = source.choice(("zero", "literal", "records") + ("coded", "predict") * coded + ("loop",))
+        kind = source.choice(("zero", "literal", "records") + ("coded", "predict") * coded + ("loop", "seek"))
         match kind:
             case "literal":
                 program.append(p0.literal(source.randrange(1, 9), count))
@@ -94,6 +94,8 @@ def random_program(
             case "predict":
                 distance = source.choice((0, 1, 2, source.randrange(HISTORY_ROWS)))
                 program.append(p0.predict(source.randrange(2), Reference(distance, source.randrange(4))))
+            case "seek":
+                program.append(p0.seek(source.randrange(8 * SEEK_WORDS * 12)))
             case "loop" if program and program[-1].op != P0.LOOP:
                 # One loop at a time.
                 since = next(
@@ -105,10 +107,28 @@ def random_program(
     weights, records = [np.zeros((0, columns), np.int8)], []
     words = np.array([one.encode() for one in (*program, Instruction(P0.END))], np.uint16)
     rows = [np.zeros((0, columns), np.int8)]
+    # Each lane's literals, bit by bit: what a SEEK leads back to is there already.
+    lanes: list[list[int]] = [[] for _ in range(columns)]
+    place = 0
     for one in p0.execute(words):
+        if one.op == P0.SEEK:
+            place = one.place
         if not one.rows:
             continue
-        bits = one.literal_bits
+        if one.literal_bits:
+            end = place + one.rows * one.literal_bits
+            for lane in lanes:
+                lane += [0] * (place - len(lane))
+                lane += [source.randrange(2) for _ in range(end - len(lane))]
+            taken = np.array([lane[place:end] for lane in lanes]).reshape(columns, one.rows, -1)
+            factors = 1 << np.arange(one.literal_bits)
+            factors[-1] *= -1
+            block = (taken @ factors).T.astype(np.int8)
+            place = end
+            rows.append(block)
+            (records if one.op == P0.RECORDS else weights).append(block)
+            continue
+        bits = 0
         if one.is_coded:
             bits = source.randrange(9)
         low, high = (-(1 << bits - 1), 1 << bits - 1) if bits else (0, 1)

@@ -252,6 +252,7 @@ def _material(layer: Layer, config: MachineConfig) -> Material:
         parameters.rows,
         parameters.distances,
         used_once=bool(layer.fields.get("stream_weights", 0)),
+        replays=layer.replays,
     )
 
 
@@ -272,6 +273,7 @@ def _write(
         live_weights=weights[1].get(layer.made, 0),
         positions=layer.positions,
         fold=layer.fold,
+        replays=layer.replays,
         bits=bits,
         constant_bits=constant_bits,
         instructions=Counter(P0(one.op).name for one in writer.instructions[first:]),

@@ -167,6 +167,7 @@ def _layer(item: Mapping[str, Any]) -> LayerReport:
         live_weights=checked.integer(item, "live_weights"),
         positions=checked.integer(item, "positions"),
         fold=checked.integer(item, "fold", 4, 1),
+        replays=checked.integer(item, "replays", low=1),
         bits=checked.integer(item, "bits"),
         constant_bits=checked.integer(item, "constant_bits"),
         instructions={name: checked.integer(instructions, name) for name in instructions},

@@ -56,6 +56,8 @@ class LayerReport:
         Output positions, each of which uses every weight once.
     fold : int
         Positions that the columns work on side by side (`kolmogate.fold`).
+    replays : int
+        How often its weights are made in an inference.
     bits : int
         Size of its program, without its constants.
     constant_bits : int
@@ -70,6 +72,7 @@ class LayerReport:
     live_weights: int
     positions: int
     fold: int
+    replays: int
     bits: int
     constant_bits: int
     instructions: Mapping[str, int]
@@ -219,8 +222,8 @@ class Image:
         Raises `InputError` if the program does not make the network's weights.
         """
         try:
-            folds = {layer.name: layer.fold for layer in self.layers}
-            return regenerate(self.skeleton, self.program(), self.config.columns, folds)
+            made = {layer.name: (layer.fold, layer.replays) for layer in self.layers}
+            return regenerate(self.skeleton, self.program(), self.config.columns, made)
         except InputError as error:
             raise InputError(f"the image does not give its network back: {error}; compile it again") from None
 

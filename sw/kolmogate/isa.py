@@ -25,6 +25,7 @@ __all__ = [
     "RECORD_WORDS",
     "RESIDUAL",
     "RESIDUAL_FRACTION",
+    "SEEK_WORDS",
     "SHIFTS",
     "SHIFT_BASE",
     "STORED_CONSTANTS",
@@ -256,6 +257,9 @@ class P0(IntEnum):
     """``n`` rows of zeros."""
     LITERAL = 1
     """``n`` rows of ``argument + 1``-bit two's complement numbers, read from the literal stream."""
+    SEEK = 2
+    """Literals go on at word ``SEEK_WORDS * (count + 1024 * argument)`` behind the first, with its lowest bits:
+    in a loop, a filter deeper than the column buffer is made again for each tile. No rows."""
     CODED = 3
     """``n`` rows from the entropy engine, which makes ``argument + 1`` eighths of the columns; the others
     are zeros."""
@@ -286,6 +290,9 @@ Code starts at the word address given when an inference starts, literals at anot
 just below the literals. All run through all layers in order: column group by column group, its records
 and then its weights, tap by tap. Columns beyond a layer's last channel have weights like any other (the
 compiler stores zeros)."""
+
+SEEK_WORDS = 2
+"""Words of literals that SEEK counts in, so that it reaches all of the largest scratchpad."""
 
 NO_PREDICTION = 3
 

@@ -12,6 +12,7 @@ from .isa import ADDRESS_BITS, DESCRIPTOR, Opcode, window_taps
 from .layout import Layout
 from .network import Conv2D, Network, Operation, Reshape, Softmax
 from .parameters import Parameters, parameters
+from .programs.search import MAXIMUM_TAPS
 from .uses import Shape, Use, image_shape, refuse, resolve
 
 __all__ = ["Layer", "Schedule", "schedule", "split_tail"]
@@ -37,6 +38,8 @@ class Layer:
         All descriptor fields but the three addresses.
     parameters : Parameters
         Weights and constants.
+    replays : int
+        How often its weights are made: for each tile if a filter is deeper than the column buffer.
     fold : int
         Neighbouring positions that the columns work on side by side.
     operand : str or None
@@ -54,6 +57,7 @@ class Layer:
     output_offset: int
     fields: Mapping[str, int]
     parameters: Parameters
+    replays: int
     fold: int
     operand: str | None
     residual: Mapping[str, int] | None
@@ -215,12 +219,12 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig) -> La
     made = parameters(operation, channels, window_taps(fields), zero_points, config)
     fields |= made.fields
     if made.rows is not None:
-        fields["stream_weights"] = int(positions <= config.rows)
-        if positions > config.rows and window_taps(fields) > config.column_buffer_depth:
+        taps = window_taps(fields)
+        deep = taps > config.column_buffer_depth
+        fields["stream_weights"] = int(positions <= config.rows or deep)
+        if deep and positions > config.rows and taps > MAXIMUM_TAPS:
             raise refuse(
-                operation,
-                f"its filters have {window_taps(fields)} taps, a column of {config.name!r} holds"
-                f" {config.column_buffer_depth}",
+                operation, f"its filters have {taps} taps, programs can make {MAXIMUM_TAPS} of them again"
             )
     try:
         DESCRIPTOR.pack(**fields)
@@ -236,6 +240,7 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig) -> La
         output_offset=target.origin + row * target.row_pitch + column * target.pixel_pitch,
         fields=fields,
         parameters=made,
+        replays=-(-positions // config.rows) if fields.get("stream_weights") else 1,
         fold=factor,
         operand=use.residual.tensor if use.residual else None,
         residual=use.residual.record if use.residual else None,

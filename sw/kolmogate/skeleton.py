@@ -51,15 +51,19 @@ def skeleton(network: Network) -> Network:
     return replace(network, operations=tuple(operations))
 
 
-def regenerate(empty: Network, program: Program, columns: int, folds: Mapping[str, int]) -> Network:
+def regenerate(
+    empty: Network, program: Program, columns: int, layers: Mapping[str, tuple[int, int]]
+) -> Network:
     """The network of skeleton ``empty``, its weights made by ``program`` for a machine of so many columns.
 
-    ``folds`` tells by name which convolutions were folded (`kolmogate.fold`), and how often.
+    ``layers`` tells by name how often an operation was folded (`kolmogate.fold`) and its weights are made.
     Raises `InputError` if the program does not make them, or the network breaks a rule of `Network.check`.
     """
-    made_as = [_folded(operation, folds.get(operation.name, 1)) for operation in empty.operations]
+    folds, replays = zip(*(layers.get(one.name, (1, 1)) for one in empty.operations), strict=True)
+    made_as = [_folded(*pair) for pair in zip(empty.operations, folds, strict=True)]
     counts = [
-        row_count(operation, columns) if isinstance(operation, Weighted) else 0 for operation in made_as
+        row_count(operation, columns) * times if isinstance(operation, Weighted) else 0
+        for operation, times in zip(made_as, replays, strict=True)
     ]
     # Before any row is made: a few bytes of program can make very many.
     made, _ = count_rows(program)
@@ -67,10 +71,10 @@ def regenerate(empty: Network, program: Program, columns: int, folds: Mapping[st
         raise InputError(f"the weight program makes {made} rows, the network's layers take {sum(counts)}")
     rows = np.split(decode(program, columns)[0], np.cumsum(counts)[:-1]) if counts else []
     operations = (
-        replace(operation, weights=_weights(operation, made, part))
+        replace(operation, weights=_weights(operation, made, _once(part, len(made.bias), columns, times)))
         if isinstance(operation, Weighted) and isinstance(made, Weighted)
         else operation
-        for operation, made, part in zip(empty.operations, made_as, rows, strict=True)
+        for operation, made, part, times in zip(empty.operations, made_as, rows, replays, strict=True)
     )
     network = replace(empty, operations=tuple(operations))
     network.check()
@@ -83,6 +87,12 @@ def _folded(operation: Operation, factor: int) -> Operation:
     if not isinstance(operation, Conv2D):
         raise InputError(f"{operation.kind} {operation.name!r} cannot be folded")
     return fold(operation, factor)
+
+
+def _once(rows: Int8Array, channels: int, columns: int, times: int) -> Int8Array:
+    """Rows (n, columns) of which each column group's come ``times`` times, once each."""
+    groups = -(-channels // columns)
+    return rows.reshape(groups, times, -1, columns)[:, 0].reshape(-1, columns)
 
 
 def _weights(operation: Weighted, made: Weighted, rows: Int8Array) -> Int8Array:

@@ -1,5 +1,6 @@
 """The weight decoder: the rows that the golden decoder makes, however memory and array are stalled."""
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from amaranth.sim import Simulator
 from kolmogate.config import MachineConfig
-from kolmogate.isa import INSTRUCTION
+from kolmogate.isa import INSTRUCTION, P0
 from kolmogate.programs.p0 import Program, assemble, literal, zero
 from kolmogate.programs.search import literal_program
 from kolmogate_hw.lanes import LiteralLanes, WeightDecoder
@@ -198,10 +199,12 @@ def test_start_abandons_what_runs(config: MachineConfig, source: random.Random) 
 
 
 def test_unknown_instruction(config: MachineConfig, source: random.Random) -> None:
+    """Coded rows are unknown to a machine without an entropy engine."""
+    config = dataclasses.replace(config, entropy_engines=0)
     bench = Bench(config, source)
-    program, weights, records = random_program(source, config.columns, 3)
+    program, weights, records = random_program(source, config.columns, 3, coded=False)
     code = bytearray(program.code)
-    unknown = INSTRUCTION.pack(op=2, argument=5, count=9)
+    unknown = INSTRUCTION.pack(op=P0.CODED, argument=5, count=9)
     code[6:8] = unknown.to_bytes(2, "little")
     bad = bench.store(Program(bytes(code), program.coded, program.literals))
     good = bench.store(program)

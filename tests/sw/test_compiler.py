@@ -168,3 +168,16 @@ def test_output_outlives_layers_that_nothing_reads(chain, inputs, infer):
     network = dataclasses.replace(builder.conv(8).conv(8, size=(1, 1)).network(), output=output)
     x = inputs(network, 2)
     assert (infer(compile(network, configuration("up5k")), x) == golden.run(network, x)).all()
+
+
+@pytest.mark.parametrize("objective", ["fastest", "smallest"])
+def test_filters_deeper_than_the_column_buffer_are_made_for_each_tile(chain, inputs, infer, objective):
+    network = chain(5, 5, 16).conv(12, padding=(1, 1, 1, 1)).conv(9, size=(2, 2)).network()
+    config = dataclasses.replace(configuration("up5k"), column_buffer_depth=32)
+    image = compile(network, config, objective=objective)
+    assert [layer.replays for layer in image.layers] == [13, 8]
+    assert len(image.sections["literals"].data) < 2 * (144 * 12 + 48 * 16)
+    x = inputs(network, 3)
+    expected = golden.run(network, x)
+    assert (infer(image, x) == expected).all()
+    assert (golden.run(image.network(), x) == expected).all()

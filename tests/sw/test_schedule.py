@@ -242,13 +242,14 @@ def test_additions_go_with_the_operand_that_has_more_taps(chain):
     assert schedule(network, UP5K).places["add_3"] == "conv_2d_2"
 
 
-def test_filters_deeper_than_a_column_are_refused_unless_streamed(chain):
-    network = chain(8, 8, 128).conv(8).network()
-    message = refused(network)
-    assert message.startswith("CONV_2D 'conv_2d_0' cannot be run exactly")
-    assert "1152 taps" in message
-    assert "1024" in message
-    assert schedule(chain(3, 3, 128).conv(8).network(), UP5K).layers[0].fields["stream_weights"] == 1
+def test_filters_deeper_than_a_column_are_made_again_for_each_tile(chain):
+    (layer,) = schedule(chain(4, 5, 1025).conv(8, size=(1, 1)).network(), UP5K).layers
+    assert (layer.fields["stream_weights"], layer.replays) == (1, 10)
+    (layer,) = schedule(chain(4, 5, 1024).conv(8, size=(1, 1)).network(), UP5K).layers
+    assert (layer.fields["stream_weights"], layer.replays) == (0, 1)
+    (layer,) = schedule(chain(3, 3, 128).conv(8).network(), UP5K).layers
+    assert (layer.fields["stream_weights"], layer.replays) == (1, 1)
+    assert "7169 taps, programs can make 7168" in refused(chain(1, 3, 7169).conv(1, size=(1, 1)).network())
 
 
 def test_numbers_beyond_the_machine_are_refused(chain):

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..isa import HISTORY_ROWS, INSTRUCTION, NO_PREDICTION, P0, RECORD_WORDS
+from ..isa import HISTORY_ROWS, INSTRUCTION, NO_PREDICTION, P0, RECORD_WORDS, SEEK_WORDS
 from .entropy import Coder, Reference
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "loop",
     "predict",
     "records",
+    "seek",
     "walk",
     "zero",
 ]
@@ -47,9 +48,15 @@ RECORD_REFERENCES = {1: (Reference(), Reference()), 2: (Reference(1, 0), Referen
 """How coded records are predicted, by the argument of RECORDS."""
 
 _ROWS = range(1, MAXIMUM_ROWS + 1)
-_COUNTS = {P0.RECORDS: range(1, RECORD_WORDS + 1), P0.PREDICT: range(HISTORY_ROWS), P0.END: range(1, 2)}
+_COUNTS = {
+    P0.RECORDS: range(1, RECORD_WORDS + 1),
+    P0.PREDICT: range(HISTORY_ROWS),
+    P0.SEEK: range(MAXIMUM_ROWS),
+    P0.END: range(1, 2),
+}
 _ARGUMENTS = {
     P0.LITERAL: range(1, 9),
+    P0.SEEK: range(8),
     P0.CODED: range(1, EIGHTHS + 1),
     P0.RECORDS: range(3),
     P0.PREDICT: range(2 * NO_PREDICTION + 2),
@@ -59,17 +66,18 @@ _ARGUMENTS = {
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction; `zero`, `literal`, `coded`, `records`, `predict` and `loop` make them.
+    """One instruction; `zero`, `literal`, `seek`, `coded`, `records`, `predict` and `loop` make them.
 
     Parameters
     ----------
     op : P0
     count : int
-        Rows that it makes; of PREDICT the distance, of LOOP how often the body runs again.
+        Rows that it makes; of PREDICT the distance, of LOOP how often the body runs again, of SEEK the lower
+        bits of where to.
     argument : int
         Of LITERAL the bits of a weight, of CODED the eighths of the columns that are coded, of RECORDS how
         they are stored (0 as literals, 1 coded, 2 coded as differences to the row above), of PREDICT twice
-        the shift plus the term's index, of LOOP the instructions of its body.
+        the shift plus the term's index, of LOOP the instructions of its body, of SEEK the upper bits.
     """
 
     op: P0
@@ -102,6 +110,11 @@ class Instruction:
         """Whether the entropy engine makes its rows."""
         return self.op == P0.CODED or (self.op == P0.RECORDS and self.argument > 0)
 
+    @property
+    def place(self) -> int:
+        """Of SEEK: the bit of each lane's literals to go on at."""
+        return 8 * SEEK_WORDS * (self.count + MAXIMUM_ROWS * self.argument)
+
     def live(self, columns: int) -> int:
         """Columns that the entropy engine makes of each row."""
         return columns * (self.argument if self.op == P0.CODED else EIGHTHS) // EIGHTHS
@@ -123,6 +136,8 @@ class Instruction:
                 return f"PREDICT  term {term} 1/{1 << shift} of {source}"
             case P0.LOOP:
                 return f"LOOP     {self.argument} instructions x {self.count} more"
+            case P0.SEEK:
+                return f"SEEK     literal word {self.place // 8}"
             case P0.ZERO:
                 return f"ZERO     {self.count} rows"
         return self.op.name
@@ -156,6 +171,15 @@ def zero(rows: int) -> Instruction:
 
 def literal(bits: int, rows: int) -> Instruction:
     return Instruction(P0.LITERAL, rows, bits)
+
+
+def seek(bit: int) -> Instruction:
+    """SEEK to the first place at or behind a bit of each lane's literals.
+
+    Raises `InputError` if it is out of reach.
+    """
+    upper, lower = divmod(-(-bit // (8 * SEEK_WORDS)), MAXIMUM_ROWS)
+    return Instruction(P0.SEEK, lower, upper)
 
 
 def coded(rows: int, eighths: int = EIGHTHS) -> Instruction:
@@ -229,7 +253,7 @@ def assemble(instructions: Sequence[Instruction], rows: Int8Array, columns: int)
     if any(instruction.op == P0.END for instruction in instructions):
         raise InputError("END is added by the assembler and cannot be among the instructions")
     words = np.array([one.encode() for one in (*instructions, Instruction(P0.END))], "<u2")
-    literals = [np.zeros((0, columns), np.uint8)]
+    literals = _LiteralStream(columns)
     coder = Coder(columns)
     references = [Reference(), Reference()]
     row = 0
@@ -240,6 +264,8 @@ def assemble(instructions: Sequence[Instruction], rows: Int8Array, columns: int)
         row += instruction.rows
         if instruction.op == P0.PREDICT:
             references[instruction.argument & 1] = Reference(instruction.count, instruction.argument >> 1)
+        elif instruction.op == P0.SEEK:
+            literals.place = instruction.place
         elif instruction.is_coded:
             live = instruction.live(columns)
             if block[:, live:].any():
@@ -258,7 +284,7 @@ def assemble(instructions: Sequence[Instruction], rows: Int8Array, columns: int)
                 )
             # (rows, columns) to (rows, bits, columns), bits from the least significant up.
             bits = block[:, np.newaxis].view(np.uint8) >> np.arange(width)[:, np.newaxis] & 1
-            literals.append(bits.reshape(-1, columns).astype(np.uint8))
+            literals.write(bits.reshape(-1, columns).astype(np.uint8))
     else:
         if row == len(rows):
             stream = coder.finish()[::-1]
@@ -266,10 +292,34 @@ def assemble(instructions: Sequence[Instruction], rows: Int8Array, columns: int)
             return Program(
                 code + bytes(-len(code) % columns),
                 bytes(-len(stream) % columns) + stream,
-                np.packbits(np.concatenate(literals), axis=0, bitorder="little").tobytes(),
+                np.packbits(literals.bits, axis=0, bitorder="little").tobytes(),
             )
     made = sum(instruction.rows for instruction in execute(words))
     raise InputError(f"the instructions make {made} rows, but there are {len(rows)}")
+
+
+class _LiteralStream:
+    """The bits of each lane's literals, (bits, columns), written from ``place`` on."""
+
+    def __init__(self, columns: int) -> None:
+        self.place = 0
+        self._bits = np.zeros((1 << 10, columns), np.uint8)
+        self._end = 0
+
+    @property
+    def bits(self) -> npt.NDArray[np.uint8]:
+        return self._bits[: self._end]
+
+    def write(self, bits: npt.NDArray[np.uint8]) -> None:
+        """Raises `InputError` if other bits were written there."""
+        end = self.place + len(bits)
+        while end > len(self._bits):
+            self._bits = np.concatenate([self._bits, np.zeros_like(self._bits)])
+        again = self._bits[self.place : min(end, self._end)]
+        if not np.array_equal(again, bits[: len(again)]):
+            raise InputError("a SEEK leads to literals of other weights")
+        self._bits[self.place : end] = bits
+        self.place, self._end = end, max(end, self._end)
 
 
 def check_rows(rows: Int8Array, columns: int) -> None:

@@ -53,7 +53,7 @@ class Reader:
         self.place = 0
         """Number of the instruction that ran last."""
         self.literal_bits = 0
-        """Bits a lane that were read of the literals."""
+        """Bits a lane up to where the literals were read last."""
 
     @property
     def coded_bits(self) -> int:
@@ -98,6 +98,8 @@ class Reader:
             if instruction.op == P0.PREDICT:
                 reference = Reference(instruction.count, instruction.argument >> 1)
                 self._references[instruction.argument & 1] = reference
+            elif instruction.op == P0.SEEK:
+                self.literal_bits = instruction.place
             elif instruction.rows:
                 rows = self._rows(instruction)
                 (self._records if instruction.op == P0.RECORDS else self._weights).append(rows)
@@ -180,13 +182,14 @@ def disassemble(program: Program, columns: int) -> list[str]:
     reader = Reader(code_words(program), memory, len(program.coded), columns)
     runs, bits, times = (np.zeros(len(stored), np.int64) for _ in range(3))
     while True:
-        before = reader.literal_bits * columns + reader.coded_bits, reader.engine_cycles
+        before = reader.coded_bits, reader.engine_cycles
         try:
             instruction = reader.step()
         except ProgramEnd:
             break
         runs[reader.place] += 1
-        bits[reader.place] += reader.literal_bits * columns + reader.coded_bits - before[0]
+        literal_bits = instruction.rows * instruction.literal_bits * columns
+        bits[reader.place] += literal_bits + reader.coded_bits - before[0]
         times[reader.place] += (reader.engine_cycles - before[1]) or instruction.rows
     lines = [f"{'place':>6}  {'instruction':44} {'runs':>5} {'rows':>7} {'bytes':>8} {'cycles':>9}"]
     for place, one in enumerate(stored):

@@ -26,15 +26,28 @@ from .p0 import (
     loop,
     predict,
     records,
+    seek,
     zero,
 )
 
-__all__ = ["Candidate", "Choice", "Material", "Writer", "candidates", "literal_program", "select"]
+__all__ = [
+    "MAXIMUM_TAPS",
+    "Candidate",
+    "Choice",
+    "Material",
+    "Writer",
+    "candidates",
+    "literal_program",
+    "select",
+]
 
 Int8Array = npt.NDArray[np.int8]
 
 NOTHING = (Reference(), Reference())
 LONGEST_LOOP = 8
+
+MAXIMUM_TAPS = (LONGEST_LOOP - 1) * MAXIMUM_ROWS
+"""Rows of weights that a loop can make again: with SEEK before them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,9 @@ class Material:
     used_once : bool
         Each row serves one tile: the array waits for short instructions, as it takes longer to fetch the
         next one.
+    replays : int
+        How often the weights of a group are made, one after the other: filters deeper than the column buffer
+        are made for each tile.
     """
 
     channels: int
@@ -61,6 +77,7 @@ class Material:
     weights: Int8Array | None
     distances: tuple[int, ...] = ()
     used_once: bool = False
+    replays: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,7 +110,9 @@ def candidates(material: Material, columns: int) -> list[Candidate]:
     """All choices for a layer, each tried as if the layer were alone; literals first."""
     found = []
     references = None
-    for coded_weights in (False, True) if material.weights is not None else (False,):
+    # The entropy engine cannot go back.
+    codable = material.weights is not None and material.replays == 1
+    for coded_weights in (False, True) if codable else (False,):
         for coded_records in (False, True):
             writer = Writer(columns)
             choice = Choice(coded_records, coded_weights, references)
@@ -146,6 +165,7 @@ class Writer:
         self._rows: list[Int8Array] = [np.zeros((0, columns), np.int8)]
         self._coder = Coder(columns)
         self._references = NOTHING
+        self._literal_bits = 0
 
     @property
     def rows(self) -> Int8Array:
@@ -163,6 +183,8 @@ class Writer:
 
     def layer(self, material: Material, choice: Choice) -> tuple[int, int]:
         """The shortest program found of its kind for a layer; returns bits of weights and of constants."""
+        if material.replays > 1:
+            return self._replayed(material, choice)
         constant_bits = weight_bits = 0
         weights, references = material.weights, self._references
         if weights is not None and choice.weights:
@@ -201,10 +223,37 @@ class Writer:
         instructions += _roll(bodies)
         self._references = references
         self.instructions += instructions
+        self._literal_bits += sum(one.rows * one.literal_bits for body in bodies for one in body)
         weight_bits += self.columns * sum(
             one.rows * one.literal_bits for body in bodies for one in body if one.op != P0.RECORDS
         )
         return len(instructions) * INSTRUCTION.bits + weight_bits, constant_bits
+
+    def _replayed(self, material: Material, choice: Choice) -> tuple[int, int]:
+        """As `layer`, for weights that are made several times: literals that a loop goes back to."""
+        assert material.weights is not None
+        kind = self._best_kind(material) if choice.records else 0
+        weight_bits = constant_bits = 0
+        for block, weights in zip(material.records, material.weights, strict=True):
+            before = self._coder.bits
+            head = records(len(block), kind)
+            if kind:
+                self._coder.write(block, self.columns, RECORD_REFERENCES[kind], records=True)
+            constant_bits += self._coder.bits - before + head.rows * head.literal_bits * self.columns
+            self._literal_bits += head.rows * head.literal_bits
+            width = max(1, int(bits_needed(weights).max()))
+            whole, rest = divmod(len(weights), MAXIMUM_ROWS)
+            place = seek(self._literal_bits)
+            body = [place, *[literal(width, MAXIMUM_ROWS)] * whole, *([literal(width, rest)] if rest else [])]
+            rounds, left = divmod(material.replays, MAXIMUM_ROWS + 1)
+            instructions = [head]
+            for times in (*[MAXIMUM_ROWS + 1] * rounds, *([left] if left else [])):
+                instructions += [*body, *([loop(len(body), times - 1)] if times > 1 else [])]
+            self.instructions += instructions
+            self._rows += [block, *[weights] * material.replays]
+            self._literal_bits = place.place + width * len(weights)
+            weight_bits += len(instructions) * INSTRUCTION.bits + width * weights.size
+        return weight_bits, constant_bits
 
     def _write(self, coder: Coder, rows: Int8Array, eighths: int, references: Sequence[Reference]) -> None:
         """As the instructions of `_coded_rows` do."""
