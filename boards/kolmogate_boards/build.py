@@ -100,6 +100,8 @@ def build(
     for name, content in plan.files.items():
         (work / name).write_bytes(content.encode() if isinstance(content, str) else content)
     synthesise, place, pack = _commands(plan.files["build_top.sh"])
+    routed = next(word for word in place if word in ("top.asc", "top.config"))
+    packed = next(word for word in pack if word in ("top.bin", "top.bit"))
 
     if not (work / "top.json").exists():
         progress("synthesis")
@@ -109,8 +111,6 @@ def build(
         report = work / f"seed_{seed}.json"
         if not report.exists():
             progress(f"place and route, seed {seed} of {seeds}")
-            routed = next(name for name in place if name in ("top.asc", "top.config"))
-            suffix = Path(pack[-1]).suffix
             _run(
                 [*place, "--seed", str(seed), "--report", "top.report", "--timing-allow-fail"],
                 work,
@@ -119,13 +119,13 @@ def build(
             _run(
                 [word.replace(routed, f"seed_{seed}{Path(routed).suffix}") for word in pack],
                 work,
-                {pack[-1]: f"seed_{seed}{suffix}"},
+                {packed: f"seed_{seed}{Path(packed).suffix}"},
             )
             os.replace(work / "top.report", report)
         placements.append(placement(json.loads(report.read_text())))
 
     best = max(range(seeds), key=lambda index: placements[index].fmax_mhz)
-    bitstream = work / f"seed_{best + 1}{Path(pack[-1]).suffix}"
+    bitstream = work / f"seed_{best + 1}{Path(packed).suffix}"
     kept = folder / board.name / f"{board.name}{bitstream.suffix}"
     shutil.copyfile(bitstream, kept)
     result = Build(
