@@ -1,7 +1,7 @@
 """Bitstreams: synthesis, place and route with several seeds, the best one kept.
 
-All tools come from PyPI (YoWASP). What a build makes stays in a folder named by a digest of all that goes into
-it, so that nothing is made twice; only complete steps are found again.
+All tools come from PyPI (YoWASP). What a build makes stays in a folder named by a digest of all that goes
+into it, so that nothing is made twice; only complete steps are found again.
 """
 
 import hashlib
@@ -170,7 +170,9 @@ def _commands(script: str) -> list[list[str]]:
 
 def _run(command: list[str], work: Path, made: dict[str, str]) -> None:
     """Run a tool in ``work``; the files it ``made`` get their names when it has succeeded."""
-    tool = shutil.which(command[0], path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])))
+    tool = shutil.which(
+        command[0], path=os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    )
     if tool is None:
         raise ToolMissingError(f"{command[0]} is not installed: run {INSTALL}")
     log = work / f"{command[0]}.log"

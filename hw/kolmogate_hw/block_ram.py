@@ -38,9 +38,7 @@ class BlockRam(wiring.Component):
         super().__init__(
             {
                 "write": Out(
-                    memory.WritePort.Signature(
-                        addr_width=address_bits, shape=shape, granularity=granularity
-                    )
+                    memory.WritePort.Signature(addr_width=address_bits, shape=shape, granularity=granularity)
                 ),
                 "read_enable": In(1),
                 "read_address": In(address_bits),

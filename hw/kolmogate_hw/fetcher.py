@@ -104,8 +104,8 @@ class WindowFetcher(wiring.Component):
             last_inner.eq(inner == descriptor.inner_count),
             last_outer.eq(outer == descriptor.outer_count),
         ]
-        # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word (as
-        # rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
+        # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word
+        # (as rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
         far = Signal()
         m.d.comb += far.eq(~bytes_left[-1] & bytes_left[lane_bits + 1 :].any())
         advance = Signal()
@@ -136,8 +136,8 @@ class WindowFetcher(wiring.Component):
                 own = C(1) if r % lanes == lane else last_live if r % lanes > lane else C(0)
                 m.d.comb += targets[r].eq(((step == r // lanes) & own) | ((step < r // lanes) & last_live))
             m.d.comb += room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any())
-            # Requests wait for their grant in a register, which keeps the arbiter and the walk apart. The lanes'
-            # next ones come when all have been granted, so that none overtakes another on its way to a row.
+            # Requests wait for their grant in a register, which keeps the arbiter and the walk apart. The next
+            # ones of the lanes come when all are granted, so that none overtakes another on its way to a row.
             asked_targets = Signal(rows, name=f"asked_targets_{lane}", reset_less=True)
             tag = Signal(RunLayout(config), name=f"tag_{lane}", reset_less=True)
             m.d.comb += [

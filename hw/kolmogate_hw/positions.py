@@ -17,9 +17,7 @@ def place_layout(config: MachineConfig) -> data.StructLayout:
     ``batch`` : of the live ones of its position; ``line``, ``position``, ``group`` : its position is the last
     of a line, of the layer, and its column group is the last.
     """
-    return data.StructLayout(
-        {"live": config.requantisers, "batch": 1, "line": 1, "position": 1, "group": 1}
-    )
+    return data.StructLayout({"live": config.requantisers, "batch": 1, "line": 1, "position": 1, "group": 1})
 
 
 class BatchCounter(wiring.Component):

@@ -20,7 +20,12 @@ async def random_accesses(dut: Any) -> None:
     config = configuration(parameters()["target"])
     source = random.Random(seed())
     columns, port = config.columns, config.scratchpad_ports - 1
-    addresses = [0, 1, config.scratchpad_words - 1, *(source.randrange(config.scratchpad_words) for _ in range(6))]
+    addresses = [
+        0,
+        1,
+        config.scratchpad_words - 1,
+        *(source.randrange(config.scratchpad_words) for _ in range(6)),
+    ]
     table = {address: bytearray(columns) for address in addresses}
     address, enable = getattr(dut, f"address__{port}"), getattr(dut, f"read_enable__{port}")
     Clock(dut.clk, 10, "ns").start()

@@ -51,10 +51,12 @@ def compile(network: Network, config: MachineConfig) -> Image:
             f" bytes and its activations {activations} of {config.scratchpad_bytes}, {missing} bytes are"
             " missing; choose a larger target or a smaller network"
         )
-    bases = {}
+    # What is empty has an address too, which must be in the scratchpad.
+    bases = dict.fromkeys(sizes, start)
     for name, size in sizes.items():
-        bases[name] = start
-        start += size
+        if size:
+            bases[name] = start
+            start += size
     contents = {
         "descriptors": b"".join(_pack(fields, bases["constants"], config) for fields in descriptors),
         "constants": b"".join(_constants(layer.parameters, config) for layer in plan.layers),
@@ -171,8 +173,8 @@ def _constants(parameters: Parameters, config: MachineConfig) -> bytes:
 def _program(layer: Layer) -> list[Instruction]:
     """The shortest program of a layer's weights; none where it takes no weights.
 
-    Where each row is used once, the array waits for short instructions: fetching the next one takes longer, so
-    that an instruction must save the literals of a row there.
+    Where each row is used once, the array waits for short instructions, as it takes longer to fetch the next
+    one: an instruction must save the literals of a row there.
     """
     rows = layer.parameters.rows
     if rows is None:

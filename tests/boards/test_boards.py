@@ -90,9 +90,7 @@ def test_boards_without_the_package(
     assert "pip install 'kolmogate[boards]'" in capsys.readouterr().err
 
 
-def test_list(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     store(tmp_path / "build" / "boards", BUILT)
     assert main(["boards", "--json"]) == 0
@@ -157,12 +155,16 @@ def test_programmer_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ("messages", "error", "sentence"),
     [
         (
-            "openFPGALoader: error while loading shared libraries: libusb-1.0.so.0: cannot open shared object",
+            "error while loading shared libraries: libusb-1.0.so.0: cannot open shared object",
             ToolMissingError,
             "apt install libusb-1.0-0",
         ),
         ("unable to open ftdi device: -4 (usb_open() failed: LIBUSB_ERROR_ACCESS)", DeviceError, "udev rule"),
-        ("unable to open ftdi device: -3 (device not found)", DeviceError, "no ULX3S 25F was found: plug it in"),
+        (
+            "unable to open ftdi device: -3 (not found)",
+            DeviceError,
+            "no ULX3S 25F was found: plug it in",
+        ),
         ("CRC error\nwrite failed", DeviceError, "could not flash the ULX3S 25F: write failed"),
         ("", DeviceError, "no reason given"),
     ],

@@ -124,7 +124,11 @@ class Encoder(wiring.Component):
                     with m.If(code == 1):
                         end_block()
             with m.State("BYTES"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(block.read_data), block.read_enable.eq(self.o.ready)]
+                m.d.comb += [
+                    self.o.valid.eq(1),
+                    self.o.payload.eq(block.read_data),
+                    block.read_enable.eq(self.o.ready),
+                ]
                 with m.If(self.o.ready):
                     m.d.sync += index.eq(index + 1)
                     with m.If(index == code):
