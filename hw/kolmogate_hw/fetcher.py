@@ -137,7 +137,7 @@ class WindowFetcher(wiring.Component):
                 m.d.comb += targets[r].eq(((step == r // lanes) & own) | ((step < r // lanes) & last_live))
             m.d.comb += room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any())
             # Requests wait for their grant in a register, which keeps the arbiter and the walk apart. The next
-            # ones of the lanes come when all are granted, so that none overtakes another on its way to a row.
+            # ones of the lanes come when all are granted, so that none overtakes another on the way to a row.
             asked_targets = Signal(rows, name=f"asked_targets_{lane}", reset_less=True)
             tag = Signal(RunLayout(config), name=f"tag_{lane}", reset_less=True)
             m.d.comb += [
