@@ -106,13 +106,18 @@ class MachineConfig:
 CONFIGURATIONS = {
     config.name: config
     for config in (
-        MachineConfig(
-            "up5k", 2, 8, 1, 16, 128 << 10, 1, 1024, 36_000_000, accumulator_bits=24, tile_gap=True
-        ),
-        # What fits the chip today: half the requantiser, and neither additions nor filters of over 512 taps.
+        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 1024, 36_000_000, tile_gap=True),
+        # What fits an iCE40UP5K today: no additions, a slower requantiser, shallower columns.
         MachineConfig(
             "up5k-small",
-            *(2, 8, 1, 8, 128 << 10, 1, 512, 36_000_000),
+            rows=2,
+            columns=8,
+            requantisers=1,
+            requantiser_digit_bits=8,
+            scratchpad_bytes=128 << 10,
+            scratchpad_ports=1,
+            column_buffer_depth=512,
+            clock_hz=36_000_000,
             accumulator_bits=24,
             tile_gap=True,
             residual_adder=False,
