@@ -150,8 +150,8 @@ class WindowFetcher(wiring.Component):
                 own = C(1) if r % lanes == lane else last_live if r % lanes > lane else C(0)
                 m.d.comb += targets[r].eq(((step == r // lanes) & own) | ((step < r // lanes) & last_live))
             m.d.comb += room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any())
-            # Requests wait for their grant in a register, which keeps the arbiter and the walk apart. The lanes
-            # ask again when all are granted, so that no request overtakes another.
+            # Requests wait for their grant in a register, which keeps the arbiter and the walk apart.
+            # The lanes ask again when all are granted, so that no request overtakes another.
             asked_targets = Signal(rows, name=f"asked_targets_{lane}", reset_less=True)
             tag = Signal(RunLayout(config), name=f"tag_{lane}", reset_less=True)
             m.d.comb += [
