@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from .config import MachineConfig
 from .image import Image
-from .isa import ADDRESS_BITS, DESCRIPTOR, INSTRUCTION, P0, Opcode, window_taps
+from .isa import ADDRESS_BITS, DESCRIPTOR, P0, Opcode, window_taps
 from .machine_arithmetic import requantiser_interval
+from .programs.reader import steps
 
 __all__ = ["LayerCycles", "cycles"]
 
@@ -49,8 +50,8 @@ class _Program:
     """The rows that the weight decoder makes: when the next one can be in the column buffer."""
 
     config: MachineConfig
-    instructions: deque[tuple[int, int]]
-    """Rows left and bits a row of each instruction to come."""
+    instructions: deque[tuple[int, int, float, bool]]
+    """Rows left, bits a row, cycles a row of each instruction to come, and whether it makes constants."""
     time: float = _DECODER_START
     made: int = 0
     released: deque[tuple[int, int]] = field(default_factory=deque)
@@ -61,11 +62,12 @@ class _Program:
         """When each of the next ``rows`` rows is there; activations need ``words_a_tap`` of the memory."""
         times: list[float] = []
         for _ in range(rows):
+            self.pass_records(words_a_tap)
             if not self.instructions:
                 return times
-            left, bits = self.instructions[0]
+            left, bits, cycles, _ = self.instructions[0]
             # A row of literals takes `bits` of the eight bits that a word holds for each lane.
-            self.time += max(1.0, bits / 8 + (words_a_tap if bits else 0))
+            self.time += max(cycles, bits / 8 + (words_a_tap if bits else 0))
             while self.made - self.freed >= self.config.column_buffer_depth and self.released:
                 self.freed, when = self.released.popleft()
                 self.time = max(self.time, when + 1)
@@ -74,8 +76,14 @@ class _Program:
             if left == 1:
                 self.instructions.popleft()
             else:
-                self.instructions[0] = (left - 1, bits)
+                self.instructions[0] = (left - 1, bits, cycles, False)
         return times
+
+    def pass_records(self, words_a_tap: float) -> None:
+        """Make the constants that come next."""
+        while self.instructions and self.instructions[0][3]:
+            rows, bits, cycles, _ = self.instructions.popleft()
+            self.time += rows * max(cycles, bits / 8 + (words_a_tap if bits else 0))
 
     def release(self, rows: int, when: int) -> None:
         """The array is done with ``rows`` rows in all."""
@@ -211,14 +219,9 @@ def _finish(config: MachineConfig) -> int:
     return requantiser_interval(config) + 12
 
 
-def _rows(image: Image) -> list[tuple[int, int]]:
-    """Rows and bits a row of each instruction of the weight program."""
-    code = image.sections["code"].data
-    rows = []
-    for start in range(0, len(code), INSTRUCTION.bits // 8):
-        fields = INSTRUCTION.unpack(int.from_bytes(code[start : start + 2], "little"))
-        if fields["op"] == P0.END:
-            break
-        bits = fields["argument"] + 1 if fields["op"] == P0.LITERAL else 0
-        rows.append((fields["count"] + 1, bits))
-    return rows
+def _rows(image: Image) -> list[tuple[int, int, float, bool]]:
+    """What `_Program` needs to know of each instruction, as they run."""
+    return [
+        (one.rows, one.literal_bits, cycles, one.op == P0.RECORDS)
+        for one, cycles in steps(image.program(), image.config.columns)
+    ]
