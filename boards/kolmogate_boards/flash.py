@@ -32,8 +32,9 @@ def programmer() -> str:
 def flash(board: Board, *, folder: Path = FOLDER) -> Path:
     """Load the board's last build; returns the bitstream.
 
-    Raises `InputError` if there is no build that meets its clock, `UsageError` if the board is flashed otherwise,
-    `ToolMissingError` for a missing program or library, and `DeviceError` if the board is not reached.
+    Raises `InputError` if there is no build that meets its clock, `UsageError` if the board is flashed
+    otherwise, `ToolMissingError` for a missing program or library, and `DeviceError` if the board is not
+    reached.
     """
     built = last_build(board, folder)
     if built is None or not Path(built.bitstream).exists():
@@ -41,8 +42,8 @@ def flash(board: Board, *, folder: Path = FOLDER) -> Path:
     bitstream = Path(built.bitstream)
     if not built.meets_clock:
         raise InputError(
-            f"{bitstream} reaches {max(built.fmax_mhz)} MHz of the {built.clock_mhz} MHz it runs at and would "
-            f"give wrong results: try more seeds with kolmogate build {board.name} --seeds 20"
+            f"{bitstream} reaches {max(built.fmax_mhz)} MHz of the {built.clock_mhz} MHz it runs at and "
+            f"would give wrong results: try more seeds with kolmogate build {board.name} --seeds 20"
         )
     if board.programmer is None:
         raise UsageError(f"the {board.title} is flashed by copying {bitstream} to the drive that it shows")
@@ -60,12 +61,12 @@ def explain(messages: str, board: Board) -> DeviceError | ToolMissingError:
     if library:
         package = _LIBRARIES.get(library[1], library[1])
         return ToolMissingError(
-            f"openFPGALoader needs the library {library[1]}: install it, for example with apt install {package}"
+            f"openFPGALoader needs the library {library[1]}: install it, for example apt install {package}"
         )
     if re.search(r"permission|access denied|insufficient|LIBUSB_ERROR_ACCESS", messages, re.IGNORECASE):
         return DeviceError(
-            f"the {board.title} may not be opened by this user: install the udev rule of docs/boards.md, then "
-            "plug the board in again"
+            f"the {board.title} may not be opened by this user: install the udev rule of docs/boards.md, "
+            "then plug the board in again"
         )
     if re.search(r"unable to open|not found|no device|cable", messages, re.IGNORECASE):
         return DeviceError(

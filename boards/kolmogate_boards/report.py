@@ -23,7 +23,7 @@ _RESOURCES = {
 
 @dataclass(frozen=True)
 class Placement:
-    """One run of place and route: what is used of what there is, and how fast the accelerator's clock may be."""
+    """One run of place and route: what is used of what there is, and how fast the clock may be."""
 
     resources: dict[str, tuple[int, int]]
     fmax_mhz: float
@@ -53,8 +53,8 @@ def critical_path(path: dict[str, Any]) -> str:
     routing = sum(step["delay"] for step in steps if step["type"] == "routing")
     stages = sum(step["type"] == "logic" for step in steps)
     return (
-        f"from {_place(steps[0]['from']['cell'])} to {_place(steps[-1]['to']['cell'])} through {stages} cells, "
-        f"{logic:.1f} ns in cells and {routing:.1f} ns between them"
+        f"from {_place(steps[0]['from']['cell'])} to {_place(steps[-1]['to']['cell'])} "
+        f"through {stages} cells, {logic:.1f} ns in cells and {routing:.1f} ns between them"
     )
 
 

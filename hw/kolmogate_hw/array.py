@@ -7,6 +7,7 @@ from kolmogate.config import MachineConfig
 
 from .cells import ICE40_ULTRAPLUS, family
 from .cells.mac16 import DualAccumulator
+from .cells.products import logic_product
 from .column_buffer import weight_row
 
 __all__ = ["MacArray"]
@@ -61,7 +62,7 @@ class MacArray(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        rows, columns = config.rows, config.columns
+        rows, columns, lanes = config.rows, config.columns, config.requantisers
 
         # Stage 1: activations and weights at the multipliers.
         valid_1, last_1 = Signal(), Signal()
@@ -80,16 +81,21 @@ class MacArray(wiring.Component):
                 activation = Signal(signed(8), name=f"activation_{r}_{c}", reset_less=True)
                 m.d.sync += activation.eq(Mux(self.word_mode, self.words[r][c], self.bytes[r]))
                 factors.append((activation, weights[c]))
-        if family(platform) is ICE40_ULTRAPLUS and config.tile_gap:
+        chip = family(platform)
+        if chip is ICE40_ULTRAPLUS and config.tile_gap:
             self._in_cells(m, factors, valid_1, last_1)
         else:
-            self._in_fabric(m, factors, valid_1, first_1, last_1)
+            # Multiplier cells that the pipelined requantisers leave; the other products are made of logic.
+            taken = 4 * lanes if config.requantiser_digit_bits == 32 else 0
+            cells = len(factors) if chip is None else chip.multipliers - taken
+            self._in_fabric(m, factors, cells, valid_1, first_1, last_1)
         return m
 
     def _in_fabric(
         self,
         m: Module,
         factors: list[tuple[Signal, Signal]],
+        cells: int,
         valid_1: Signal,
         first_1: Signal,
         last_1: Signal,
@@ -110,7 +116,9 @@ class MacArray(wiring.Component):
             accumulator = Signal(
                 signed(self.config.accumulator_bits), name=f"accumulator_{index}", reset_less=True
             )
-            m.d.sync += product.eq(activation * weight)
+            m.d.sync += product.eq(
+                activation * weight if index < cells else logic_product(activation, weight)
+            )
             with m.If(valid_2):
                 m.d.sync += accumulator.eq(Mux(first_2, 0, accumulator) + product)
             accumulators.append(accumulator)
@@ -121,12 +129,18 @@ class MacArray(wiring.Component):
     ) -> None:
         # Stage 2: lower halves of the accumulators. 3: upper halves, and shadow of the lower. 4: shadow of
         # the upper. The array must not begin with the rest of a tile that was abandoned.
-        last_2, last_3 = Signal(init=1), Signal()
-        m.d.sync += [last_2.eq(last_1), last_3.eq(last_2), self.captured.eq(last_3)]
+        last_2, last_3 = Signal(), Signal()
+        clear = Signal(init=1)
+        m.d.sync += [
+            last_2.eq(last_1),
+            clear.eq(last_1),
+            last_3.eq(last_2),
+            self.captured.eq(last_3),
+        ]
         lows, highs = [], []
         for index in range(0, len(factors), 2):
             m.submodules[f"cell_{index // 2}"] = cell = DualAccumulator(self.config.accumulator_bits)
-            m.d.comb += [cell.add.eq(valid_1), cell.clear.eq(last_2)]
+            m.d.comb += [cell.add.eq(valid_1), cell.clear.eq(clear)]
             for k, (activation, weight) in enumerate(factors[index : index + 2]):
                 m.d.comb += [cell.a[k].eq(activation), cell.b[k].eq(weight)]
                 lows.append(cell.low[k])

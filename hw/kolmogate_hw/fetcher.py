@@ -1,5 +1,7 @@
 """The window fetcher: walks output positions and their windows, and fetches activations for the rows."""
 
+from typing import Any
+
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, ValueLike, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -68,6 +70,23 @@ class WindowFetcher(wiring.Component):
         first_run = Signal()
         first_word = Signal()
 
+        # Whether a count has reached its end is registered along with it, off the critical path.
+        last_x, last_y, last_inner, last_outer = (
+            Signal(name=f"last_{name}", reset_less=True) for name in ("x", "y", "inner", "outer")
+        )
+
+        def x_becomes(value: ValueLike) -> list[Any]:
+            return [x.eq(value), last_x.eq(value == descriptor.x_count)]
+
+        def y_becomes(value: ValueLike) -> list[Any]:
+            return [y.eq(value), last_y.eq(value == descriptor.y_count)]
+
+        def inner_becomes(value: ValueLike) -> list[Any]:
+            return [inner.eq(value), last_inner.eq(value == descriptor.inner_count)]
+
+        def outer_becomes(value: ValueLike) -> list[Any]:
+            return [outer.eq(value), last_outer.eq(value == descriptor.outer_count)]
+
         # The first pass over a tile's rows takes the positions, as many at once as there are lanes.
         placing = Signal()
         m.d.comb += placing.eq(first_run & first_word)
@@ -79,12 +98,13 @@ class WindowFetcher(wiring.Component):
             at_x_end = Signal(name=f"at_x_end_{lane}")
             following = Signal(address, name=f"following_{lane}")
             m.d.comb += [
-                at_x_end.eq(at_x == descriptor.x_count),
+                at_x_end.eq(at_x == descriptor.x_count if lane else last_x),
                 placed[lane].eq(~ended),
                 following.eq(place + Mux(at_x_end, descriptor.input_wrap, descriptor.input_step)),
             ]
             at_end = Signal(name=f"at_end_{lane}")
-            m.d.comb += at_end.eq(ended | (at_x_end & (at_y == descriptor.y_count)))
+            at_y_end = at_y == descriptor.y_count if lane else last_y
+            m.d.comb += at_end.eq(ended | (at_x_end & at_y_end))
             ended = at_end
             places.append((Mux(at_x_end, 1, at_x + 1)[:12], (at_y + at_x_end)[:12], following))
         last_step = Signal()
@@ -98,14 +118,8 @@ class WindowFetcher(wiring.Component):
         credits = [
             Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(rows)
         ]
-        last_inner = Signal()
-        last_outer = Signal()
-        m.d.comb += [
-            last_inner.eq(inner == descriptor.inner_count),
-            last_outer.eq(outer == descriptor.outer_count),
-        ]
-        # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word (as
-        # rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
+        # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word
+        # (as rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
         far = Signal()
         m.d.comb += far.eq(~bytes_left[-1] & bytes_left[lane_bits + 1 :].any())
         advance = Signal()
@@ -136,8 +150,8 @@ class WindowFetcher(wiring.Component):
                 own = C(1) if r % lanes == lane else last_live if r % lanes > lane else C(0)
                 m.d.comb += targets[r].eq(((step == r // lanes) & own) | ((step < r // lanes) & last_live))
             m.d.comb += room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any())
-            # Requests wait for their grant in a register, which keeps the arbiter and the walk apart. The lanes'
-            # next ones come when all have been granted, so that none overtakes another on its way to a row.
+            # Requests wait for their grant in a register, which keeps the arbiter and the walk apart.
+            # The lanes ask again when all are granted, so that no request overtakes another.
             asked_targets = Signal(rows, name=f"asked_targets_{lane}", reset_less=True)
             tag = Signal(RunLayout(config), name=f"tag_{lane}", reset_less=True)
             m.d.comb += [
@@ -181,7 +195,7 @@ class WindowFetcher(wiring.Component):
                     with m.If(step == r // lanes):
                         m.d.sync += bases[r].eq(places[r % lanes][2])
                 m.d.sync += [live_step.eq(step), live_lanes.eq(placed), final_tile.eq(ended)]
-                m.d.sync += [x.eq(places[-1][0]), y.eq(places[-1][1]), position.eq(places[-1][2])]
+                m.d.sync += [*x_becomes(places[-1][0]), *y_becomes(places[-1][1]), position.eq(places[-1][2])]
             m.d.sync += [step.eq(step + 1), again.eq(again | more.any())]
             with m.If(last_step):
                 m.d.sync += [step.eq(0), again.eq(0), first_word.eq(0)]
@@ -194,22 +208,22 @@ class WindowFetcher(wiring.Component):
                     m.d.sync += [first_word.eq(1), first_run.eq(0), bytes_left.eq(descriptor.run)]
                     with m.If(~last_inner):
                         m.d.sync += [
-                            inner.eq(inner + 1),
+                            *inner_becomes((inner + 1)[:10]),
                             run_offset.eq(run_offset + descriptor.inner_step),
                             word_offset.eq(run_offset + descriptor.inner_step),
                         ]
                     with m.Else():
                         next_outer = outer_offset + descriptor.outer_step
                         m.d.sync += [
-                            inner.eq(1),
-                            outer.eq(outer + 1),
+                            *inner_becomes(C(1)),
+                            *outer_becomes((outer + 1)[:10]),
                             outer_offset.eq(next_outer),
                             run_offset.eq(next_outer),
                             word_offset.eq(next_outer),
                         ]
                         with m.If(last_outer):
                             m.d.sync += [
-                                outer.eq(1),
+                                *outer_becomes(C(1)),
                                 outer_offset.eq(0),
                                 run_offset.eq(0),
                                 word_offset.eq(0),
@@ -219,8 +233,8 @@ class WindowFetcher(wiring.Component):
                             with m.If(Mux(placing, ended, final_tile)):
                                 next_base = group_base + Mux(descriptor.word_mode, columns, 0)
                                 m.d.sync += [
-                                    x.eq(1),
-                                    y.eq(1),
+                                    *x_becomes(C(1)),
+                                    *y_becomes(C(1)),
                                     group_base.eq(next_base),
                                     position.eq(next_base),
                                     channels_left.eq(channels_left - columns),
@@ -232,11 +246,11 @@ class WindowFetcher(wiring.Component):
                 channels_left.eq(descriptor.channels),
                 group_base.eq(descriptor.input_base),
                 position.eq(descriptor.input_base),
-                x.eq(1),
-                y.eq(1),
+                *x_becomes(C(1)),
+                *y_becomes(C(1)),
                 step.eq(0),
-                outer.eq(1),
-                inner.eq(1),
+                *outer_becomes(C(1)),
+                *inner_becomes(C(1)),
                 outer_offset.eq(0),
                 run_offset.eq(0),
                 word_offset.eq(0),

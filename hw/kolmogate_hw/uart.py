@@ -42,8 +42,8 @@ class Uart(wiring.Component):
         off = abs(self.bit_cycles * baud / clock_hz - 1)
         if self.bit_cycles < _FEWEST_CYCLES or off > _TOLERANCE:
             raise UsageError(
-                f"a clock of {clock_hz} Hz cannot make {baud} baud: a bit must take {_FEWEST_CYCLES} cycles or "
-                f"more, and a whole number of them to within {_TOLERANCE:.0%}; choose another baud rate"
+                f"a clock of {clock_hz} Hz cannot make {baud} baud: a bit must take {_FEWEST_CYCLES} cycles "
+                f"or more, and a whole number of them to within {_TOLERANCE:.0%}; choose another baud rate"
             )
         super().__init__(
             {

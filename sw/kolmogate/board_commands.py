@@ -52,7 +52,7 @@ def _boards(options: argparse.Namespace) -> None:
     from kolmogate_boards.build import last_build
     from kolmogate_boards.catalogue import BOARDS
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for board in BOARDS.values():
         built = last_build(board)
         rows.append(
@@ -71,8 +71,8 @@ def _boards(options: argparse.Namespace) -> None:
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        built = row["built"]
-        status = f"built: {max(built['fmax_mhz'])} MHz, {_used(built)}" if built else "not built here"
+        figures = row["built"]
+        status = f"built: {max(figures['fmax_mhz'])} MHz, {_used(figures)}" if figures else "not built here"
         print(
             f"{row['board']:12} {row['title']:26} {row['target']:9} {row['macs']:4} MACs "
             f"{row['memory'] >> 10:4} KB  {row['clock_mhz']:.0f} MHz  {status}"

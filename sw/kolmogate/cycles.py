@@ -19,7 +19,7 @@ from .programs.reader import steps
 __all__ = ["LayerCycles", "cycles"]
 
 # Pipeline depths of the gateware, in cycles.
-_GRANT_TO_FEEDER = 3
+_GRANT_TO_FEEDER = 4
 """From a granted read to the word's first activation at the head of its feeder."""
 _TAP_TO_DRAIN = 5
 """From the last tap of a tile to its first batch being offered to the requantisers."""
@@ -27,7 +27,7 @@ _DISPATCH = 5
 """Loading a descriptor, beside its words: latency of the memory, hand-over to the units."""
 _DECODER_START = 12
 """From the start of an inference to the first row of weights."""
-_FEEDER_DEPTH = 2
+_FEEDER_DEPTH = 8
 _ROW_TO_TAP = 1
 """From a row of weights entering the column buffer to the tap that may use it."""
 
@@ -170,6 +170,7 @@ class _Group:
             advance(window_taps(fields), True)
             weights = []
             begin = max(tap_time + _TAP_TO_DRAIN, drained + self.interval)
+            tap_time += config.tile_gap
             drained = begin + (live * batches - 1) * self.interval + (live - 1) * dead_batches
         return grant, tap_time, drained
 

@@ -216,6 +216,8 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig) -> La
         **_window_loops(source, size, config.columns if use.word_mode else None),
     }
     zero_points = source.zero_point, use.zero_point
+    if use.residual and not config.residual_adder:
+        raise refuse(operation, f"{config.name!r} does not add tensors")
     made = parameters(operation, channels, window_taps(fields), zero_points, config)
     fields |= made.fields
     if made.rows is not None:

@@ -155,13 +155,13 @@ def test_programmer_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     ("messages", "error", "sentence"),
     [
         (
-            "openFPGALoader: error while loading shared libraries: libusb-1.0.so.0: cannot open shared object",
+            "error while loading shared libraries: libusb-1.0.so.0: cannot open shared object",
             ToolMissingError,
             "apt install libusb-1.0-0",
         ),
         ("unable to open ftdi device: -4 (usb_open() failed: LIBUSB_ERROR_ACCESS)", DeviceError, "udev rule"),
         (
-            "unable to open ftdi device: -3 (device not found)",
+            "unable to open ftdi device: -3 (not found)",
             DeviceError,
             "no ULX3S 25F was found: plug it in",
         ),

@@ -95,6 +95,8 @@ def test_array(config: MachineConfig, source: random.Random) -> None:
                     entered.append(cycle)
                 await next_cycle(weights[tap].view(np.uint8).tolist())
                 ctx.set(dut.valid, 0)
+            if config.tile_gap:
+                await next_cycle()
         for _ in range(8):
             await next_cycle()
 

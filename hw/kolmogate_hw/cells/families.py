@@ -1,4 +1,4 @@
-"""Chip families whose cells components know."""
+"""Chip families and sizes that components adapt to."""
 
 from dataclasses import dataclass
 
@@ -7,21 +7,35 @@ __all__ = ["ICE40_ULTRAPLUS", "Family", "family"]
 
 @dataclass(frozen=True)
 class Family:
-    """A chip family; also stands for a platform where one of its chips is all that matters.
+    """A chip, as far as components look at it; also stands for a platform where that is all that matters.
 
     Parameters
     ----------
     device : str
-        What Amaranth platforms of the family have as their ``device``.
+        What Amaranth platforms call it.
+    multipliers : int
+        Multiplier cells of 18 by 18 bits that tools infer.
     """
 
     device: str
+    multipliers: int
 
 
-ICE40_ULTRAPLUS = Family("iCE40UP5K")
+ICE40_ULTRAPLUS = Family("iCE40UP5K", 0)
+
+_FAMILIES = {
+    one.device: one
+    for one in (
+        ICE40_ULTRAPLUS,
+        Family("LFE5U-12F", 28),
+        Family("LFE5U-25F", 28),
+        Family("LFE5U-45F", 72),
+        Family("LFE5U-85F", 156),
+        Family("LFE5UM5G-85F", 156),
+    )
+}
 
 
 def family(platform: object) -> Family | None:
-    """The family of the platform's chip if there are cells for it here."""
-    known = {one.device: one for one in (ICE40_ULTRAPLUS,)}
-    return known.get(getattr(platform, "device", None) or "")
+    """The platform's chip, if it is one that components know; simulators have none."""
+    return _FAMILIES.get(getattr(platform, "device", None) or "")
