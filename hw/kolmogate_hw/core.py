@@ -43,12 +43,13 @@ class Core(wiring.Component):
         m.d.comb += stop.eq(abort | aborted.any())
         m.d.sync += aborted.eq(Cat(abort, aborted))
         # The port that writes has the fetcher's visits to every second row; without a second port it has all.
-        readers = ["activations_0", "residual", "code", "literals", "coded", "descriptors", "host_read"]
-        writers = ["outputs", "fill", "host_write"]
+        # The host's accesses are few, and must not wait for an inference that does not end.
+        readers = ["host_read", "activations_0", "residual", "code", "literals", "coded", "descriptors"]
+        writers = ["outputs", "host_write", "fill"]
         if config.scratchpad_ports == 1:
-            clients = [["outputs", *readers[:-1], *writers[1:], readers[-1]]]
+            clients = [["outputs", "host_write", *readers, "fill"]]
         else:
-            clients = [readers, ["outputs", "activations_1", *writers[1:]]]
+            clients = [readers, ["outputs", "host_write", "activations_1", "fill"]]
         m.submodules.scratchpad = scratchpad = Scratchpad(config, clients, set(writers))
         sequencer = Sequencer(config)
         fetcher = WindowFetcher(config)

@@ -1,4 +1,4 @@
-"""The command line: `kolmogate demo | compile | run | inspect | boards | build | flash`.
+"""The command line: `kolmogate demo | compile | run | simulate | inspect | boards | build | flash`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
@@ -26,8 +26,11 @@ from .files import require_folder
 from .image import Image
 from .network import Network
 from .programs.reader import disassemble
+from .protocol import BAUD
 from .report import describe, format_dropped, format_layers
 from .runtime import open as open_device
+from .runtime import simulated_link
+from .serial_link import BAUDS
 from .tflite_import import load_tflite
 
 __all__ = ["main"]
@@ -104,9 +107,27 @@ def _parser() -> argparse.ArgumentParser:
         "--input", type=Path, required=True, metavar="X.npy", help="inputs, batch first (.npz: array x)"
     )
     command.add_argument("--output", type=Path, metavar="Y.npy", help="where to write the outputs")
-    command.add_argument("--on", default="machine", help="golden, machine or rtl (machine)")
+    command.add_argument(
+        "--on",
+        default="machine",
+        metavar="WHERE",
+        help="golden, machine, rtl, the serial port of a board, or auto to look for one (machine)",
+    )
+    command.add_argument(
+        "--baud", type=int, default=BAUD, help=f"rate of the serial port, {BAUDS[0]} to {BAUDS[-1]} ({BAUD})"
+    )
     command.add_argument("--waves", type=Path, metavar="FILE.fst", help="record the RTL's signals")
     command.set_defaults(command=_run)
+
+    command = commands.add_parser(
+        "simulate", help="a simulated board at a serial port of its own, until interrupted"
+    )
+    command.add_argument("--target", default="up5k", help="machine to simulate (up5k)")
+    command.add_argument(
+        "--pty", action="store_true", required=True, help="print the name of a pseudo-terminal to open"
+    )
+    command.add_argument("--debug", action="store_true", help="show a traceback with errors")
+    command.set_defaults(command=_simulate)
 
     command = commands.add_parser("inspect", parents=[common], help="show what an image holds")
     command.add_argument("image", type=Path, metavar="M.kg")
@@ -165,8 +186,8 @@ def _load(path: Path, on: str) -> Image | Network:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.on not in ("golden", "machine", "rtl"):
-        raise UsageError(f"cannot run on {options.on!r}: choose golden, machine or rtl")
+    if options.on not in ("golden", "machine", "rtl", "auto") and not _names_a_port(options.on):
+        raise UsageError(f"cannot run on {options.on!r}: choose golden, machine, rtl, auto or a serial port")
     if options.waves is not None and options.on != "rtl":
         raise UsageError("waveforms are recorded from the RTL alone: add --on rtl")
     for path in (options.output, options.waves):
@@ -183,10 +204,13 @@ def _run(options: argparse.Namespace) -> None:
         y = golden.run(model.network(), x)
     else:
         x = load_inputs(options.input, model.input.tensor)
-        with open_device(options.on, model.config, waves=options.waves) as device:
+        with open_device(options.on, model.config, waves=options.waves, baud=options.baud) as device:
             loaded = device.load(model)
             y = loaded(x)
             cycles = round(sum(loaded.cycles) / len(x))
+            milliseconds = [
+                1000 * sum(part) / len(x) for part in (loaded.compute_seconds, loaded.link_seconds)
+            ]
     seconds = time.monotonic() - started
     if options.output is not None:
         save_outputs(options.output, y)
@@ -206,8 +230,24 @@ def _run(options: argparse.Namespace) -> None:
             print(f"{index}: {shown}{' ...' if row.size > 16 else ''}")
     else:
         print(f"wrote {options.output}")
-    timing = "" if cycles is None else f", {cycles:,} cycles an inference"
+    timing = ""
+    if cycles is not None:
+        timing = f", {cycles:,} cycles an inference"
+        if options.on != "machine":
+            timing += " ({:.3g} ms, and {:.3g} ms of link)".format(*milliseconds)
     print(f"{len(x)} inputs on {options.on}{timing}, {seconds:.1f} s")
+
+
+def _names_a_port(name: str) -> bool:
+    """Whether it looks like a port, so that a wrong one is told from a wrong word."""
+    return "/" in name or name.upper().startswith("COM")
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    with simulated_link(configuration(options.target)) as link:
+        from kolmogate_sim.terminal import serve
+
+        serve(link, lambda name: print(name, flush=True))
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from .schedule import Layer, Schedule, schedule
 from .simplify import Dropped, simplify
 from .skeleton import skeleton
 
-__all__ = ["OBJECTIVES", "compile"]
+__all__ = ["OBJECTIVES", "compile", "materials"]
 
 
 OBJECTIVES = ("fastest", "balanced", "smallest")
@@ -97,6 +97,12 @@ def compile(
     if coded is literal:
         return fastest
     return _smallest_within(job, fastest, times, budget)
+
+
+def materials(network: Network, config: MachineConfig) -> list[Material]:
+    """What the programs of the layers of ``network`` have to make; raises `InputError` as `compile` does."""
+    plan = schedule(lower(simplify(network).network), config)
+    return [_material(layer, config) for layer in plan.layers]
 
 
 def _fastest_within(job: "_Job", coded: Sequence[Choice], budget: int) -> Image:
