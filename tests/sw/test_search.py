@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import kolmogate
 import numpy as np
 import pytest
 from kolmogate import golden
@@ -91,6 +92,16 @@ def test_bytes_fall_as_cycles_are_allowed(network, inputs, infer):
     x = inputs(network, 3)
     for image in images:
         assert (infer(image, x) == golden.run(network, x)).all()
+
+
+def test_an_image_without_literals_runs(network, inputs):
+    """Its coded bytes are found below literals that are not there."""
+    image = compile(network, UP5K, objective="smallest")
+    assert image.sections["literals"].data == b""
+    assert image.sections["literals"].address < UP5K.scratchpad_bytes
+    x = inputs(network, 2)
+    with kolmogate.open("machine", UP5K) as machine:
+        assert (machine.load(image)(x) == golden.run(network, x)).all()
 
 
 def test_fastest_within_a_budget_of_bytes(network):
