@@ -96,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--max-cycles", type=int, metavar="N", help="the smallest image that takes at most N cycles"
     )
+    command.add_argument(
+        "--max-bytes", type=int, metavar="N", help="the fastest image that takes at most N bytes"
+    )
     command.set_defaults(command=_compile)
 
     command = commands.add_parser("run", parents=[common], help="run an image on inputs")
@@ -147,7 +150,11 @@ def _compile(options: argparse.Namespace) -> None:
     config = configuration(options.target)
     require_folder(options.output)
     image = compile(
-        load_tflite(options.model), config, objective=options.objective, max_cycles=options.max_cycles
+        load_tflite(options.model),
+        config,
+        objective=options.objective,
+        max_cycles=options.max_cycles,
+        max_bytes=options.max_bytes,
     )
     report = describe(image)
     save_image(image, options.output)

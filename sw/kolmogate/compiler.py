@@ -20,7 +20,7 @@ from .schedule import Layer, Schedule, schedule
 from .simplify import Dropped, simplify
 from .skeleton import skeleton
 
-__all__ = ["OBJECTIVES", "compile"]
+__all__ = ["OBJECTIVES", "compile", "materials"]
 
 
 OBJECTIVES = ("fastest", "balanced", "smallest")
@@ -33,7 +33,12 @@ ATTEMPTS = 10
 
 
 def compile(
-    network: Network, config: MachineConfig, *, objective: str = "balanced", max_cycles: int | None = None
+    network: Network,
+    config: MachineConfig,
+    *,
+    objective: str = "balanced",
+    max_cycles: int | None = None,
+    max_bytes: int | None = None,
 ) -> Image:
     """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`).
 
@@ -45,9 +50,11 @@ def compile(
         the scratchpad, the smallest.
     max_cycles : int or None
         The smallest found within so many cycles.
+    max_bytes : int or None
+        The fastest found within so many bytes; not together with ``max_cycles``.
 
     Raises `InputError` that names the operation which the machine cannot run exactly, or says how many
-    bytes of scratchpad the network is short of, or that no image is as fast as that.
+    bytes of scratchpad the network is short of, or that no image is as fast or as small as that.
     """
     if objective not in OBJECTIVES:
         raise UsageError(f"unknown objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
@@ -66,6 +73,10 @@ def compile(
     literal, coded = ([choice] * len(plan.layers) for choice in (Choice(), Choice(True, True)))
     if config.entropy_engines == 0:
         coded = literal
+    if max_bytes is not None:
+        if max_cycles is not None:
+            raise UsageError("give a budget of cycles or of bytes, not both")
+        return _fastest_within(job, coded, max_bytes)
     if objective == "smallest" and max_cycles is None:
         return job.image(coded)
     try:
@@ -86,6 +97,39 @@ def compile(
     if coded is literal:
         return fastest
     return _smallest_within(job, fastest, times, budget)
+
+
+def materials(network: Network, config: MachineConfig) -> list[Material]:
+    """What the programs of the layers of ``network`` have to make; raises `InputError` as `compile` does."""
+    plan = schedule(lower(simplify(network).network), config)
+    return [_material(layer, config) for layer in plan.layers]
+
+
+def _fastest_within(job: "_Job", coded: Sequence[Choice], budget: int) -> Image:
+    """The fastest image found that takes at most ``budget`` bytes."""
+    best = job.image(coded)
+    if best.device_bytes > budget:
+        raise InputError(
+            f"network {job.network.name!r} takes {best.device_bytes} bytes on {job.config.name!r}, more than"
+            f" {budget}: allow more bytes"
+        )
+    try:
+        fastest = job.image([Choice()] * len(coded))
+    except InputError:
+        return best
+    if fastest.device_bytes <= budget:
+        return fastest
+    times = [layer.total for layer in cycles(fastest)]
+    tried = [candidates(material, job.config.columns) for material in job.materials]
+    low, high = 0, sum(layer.total for layer in cycles(best))
+    for _ in range(ATTEMPTS):
+        middle = (low + high) // 2
+        image = job.image([one.choice for one in select(tried, times, middle)])
+        if image.device_bytes <= budget:
+            best, high = image, middle
+        else:
+            low = middle
+    return best
 
 
 def _smallest_within(job: "_Job", fastest: Image, times: list[int], budget: int) -> Image:

@@ -57,12 +57,13 @@ class _Program:
     released: deque[tuple[int, int]] = field(default_factory=deque)
     """Rows freed in all, and when."""
     freed: int = 0
+    drained: list[int] = field(default_factory=list)
+    """When the last output of each column group left the array."""
 
     def take(self, rows: int, words_a_tap: float) -> list[float]:
         """When each of the next ``rows`` rows is there; activations need ``words_a_tap`` of the memory."""
         times: list[float] = []
         for _ in range(rows):
-            self.pass_records(words_a_tap)
             if not self.instructions:
                 return times
             left, bits, cycles, _ = self.instructions[0]
@@ -79,9 +80,11 @@ class _Program:
                 self.instructions[0] = (left - 1, bits, cycles, False)
         return times
 
-    def pass_records(self, words_a_tap: float) -> None:
-        """Make the constants that come next."""
-        while self.instructions and self.instructions[0][3]:
+    def records(self, words_a_tap: float) -> None:
+        """Make the constants of the next column group; there is room for two groups."""
+        if len(self.drained) >= 2:
+            self.time = max(self.time, self.drained[-2])
+        if self.instructions and self.instructions[0][3]:
             rows, bits, cycles, _ = self.instructions.popleft()
             self.time += rows * max(cycles, bits / 8 + (words_a_tap if bits else 0))
 
@@ -195,6 +198,7 @@ def cycles(image: Image) -> list[LayerCycles]:
         drained = time - group.interval
         grant = time
         for index in range(groups):
+            program.records(words_a_tap)
             weights: list[float] = []
             if not fields["unit_weights"]:
                 weights = program.take(window_taps(fields), words_a_tap)
@@ -202,6 +206,7 @@ def cycles(image: Image) -> list[LayerCycles]:
             channels = min(config.columns, fields["channels"] - index * config.columns)
             grant, tap_time, drained = group.play(grant, drained, channels, weights)
             grant = max(grant, tap_time - _GRANT_TO_FEEDER - 2)
+            program.drained.append(drained)
             if not fields["unit_weights"]:
                 program.release(taken, tap_time)
         time = drained + _finish(config)

@@ -82,11 +82,8 @@ class LoadedNetwork:
         image = self.image
         started = self._opened.now()
         target.write(image.input.address, image.pack_input(x))
-        # An empty section may begin where the scratchpad ends, which the device would refuse.
-        entry = {
-            name: image.sections[name].address if image.sections[name].data else 0
-            for name in ("descriptors", "code", "literals")
-        }
+        # Empty sections have addresses too: coded bytes lie just below the literals, if there are any or not.
+        entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
         measured = target.run(**entry, limit=max(_LEAST_LIMIT, _PATIENCE * self._predicted))
         region = target.read(image.output.address, image.output.layout.size)
         seconds = self._opened.now() - started

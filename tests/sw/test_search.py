@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import kolmogate
 import numpy as np
 import pytest
 from kolmogate import golden
@@ -91,6 +92,30 @@ def test_bytes_fall_as_cycles_are_allowed(network, inputs, infer):
     x = inputs(network, 3)
     for image in images:
         assert (infer(image, x) == golden.run(network, x)).all()
+
+
+def test_an_image_without_literals_runs(network, inputs):
+    """Its coded bytes are found below literals that are not there."""
+    image = compile(network, UP5K, objective="smallest")
+    assert image.sections["literals"].data == b""
+    assert image.sections["literals"].address < UP5K.scratchpad_bytes
+    x = inputs(network, 2)
+    with kolmogate.open("machine", UP5K) as machine:
+        assert (machine.load(image)(x) == golden.run(network, x)).all()
+
+
+def test_fastest_within_a_budget_of_bytes(network):
+    fastest, smallest = (compile(network, UP5K, objective=one) for one in ("fastest", "smallest"))
+    budget = (fastest.device_bytes + smallest.device_bytes) // 2
+    image = compile(network, UP5K, max_bytes=budget)
+    assert image.device_bytes <= budget
+    times = [sum(layer.total for layer in cycles(one)) for one in (fastest, image, smallest)]
+    assert times == sorted(times)
+    assert compile(network, UP5K, max_bytes=fastest.device_bytes) == fastest
+    with pytest.raises(InputError, match=r"takes \d+ bytes on 'up5k', more than 100: allow more bytes"):
+        compile(network, UP5K, max_bytes=100)
+    with pytest.raises(UsageError, match="a budget of cycles or of bytes, not both"):
+        compile(network, UP5K, max_cycles=10, max_bytes=10)
 
 
 def test_a_machine_without_an_engine_gets_literals(network):
