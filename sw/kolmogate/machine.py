@@ -82,6 +82,10 @@ class Machine:
         BAD_DESCRIPTOR here; the device defines no outcome for them, nor for a layer that writes over what
         it or the program still reads.
         """
+        # Addresses of words: the device does not look at the bits below.
+        descriptors, code, literals = (
+            address // self.config.columns * self.config.columns for address in (descriptors, code, literals)
+        )
         rows = _WeightReader(self.memory, code, literals, self.config.columns)
         size = DESCRIPTOR.size(self.config.columns)
         cycles = 0
