@@ -258,8 +258,8 @@ class P0(IntEnum):
     LITERAL = 1
     """``n`` rows of ``argument + 1``-bit two's complement numbers, read from the literal stream."""
     SEEK = 2
-    """Literals go on at word ``SEEK_WORDS * (count + 1024 * argument)`` behind the first, with its lowest bits:
-    in a loop, a filter deeper than the column buffer is made again for each tile. No rows."""
+    """Literals go on at word ``SEEK_WORDS * (count + 1024 * argument)`` behind the first, with its lowest
+    bits: in a loop, a filter deeper than the column buffer is made again for each tile. No rows."""
     CODED = 3
     """``n`` rows from the entropy engine, which makes ``argument + 1`` eighths of the columns; the others
     are zeros."""

@@ -83,6 +83,10 @@ class Machine:
         BAD_DESCRIPTOR here; the device defines no outcome for them, nor for a layer that writes over what
         it or the program still reads.
         """
+        # Addresses of words: the device does not look at the bits below.
+        descriptors, code, literals = (
+            address // self.config.columns * self.config.columns for address in (descriptors, code, literals)
+        )
         # A copy: the program that runs is the one that was there.
         words = np.roll(self.memory, -code).view("<u2")
         reader = Reader(
