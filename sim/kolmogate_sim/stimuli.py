@@ -104,7 +104,8 @@ def random_program(
                 program.append(p0.loop(source.randrange(1, min(since, 8) + 1), source.randrange(1, 4)))
             case _:
                 program.append(p0.zero(count))
-    weights, records = [np.zeros((0, columns), np.int8)], []
+    weights = [np.zeros((0, columns), np.int8)]
+    records: list[npt.NDArray[np.int8]] = []
     words = np.array([one.encode() for one in (*program, Instruction(P0.END))], np.uint16)
     rows = [np.zeros((0, columns), np.int8)]
     # Each lane's literals, bit by bit: what a SEEK leads back to is there already.

@@ -246,7 +246,8 @@ def test_damaged_images_always_end(chain, inputs, infer):
             ends.add(ErrorCode.NONE)
         except DeviceError as error:
             ends.add(ErrorCode(error.code))
-    assert ends == set(ErrorCode)
+    # Every instruction is known to a machine with an entropy engine.
+    assert ends == set(ErrorCode) - {ErrorCode.BAD_PROGRAM}
 
 
 def test_one_instruction_may_serve_two_layers(machine):

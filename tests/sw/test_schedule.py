@@ -249,7 +249,9 @@ def test_filters_deeper_than_a_column_are_made_again_for_each_tile(chain):
     assert (layer.fields["stream_weights"], layer.replays) == (0, 1)
     (layer,) = schedule(chain(3, 3, 128).conv(8).network(), UP5K).layers
     assert (layer.fields["stream_weights"], layer.replays) == (1, 1)
-    assert "7169 taps, programs can make 7168" in refused(chain(1, 3, 7169).conv(1, size=(1, 1)).network())
+    light = np.ones((1, 1, 1, 7169), np.int8)
+    network = chain(1, 3, 7169).conv(1, size=(1, 1), weights=light).network()
+    assert "7169 taps, programs can make 7168" in refused(network)
 
 
 def test_numbers_beyond_the_machine_are_refused(chain):

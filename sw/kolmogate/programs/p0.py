@@ -312,6 +312,8 @@ class _LiteralStream:
 
     def write(self, bits: npt.NDArray[np.uint8]) -> None:
         """Raises `InputError` if other bits were written there."""
+        if not len(bits):
+            return
         end = self.place + len(bits)
         while end > len(self._bits):
             self._bits = np.concatenate([self._bits, np.zeros_like(self._bits)])
