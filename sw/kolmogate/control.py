@@ -1,0 +1,819 @@
+"""The control of the core, cycle by cycle: what the gateware does, without the data it does it to.
+
+Each section is a unit of `kolmogate_hw`, with its registers under its names. In a cycle all signals between
+the units are worked out first, from the registers alone; then each unit's ``clock_*`` function gives its
+registers their next values. Addresses count where alignment does: they need not wrap, as only their lowest
+bits are looked at. Pointers that the gateware counts modulo something count on.
+
+All of it is in one module, and what it takes from `kolmogate.isa` comes as arguments: a function that numba
+has compiled and cached is compiled again when its own file changes, and not when another does.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+__all__ = [
+    "ARRAY",
+    "DESCRIPTOR",
+    "DONE",
+    "END",
+    "FILL",
+    "INSTRUCTION",
+    "LANE",
+    "MACHINE",
+    "RESIDUAL",
+    "ROW",
+    "RUNNING",
+    "SPENT",
+    "STATE",
+    "STUCK",
+    "run",
+]
+
+# A record is a structure of integers that the functions below change in place.
+Registers = Any
+
+
+def _registers(*names: str) -> np.dtype[np.void]:
+    return np.dtype([(name, np.int64) for name in names])
+
+
+# What `run` returns.
+RUNNING, DONE, STUCK = range(3)
+PATIENCE = 2000
+"""Cycles without a sign of life after which there will be none: more than any unit works by itself."""
+
+MACHINE = _registers(
+    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth"),
+    # cycles from a batch of the requantisers to the next; 1 is the pipelined form
+    "interval",
+    # scratchpad words of a descriptor, and of the constants of a column group
+    *("descriptor_words", "constants_words"),
+    # bits of a difference in the residual adder, which takes one a cycle
+    "residual_bits",
+)
+"""The parameters of the machine."""
+
+# Kinds of descriptors.
+END, ARRAY, FILL, RESIDUAL = range(4)
+DESCRIPTOR = _registers(
+    *("kind", "word_mode", "unit_weights", "stream_weights", "x_count", "y_count"),
+    *("input_base", "input_step", "input_wrap", "output_base", "output_step", "output_wrap"),
+    *("outer_count", "outer_step", "inner_count", "inner_step", "run", "channels", "largest"),
+)
+"""A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
+
+INSTRUCTION = _registers("rows", "bits")
+"""An instruction of the weight program: rows that it makes, literal bits that a row of it takes."""
+
+SPENT = _registers("total", "compute", "drain", "weights", "activations")
+"""Cycles of a layer: all of them; those that took a tap; those that waited for each of three things."""
+
+_COUNTER = _registers("x", "y", "batch", "live", "group_channels")
+STATE = np.dtype(
+    [
+        ("core", _registers("cycles", "layer", "begun", "idle")),
+        ("sequencer", _registers("state", "index", "asked", "loaded", "answers")),
+        ("filler", _registers("busy", "line", "lines", "step", "run", "first", "left")),
+        (
+            "fetcher",
+            _registers(
+                *("walking", "channels_left", "group_base", "x", "y", "position", "step", "live_step"),
+                *("live_lanes", "final_tile", "outer", "inner", "outer_offset", "run_offset", "word_offset"),
+                *("bytes_left", "first_run", "first_word", "again"),
+                # not registers: from `look_ahead` to `clock_fetcher`
+                *("placing", "ended", "next_x", "next_y", "next_position", "last_step"),
+            ),
+        ),
+        ("compute", _registers("undrained", "captured")),
+        ("columns", _registers("written", "taken", "first")),
+        ("decoder", _registers("valid", "running", "bits", "left")),
+        ("code", _registers("index", "asking", "answers", "valid")),
+        ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
+        (
+            "constants",
+            _registers("channels_left", "asking", "groups", "arriving", "answers", "arrived", "here"),
+        ),
+        ("drain", _registers("draining", "skipping", "row", "column")),
+        ("draining", _COUNTER),
+        ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
+        ("residual", _registers("enabled", "largest", "state", "bit", "index", "answers")),
+        ("writer", _registers("position", "group", "address", "port_valid", "finished", "done")),
+        ("writing", _COUNTER),
+    ]
+)
+"""All registers but those that are there once a row or once a scratchpad port."""
+
+ROW = _registers(
+    *("base", "credits"),
+    # the feeder; words and their tags are packed, see `tag_of`
+    *("valid", "head", "pointer", "tail_valid", "tail", "pop"),
+)
+"""Registers of an array row, in fetcher and feeder."""
+
+LANE = _registers(
+    *("fetched", "delayed", "answer", "pushed", "push"),
+    # not registers: from `look_ahead` to `clock_fetcher`
+    *("placed", "place", "live", "wanted", "more", "request", "targets", "tag"),
+)
+"""Registers of the fetcher for a scratchpad port that reads activations."""
+
+
+@njit(cache=True)
+def run(
+    machine: Registers,
+    descriptors: Registers,
+    program: Registers,
+    state: Registers,
+    rows: Registers,
+    lanes: Registers,
+    layers: Registers,
+    limit: int,
+) -> int:
+    """Up to ``limit`` cycles of an inference; whether it is RUNNING still, DONE or STUCK for ever.
+
+    Arguments are a `MACHINE`, arrays of `DESCRIPTOR` and `INSTRUCTION`, a `STATE`, arrays of `ROW` and
+    `LANE`, and of `SPENT` for each layer and one more for what follows the last.
+    """
+    core, sequencer, filler = state.core, state.sequencer, state.filler
+    fetcher, compute, columns = state.fetcher, state.compute, state.columns
+    decoder, code, literals = state.decoder, state.code, state.literals
+    constants, drain, draining = state.constants, state.drain, state.draining
+    requantiser, residual = state.requantiser, state.residual
+    writer, writing = state.writer, state.writing
+    two_ports = machine.scratchpad_ports == 2
+    batches = machine.columns // machine.requantisers
+
+    for _ in range(limit):
+        core.cycles += 1
+        d = descriptors[sequencer.index]
+
+        # Sequencer.
+        dispatching = sequencer.state == DISPATCH
+        start_layer = dispatching and d.kind == ARRAY
+        start_fill = dispatching and d.kind == FILL and not filler.busy
+        start_residual = dispatching and d.kind == RESIDUAL
+        done = dispatching and d.kind == END
+        end_layer = sequencer.state == AWAIT_FILL and not filler.busy
+
+        # Arbitration, in the order of priorities of the core. The second port has the writers.
+        look_ahead(machine, d, fetcher, rows, lanes)
+        free = two_ports or not writer.port_valid
+        fetched_0 = free and lanes[0].request
+        free = free and not lanes[0].request
+        residual_granted = free and residual.state == ASK
+        free = free and residual.state != ASK
+        asking = constants.channels_left != 0 and constants.groups != 2
+        constants_granted = free and asking
+        free = free and not asking
+        code_granted = free and code.asking
+        free = free and not code.asking
+        literal_granted = free and literals.room != 0
+        free = free and literals.room == 0
+        loading = sequencer.state == LOAD and sequencer.asked != machine.descriptor_words
+        descriptor_granted = free and loading
+        free = free and not loading
+        fetched_1 = False
+        if two_ports:
+            free = not writer.port_valid
+            fetched_1 = free and lanes[1].request
+            free = free and not lanes[1].request
+        filled = free and filler.busy
+
+        # Compute: a tap is taken.
+        fed = True
+        for r in range(machine.rows):
+            fed = fed and rows[r].valid
+        row = rows[machine.rows - 1]
+        last = row.valid and window_end(row.head) and at_last(d, row)
+        final = final_tile(row.head)
+        weighted = d.unit_weights or columns.written != columns.taken
+        step = fed and weighted and not (last and compute.undrained)
+        captured = compute.captured & 1
+        for r in range(machine.rows):
+            rows[r].pop = step and at_last(d, rows[r])
+
+        # Drain: a batch goes to the requantisers.
+        offered = drain.draining and not drain.skipping and constants.here != 0
+        transfer = offered and requantiser_ready(machine, requantiser, residual)
+        batch_end = last_batch(machine, draining)
+        position_end = last_position(d, draining)
+        next_position = transfer and batch_end
+        tile_end = position_end or drain.row == machine.rows - 1
+        drained = next_position and tile_end
+        release = next_position and position_end
+        written = writes(requantiser, residual)
+
+        # Where the time goes.
+        spent = layers[core.layer]
+        spent.total += 1
+        if step:
+            spent.compute += 1
+        elif fed and not weighted:
+            spent.weights += 1
+        elif fed:
+            spent.drain += 1
+        elif fetcher.walking and core.begun:
+            spent.activations += 1
+        if step:
+            core.begun = 1
+        if start_layer:
+            core.begun = 0
+        if end_layer:
+            core.layer += 1
+        alive = step or transfer or fetched_0 or fetched_1 or residual_granted or constants_granted
+        if alive or code_granted or literal_granted or descriptor_granted or filled:
+            core.idle = 0
+        core.idle += 1
+        if done:
+            return DONE
+        if core.idle > PATIENCE:
+            return STUCK
+
+        # All registers. Those of a unit are read by itself alone from here on, but for the push of fetched
+        # words, and what the residual adder sees of the requantisers: both come in time.
+        clock_feeders(machine, d, rows, lanes, step)
+        clock_fetcher(machine, d, fetcher, rows, lanes, fetched_0, fetched_1, start_layer)
+        clock_decoder(program, decoder, code, literals, columns, machine, code_granted, literal_granted)
+        clock_columns(d, columns, step, last, final)
+        compute.captured >>= 1
+        if drained:
+            compute.undrained = 0
+        if step and last:
+            compute.undrained = 1
+            compute.captured |= 1 << CAPTURE_LATENCY - 1
+        clock_constants(machine, d, constants, constants_granted, release, start_layer)
+        if transfer or drain.skipping:
+            row_end = drain.column == batches - 1
+            skipping = drain.skipping
+            drain.column += 1
+            if row_end:
+                drain.column, drain.skipping = 0, 0
+            if not skipping and batch_end:
+                drain.row += 1
+                drain.skipping = not row_end
+                if tile_end:
+                    drain.draining, drain.skipping, drain.row, drain.column = 0, 0, 0, 0
+        if captured:
+            drain.draining = 1
+        clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
+        writer_done = writer.done
+        clock_writer(machine, d, writer, writing, written, start_layer)
+        given = clock_residual(
+            machine, d, residual, requantiser, residual_granted, writer_done, start_residual
+        )
+        clock_requantiser(machine, requantiser, offered, given)
+        clock_filler(machine, d, filler, filled, start_fill)
+        clock_sequencer(machine, d, sequencer, descriptor_granted, writer_done, end_layer, start_fill)
+    return RUNNING
+
+
+# Sequencer.
+
+LOAD, DISPATCH, AWAIT_LAYER, AWAIT_FILL = range(4)
+
+
+@njit(cache=True)
+def clock_sequencer(
+    machine: Registers,
+    d: Registers,
+    sequencer: Registers,
+    granted: bool,
+    layer_done: bool,
+    end_layer: bool,
+    start_fill: bool,
+) -> None:
+    answered = sequencer.answers & 1
+    sequencer.answers = sequencer.answers >> 1 | granted << 1
+    state = sequencer.state
+    if state == LOAD:
+        sequencer.asked += granted
+        if sequencer.loaded == machine.descriptor_words:
+            sequencer.asked = 0
+            sequencer.loaded = 0
+            sequencer.state = DISPATCH
+    elif state == DISPATCH:
+        if d.kind == ARRAY:
+            sequencer.state = AWAIT_LAYER
+        elif d.kind == RESIDUAL or start_fill:
+            sequencer.index += 1
+            sequencer.state = LOAD
+    elif state == AWAIT_LAYER:
+        if layer_done:
+            sequencer.state = AWAIT_FILL
+    elif end_layer:
+        sequencer.index += 1
+        sequencer.state = LOAD
+    sequencer.loaded += answered
+
+
+# Filler.
+
+
+@njit(cache=True)
+def clock_filler(machine: Registers, d: Registers, filler: Registers, granted: bool, start: bool) -> None:
+    if granted:
+        end = filler.first + filler.left
+        filler.first = 0
+        filler.left = end - machine.columns
+        if end <= machine.columns:
+            filler.line += filler.step
+            filler.first = filler.line & (machine.columns - 1)
+            filler.left = filler.run
+            filler.busy = filler.lines != 0
+            filler.lines -= 1
+    if start:
+        filler.busy = 1
+        filler.line = d.output_base
+        filler.first = d.output_base & (machine.columns - 1)
+        filler.step = d.output_step
+        filler.lines = d.y_count - 1
+        filler.run = d.run
+        filler.left = d.run
+
+
+# Window fetcher.
+
+
+@njit(cache=True)
+def look_ahead(
+    machine: Registers, d: Registers, fetcher: Registers, rows: Registers, lanes: Registers
+) -> None:
+    """What each scratchpad port asks for in this cycle, and where that goes."""
+    columns, ports = machine.columns, machine.scratchpad_ports
+    if not fetcher.walking:
+        for p in range(ports):
+            lanes[p].request = 0
+        return
+    placing = fetcher.first_run and fetcher.first_word
+    ended = False
+    step = fetcher.step
+    if placing:
+        x, y, position = fetcher.x, fetcher.y, fetcher.position
+        for p in range(ports):
+            lanes[p].placed = not ended
+            lanes[p].place = position
+            if x == d.x_count - 1:
+                ended = ended or y == d.y_count - 1
+                position += d.input_wrap
+                x = 0
+                y += 1
+            else:
+                position += d.input_step
+                x += 1
+        fetcher.next_x, fetcher.next_y, fetcher.next_position = x, y, position
+        last_step = ended or step == machine.rows // ports - 1
+    else:
+        last_step = step == fetcher.live_step
+    fetcher.placing, fetcher.ended, fetcher.last_step = placing, ended, last_step
+    for p in range(ports):
+        if placing:
+            lanes[p].live = lanes[p].placed
+        else:
+            lanes[p].live = not last_step or fetcher.live_lanes >> p & 1
+
+    window_last = fetcher.inner == d.inner_count - 1 and fetcher.outer == d.outer_count - 1
+    for p in range(ports):
+        lane = lanes[p]
+        row = step * ports + p
+        visit = lane.place if placing else rows[row].base + fetcher.word_offset
+        skip = visit & (columns - 1)
+        remaining = fetcher.bytes_left + skip
+        lane.wanted = lane.live and remaining > 0
+        lane.more = lane.live and remaining > columns
+        lane.request = lane.wanted and not lane.fetched
+        if lane.request:
+            # The last live row speaks for those beyond it.
+            last_live = last_step and (p == ports - 1 or not lanes[p + 1].live)
+            through = machine.rows - 1 if last_live else row
+            for r in range(row, through + 1):
+                if rows[r].credits == 0:
+                    lane.request = 0
+            lane.targets = (2 << through) - (1 << row)
+            lane.tag = tag_of(
+                skip if fetcher.first_word else 0,
+                columns - 1 if lane.more else remaining - 1,
+                window_last and not lane.more,
+                ended if placing else fetcher.final_tile,
+            )
+
+
+@njit(cache=True)
+def clock_fetcher(
+    machine: Registers,
+    d: Registers,
+    fetcher: Registers,
+    rows: Registers,
+    lanes: Registers,
+    granted_0: bool,
+    granted_1: bool,
+    start: bool,
+) -> None:
+    ports = machine.scratchpad_ports
+    # Answers come two cycles after the grant; their tags wait as long.
+    pushes = 0
+    for p in range(ports):
+        lane = lanes[p]
+        lane.push, lane.answer = lane.pushed, lane.delayed
+        lane.pushed, lane.delayed = 0, lane.tag
+        if granted_1 if p else granted_0:
+            lane.pushed = lane.targets
+            lane.fetched = 1
+            pushes |= lane.targets
+    for r in range(machine.rows):
+        rows[r].credits += rows[r].pop - (pushes >> r & 1)
+
+    advance = fetcher.walking != 0
+    more = fetcher.again
+    for p in range(ports):
+        advance = advance and (not lanes[p].wanted or lanes[p].fetched)
+        more = more or lanes[p].more
+    if advance:
+        step = fetcher.step
+        if fetcher.placing:
+            fetcher.live_lanes = 0
+            for p in range(ports):
+                rows[step * ports + p].base = lanes[p].place
+                fetcher.live_lanes |= lanes[p].placed << p
+            fetcher.live_step = step
+            fetcher.final_tile = fetcher.ended
+            fetcher.x, fetcher.y, fetcher.position = fetcher.next_x, fetcher.next_y, fetcher.next_position
+        fetcher.step += 1
+        fetcher.again = more
+        for p in range(ports):
+            lanes[p].fetched = 0
+        if fetcher.last_step:
+            fetcher.step, fetcher.again, fetcher.first_word = 0, 0, 0
+            if more:
+                fetcher.word_offset += machine.columns
+                fetcher.bytes_left -= machine.columns
+            else:
+                next_run(machine, d, fetcher)
+    if start:
+        fetcher.walking = 1
+        fetcher.channels_left = d.channels
+        fetcher.group_base, fetcher.position = d.input_base, d.input_base
+        fetcher.x, fetcher.y, fetcher.step = 0, 0, 0
+        fetcher.outer, fetcher.inner = 0, 0
+        fetcher.outer_offset, fetcher.run_offset, fetcher.word_offset = 0, 0, 0
+        fetcher.bytes_left = d.run
+        fetcher.first_run, fetcher.first_word, fetcher.again = 1, 1, 0
+
+
+@njit(cache=True)
+def next_run(machine: Registers, d: Registers, fetcher: Registers) -> None:
+    """On to the next run of the window, the next tile, the next column group."""
+    fetcher.first_word, fetcher.first_run = 1, 0
+    fetcher.bytes_left = d.run
+    if fetcher.inner != d.inner_count - 1:
+        fetcher.inner += 1
+        fetcher.run_offset += d.inner_step
+        fetcher.word_offset = fetcher.run_offset
+        return
+    last_outer = fetcher.outer == d.outer_count - 1
+    fetcher.inner = 0
+    fetcher.outer += 1
+    fetcher.outer_offset += d.outer_step
+    fetcher.run_offset, fetcher.word_offset = fetcher.outer_offset, fetcher.outer_offset
+    if last_outer:
+        fetcher.outer, fetcher.outer_offset, fetcher.run_offset, fetcher.word_offset = 0, 0, 0, 0
+        fetcher.first_run = 1
+        if fetcher.final_tile:
+            fetcher.x, fetcher.y = 0, 0
+            fetcher.group_base += machine.columns if d.word_mode else 0
+            # In byte mode each column group reads the same windows.
+            fetcher.position = fetcher.group_base
+            fetcher.walking = fetcher.channels_left > machine.columns
+            fetcher.channels_left -= machine.columns
+
+
+# Row feeders.
+
+
+@njit(cache=True)
+def tag_of(start: int, last: int, window_end: bool, final_tile: bool) -> int:
+    """A word on its way to a row: bytes ``start`` to ``last`` of it are activations."""
+    return start | last << 8 | window_end << 16 | final_tile << 17
+
+
+@njit(cache=True)
+def window_end(tag: int) -> int:
+    return tag >> 16 & 1
+
+
+@njit(cache=True)
+def final_tile(tag: int) -> int:
+    return tag >> 17 & 1
+
+
+@njit(cache=True)
+def at_last(d: Registers, row: Registers) -> bool:
+    """Whether the row is at the last activation of the word at its head."""
+    return d.word_mode != 0 or row.pointer == row.head >> 8 & 255
+
+
+@njit(cache=True)
+def clock_feeders(machine: Registers, d: Registers, rows: Registers, lanes: Registers, step: bool) -> None:
+    push_0, push_1, word_1 = lanes[0].push, 0, 0
+    if machine.scratchpad_ports == 2:
+        push_1, word_1 = lanes[1].push, lanes[1].answer
+    for r in range(machine.rows):
+        row = rows[r]
+        push = (push_0 | push_1) >> r & 1
+        word = word_1 if push_1 >> r & 1 else lanes[0].answer
+        row.pointer += step
+        if row.pop or not row.valid:
+            row.valid = row.tail_valid or push
+            row.head = row.tail if row.tail_valid else word
+            row.pointer = row.head & 255
+            row.tail_valid = row.tail_valid and push
+        elif push:
+            row.tail_valid = 1
+        if push:
+            row.tail = word
+
+
+# Column buffers, array.
+
+CAPTURE_LATENCY = 4
+"""Cycles from the last tap of a tile to the tile in the shadow registers."""
+
+
+@njit(cache=True)
+def clock_columns(d: Registers, columns: Registers, step: bool, last: bool, final: bool) -> None:
+    if step and not d.unit_weights:
+        following = columns.taken + 1
+        columns.taken = columns.first if last else following
+        if (last and final) or d.stream_weights:
+            columns.first, columns.taken = following, following
+
+
+# Weight decoder: all that depends on the kinds of instructions is here.
+
+
+@njit(cache=True)
+def clock_decoder(
+    program: Registers,
+    decoder: Registers,
+    code: Registers,
+    literals: Registers,
+    columns: Registers,
+    machine: Registers,
+    code_granted: bool,
+    literal_granted: bool,
+) -> None:
+    ready = columns.written - columns.first != machine.column_buffer_depth
+    literal = decoder.bits != 0
+    step = decoder.running and (not decoder.valid or ready) and (not literal or available(literals, decoder))
+    free = not decoder.running or (step and decoder.left == 0)
+    take = code.valid and free
+
+    clock_literals(literals, decoder.bits, step and literal, literal_granted)
+    columns.written += decoder.valid and ready
+    if ready:
+        decoder.valid = 0
+    if step:
+        decoder.valid = 1
+        decoder.left -= 1
+    if free:
+        decoder.running = 0
+    more = False
+    if take:
+        instruction = program[code.index]
+        decoder.left = instruction.rows - 1
+        decoder.bits = instruction.bits
+        more = instruction.rows != 0
+        decoder.running = more
+
+    # Instruction fetcher.
+    answered = code.answers & 1
+    code.answers = code.answers >> 1 | code_granted << 1
+    if code_granted:
+        code.asking = 0
+    if answered:
+        code.valid = 1
+    if take:
+        code.index += 1
+        code.valid = 0
+        code.asking = more
+
+
+@njit(cache=True)
+def available(literals: Registers, decoder: Registers) -> bool:
+    return literals.primed and (literals.position + decoder.bits < 8 or literals.present)
+
+
+@njit(cache=True)
+def clock_literals(literals: Registers, bits: int, take: bool, granted: bool) -> None:
+    end = literals.position + bits
+    pop = (take and end >= 8) if literals.primed else literals.present
+    answered = literals.answers & 1
+    literals.answers = literals.answers >> 1 | granted << 1
+    literals.room += pop - granted
+    literals.taken += pop
+    # A word can be read from the cycle after it was written.
+    literals.present = literals.taken != literals.written
+    literals.written += answered
+    if pop:
+        literals.primed = 1
+    if take:
+        literals.position = end & 7
+
+
+# Constants buffer.
+
+
+@njit(cache=True)
+def clock_constants(
+    machine: Registers, d: Registers, constants: Registers, granted: bool, release: bool, start: bool
+) -> None:
+    answered = constants.answers & 1
+    constants.answers = constants.answers >> 1 | granted << 1
+    if granted:
+        constants.asking += 1
+        if constants.asking == machine.constants_words:
+            constants.asking = 0
+            constants.groups += 1
+            constants.channels_left = max(constants.channels_left - machine.columns, 0)
+    constants.groups -= release
+    constants.here += constants.arrived - release
+    constants.arrived = 0
+    if answered:
+        constants.arriving += 1
+        if constants.arriving == machine.constants_words:
+            constants.arriving = 0
+            constants.arrived = 1
+    if start:
+        constants.channels_left = d.channels
+
+
+# Batch counter, of the drain and of the writer.
+
+
+@njit(cache=True)
+def last_batch(machine: Registers, counter: Registers) -> bool:
+    return (counter.batch + 1) * machine.requantisers == machine.columns or (
+        counter.live <= machine.requantisers
+    )
+
+
+@njit(cache=True)
+def last_position(d: Registers, counter: Registers) -> bool:
+    return counter.x == d.x_count - 1 and counter.y == d.y_count - 1
+
+
+@njit(cache=True)
+def clock_counter(
+    machine: Registers, d: Registers, counter: Registers, next_batch: bool, next_position: bool, start: bool
+) -> None:
+    if next_batch:
+        counter.batch += 1
+        counter.live -= machine.requantisers
+    if next_position:
+        group_end = last_position(d, counter)
+        counter.batch = 0
+        counter.x += 1
+        if counter.x == d.x_count:
+            counter.x = 0
+            counter.y += 1
+        if group_end:
+            counter.y = 0
+            counter.group_channels -= machine.columns
+        counter.live = counter.group_channels
+    if start:
+        counter.x, counter.y, counter.batch = 0, 0, 0
+        counter.live, counter.group_channels = d.channels, d.channels
+
+
+# Requantiser.
+
+PIPELINED_LATENCY = 6
+SERIAL_LATENCY = 5
+"""Of multiplier and rounding unit; the output register comes on top."""
+
+
+@njit(cache=True)
+def requantiser_ready(machine: Registers, requantiser: Registers, residual: Registers) -> bool:
+    if machine.interval == 1:
+        return not requantiser.valid or residual.state == PASS
+    return requantiser_advances(requantiser) and requantiser.room != 0
+
+
+@njit(cache=True)
+def requantiser_advances(requantiser: Registers) -> bool:
+    """The digit-serial form holds when an output is to join a batch and the one before is still there."""
+    return not (requantiser.pipeline & 1 and requantiser.valid)
+
+
+@njit(cache=True)
+def clock_requantiser(machine: Registers, requantiser: Registers, offered: bool, taken: bool) -> None:
+    if machine.interval == 1:
+        if not requantiser.valid or taken:
+            requantiser.valid = requantiser.pipeline & 1
+            requantiser.pipeline = requantiser.pipeline >> 1 | offered << PIPELINED_LATENCY - 1
+        return
+    advance = requantiser_advances(requantiser)
+    digits = machine.interval // machine.requantisers
+    last_digit = requantiser.busy and requantiser.step % digits == digits - 1
+    last_step = requantiser.busy and requantiser.step == machine.interval - 1
+    if taken:
+        requantiser.valid = 0
+    if advance:
+        if requantiser.batch & 1:
+            requantiser.valid = 1
+        requantiser.pipeline = requantiser.pipeline >> 1 | last_digit << SERIAL_LATENCY - 1
+        requantiser.batch = requantiser.batch >> 1 | last_step << SERIAL_LATENCY - 1
+        if not requantiser.room:
+            requantiser.room = requantiser.step == machine.interval - 2
+            requantiser.step += 1
+        elif offered:
+            requantiser.busy, requantiser.step, requantiser.room = 1, 0, 0
+        else:
+            requantiser.busy = 0
+
+
+# Residual adder.
+
+PASS, ASK, AWAIT, MULTIPLY, ROUND, GIVE = range(6)
+
+
+@njit(cache=True)
+def writes(requantiser: Registers, residual: Registers) -> bool:
+    """Whether the writer is given a batch."""
+    if residual.state == PASS:
+        return requantiser.valid and not residual.enabled
+    return residual.state == GIVE
+
+
+@njit(cache=True)
+def clock_residual(
+    machine: Registers,
+    d: Registers,
+    residual: Registers,
+    requantiser: Registers,
+    granted: bool,
+    done: bool,
+    start: bool,
+) -> bool:
+    """Also says whether a batch was taken from the requantisers: what is there in PASS always is."""
+    answered = residual.answers & 1
+    residual.answers = residual.answers >> 1 | granted << 1
+    state = residual.state
+    if state == PASS:
+        if requantiser.valid and residual.enabled:
+            residual.state = ASK
+    elif state == ASK:
+        if granted:
+            residual.state = AWAIT
+    elif state == AWAIT:
+        if answered:
+            residual.state = GIVE if residual.largest else MULTIPLY
+    elif state == MULTIPLY:
+        residual.bit += 1
+        if residual.bit == machine.residual_bits:
+            residual.bit = 0
+            residual.state = ROUND
+    elif state == ROUND:
+        residual.state = MULTIPLY
+        residual.index += 1
+        if machine.interval == 1 or residual.index == machine.requantisers:
+            residual.index = 0
+            residual.state = GIVE
+    else:
+        residual.state = PASS
+    if done:
+        residual.enabled = 0
+    if start:
+        residual.enabled = 1
+        residual.largest = d.largest
+    return state == PASS
+
+
+# Writer.
+
+
+@njit(cache=True)
+def clock_writer(
+    machine: Registers, d: Registers, writer: Registers, counter: Registers, valid: bool, start: bool
+) -> None:
+    writer.done = writer.finished
+    writer.port_valid, writer.finished = 0, 0
+    if valid:
+        batch_end = last_batch(machine, counter)
+        slot = (writer.address & (machine.columns - 1)) // machine.requantisers
+        writer.port_valid = batch_end or (slot + 1) * machine.requantisers == machine.columns
+        writer.address += machine.requantisers
+        if batch_end:
+            line_end = counter.x == d.x_count - 1
+            writer.position += d.output_wrap if line_end else d.output_step
+            if last_position(d, counter):
+                writer.group += machine.columns
+                writer.position = writer.group
+                writer.finished = counter.group_channels <= machine.columns
+            writer.address = writer.position
+        clock_counter(machine, d, counter, not batch_end, batch_end, False)
+    if start:
+        writer.group, writer.position, writer.address = d.output_base, d.output_base, d.output_base
+        clock_counter(machine, d, counter, False, False, True)
