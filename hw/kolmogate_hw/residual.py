@@ -14,8 +14,8 @@ __all__ = ["ResidualAdder"]
 DIFFERENCE_BITS = 9
 """Of a byte less its zero point; the multipliers take a bit a cycle."""
 
-TOTAL = signed(RESIDUAL_FRACTION + 12)
-"""Two products of a `DIFFERENCE_BITS` number and a scale below 4, and the zero point."""
+TOTAL = signed(RESIDUAL.widths["output_scale"] + DIFFERENCE_BITS + 1)
+"""Two products of a `DIFFERENCE_BITS` number and a scale, and the zero point."""
 
 
 class ResidualAdder(wiring.Component):

@@ -51,10 +51,12 @@ def compile(network: Network, config: MachineConfig) -> Image:
             f" bytes and its activations {activations} of {config.scratchpad_bytes}, {missing} bytes are"
             " missing; choose a larger target or a smaller network"
         )
-    bases = {}
+    # What is empty has an address too, which must be in the scratchpad.
+    bases = dict.fromkeys(sizes, start)
     for name, size in sizes.items():
-        bases[name] = start
-        start += size
+        if size:
+            bases[name] = start
+            start += size
     contents = {
         "descriptors": b"".join(_pack(fields, bases["constants"], config) for fields in descriptors),
         "constants": b"".join(_constants(layer.parameters, config) for layer in plan.layers),
@@ -169,9 +171,16 @@ def _constants(parameters: Parameters, config: MachineConfig) -> bytes:
 
 
 def _program(layer: Layer) -> list[Instruction]:
-    """The shortest program of a layer's weights; none where it takes no weights."""
+    """The shortest program of a layer's weights; none where it takes no weights.
+
+    Where each row is used once, the array waits for short instructions, as it takes longer to fetch the next
+    one: an instruction must save the literals of a row there.
+    """
     rows = layer.parameters.rows
-    return [] if rows is None else literal_program(rows.reshape(-1, rows.shape[-1]))
+    if rows is None:
+        return []
+    row_bits = 8 * rows.shape[-1] if layer.fields["stream_weights"] else 0
+    return literal_program(rows.reshape(-1, rows.shape[-1]), INSTRUCTION.bits + row_bits)
 
 
 def _assemble(plan: Schedule, programs: list[list[Instruction]], config: MachineConfig) -> Program:
@@ -199,6 +208,7 @@ def _reports(
             weights=weights[0].get(layer.made, 0),
             live_weights=weights[1].get(layer.made, 0),
             positions=layer.positions,
+            fold=layer.fold,
             bits=sum(
                 INSTRUCTION.bits + instruction.rows * instruction.bits * config.columns
                 for instruction in program

@@ -101,7 +101,7 @@ CONFIGURATIONS = {
     config.name: config
     for config in (
         MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 1024, 36_000_000),
-        MachineConfig("ecp5-25f", 4, 8, 2, 32, 96 << 10, 2, 1024, 80_000_000),
+        MachineConfig("ecp5-25f", 4, 8, 4, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-85f", 4, 32, 8, 32, 320 << 10, 2, 1024, 80_000_000),
     )

@@ -164,6 +164,7 @@ def _layer(item: Mapping[str, Any]) -> LayerReport:
         weights=checked.integer(item, "weights"),
         live_weights=checked.integer(item, "live_weights"),
         positions=checked.integer(item, "positions"),
+        fold=checked.integer(item, "fold", 4, 1),
         bits=checked.integer(item, "bits"),
         instructions={name: checked.integer(instructions, name) for name in instructions},
     )

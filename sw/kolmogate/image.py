@@ -53,6 +53,8 @@ class LayerReport:
         Weights of the network's own, and those of them that simplification left.
     positions : int
         Output positions, each of which uses every weight once.
+    fold : int
+        Positions that the columns work on side by side (`kolmogate.fold`).
     bits : int
         Size of its weight program.
     instructions : mapping
@@ -64,6 +66,7 @@ class LayerReport:
     weights: int
     live_weights: int
     positions: int
+    fold: int
     bits: int
     instructions: Mapping[str, int]
 
@@ -206,7 +209,8 @@ class Image:
         Raises `InputError` if the program does not make the network's weights.
         """
         try:
-            return regenerate(self.skeleton, self.program(), self.config.columns)
+            folds = {layer.name: layer.fold for layer in self.layers}
+            return regenerate(self.skeleton, self.program(), self.config.columns, folds)
         except InputError as error:
             raise InputError(f"the image does not give its network back: {error}; compile it again") from None
 

@@ -169,8 +169,8 @@ RESIDUAL = Record(
         "largest": 1,
         # The tensor's byte lies so far from the output byte it belongs to; a multiple of the word.
         "offset": ADDRESS_BITS,
-        "output_scale": 26,
-        "operand_scale": 26,
+        "output_scale": 27,
+        "operand_scale": 27,
         "output_zero_point!": 8,
         "operand_zero_point!": 8,
         "zero_point!": 8,

@@ -53,7 +53,7 @@ def residual_record(operation: Add, output: Tensor, operand: Tensor, total: Tens
     )
     if found is None:
         raise InputError(
-            f"ADD {operation.name!r} cannot be run exactly: no 26-bit scales give the reference's sum for"
+            f"ADD {operation.name!r} cannot be run exactly: no 27-bit scales give the reference's sum for"
             " every pair of bytes, as the scales of its tensors are too far apart; quantise the model again"
         )
     return {

@@ -4,12 +4,13 @@ SOFTMAX and reshapes at the very end stay on the host.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .config import MachineConfig
+from .fold import fold, fold_factor
 from .isa import ADDRESS_BITS, DESCRIPTOR, Opcode, window_taps
 from .layout import Layout
-from .network import Network, Operation, Reshape, Softmax
+from .network import Conv2D, Network, Operation, Reshape, Softmax
 from .parameters import Parameters, parameters
 from .uses import Shape, Use, image_shape, refuse, resolve
 
@@ -36,6 +37,8 @@ class Layer:
         All descriptor fields but the three addresses.
     parameters : Parameters
         Weights and constants.
+    fold : int
+        Neighbouring positions that the columns work on side by side.
     operand : str or None
         The tensor that a residual addition reads, in the place of the output's own bytes.
     residual : mapping or None
@@ -51,13 +54,14 @@ class Layer:
     output_offset: int
     fields: Mapping[str, int]
     parameters: Parameters
+    fold: int
     operand: str | None
     residual: Mapping[str, int] | None
 
     @property
     def positions(self) -> int:
         """Output positions, each of which uses every weight once."""
-        return self.fields["x_count"] * self.fields["y_count"]
+        return self.fields["x_count"] * self.fields["y_count"] * self.fold
 
 
 @dataclass(frozen=True)
@@ -187,22 +191,28 @@ def _larger(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple
 
 def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig) -> Layer:
     operation, source, target = use.operation, layouts[use.source], layouts[use.output]
+    factor = fold_factor(use, source, target, config)
+    if factor > 1 and isinstance(operation, Conv2D):
+        operation = fold(operation, factor)
+        use = replace(use, operation=operation, size=operation.window.size, stride=operation.window.stride)
     # What is read whole is a window as large as the image.
     size = use.size if use.shape else (source.height, source.width)
     row, column, height, width = use.region
+    width //= factor
+    channels = factor * target.channels
     positions = height * width
     fields = {
         "opcode": Opcode.ARRAY,
         "x_count": width,
         "y_count": height,
         **_steps("input", source, use.stride, width),
-        **_steps("output", target, (1, 1), width),
+        **_steps("output", target, (1, factor), width),
         "word_mode": int(use.word_mode),
-        "channels": target.channels,
+        "channels": channels,
         **_window_loops(source, size, config.columns if use.word_mode else None),
     }
     zero_points = source.zero_point, use.zero_point
-    made = parameters(operation, target.channels, window_taps(fields), zero_points, config)
+    made = parameters(operation, channels, window_taps(fields), zero_points, config)
     fields |= made.fields
     if made.rows is not None:
         fields["stream_weights"] = int(positions <= config.rows)
@@ -226,6 +236,7 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig) -> La
         output_offset=target.origin + row * target.row_pitch + column * target.pixel_pitch,
         fields=fields,
         parameters=made,
+        fold=factor,
         operand=use.residual.tensor if use.residual else None,
         residual=use.residual.record if use.residual else None,
     )

@@ -13,7 +13,10 @@ import numpy as np
 
 from . import checked_json as checked
 from .errors import InputError
+from .fold import fold, unfold
 from .network import (
+    Conv2D,
+    Int8Array,
     Int32Array,
     Network,
     Operation,
@@ -47,14 +50,15 @@ def skeleton(network: Network) -> Network:
     return replace(network, operations=tuple(operations))
 
 
-def regenerate(empty: Network, program: Program, columns: int) -> Network:
+def regenerate(empty: Network, program: Program, columns: int, folds: Mapping[str, int]) -> Network:
     """The network of skeleton ``empty``, its weights made by ``program`` for a machine of so many columns.
 
+    ``folds`` tells by name which convolutions were folded (`kolmogate.fold`), and how often.
     Raises `InputError` if the program does not make them, or the network breaks a rule of `Network.check`.
     """
+    made_as = [_folded(operation, folds.get(operation.name, 1)) for operation in empty.operations]
     counts = [
-        row_count(operation, columns) if isinstance(operation, Weighted) else 0
-        for operation in empty.operations
+        row_count(operation, columns) if isinstance(operation, Weighted) else 0 for operation in made_as
     ]
     # Before any row is made: a few bytes of program can make very many.
     made = count_rows(program)
@@ -62,14 +66,30 @@ def regenerate(empty: Network, program: Program, columns: int) -> Network:
         raise InputError(f"the weight program makes {made} rows, the network's layers take {sum(counts)}")
     rows = np.split(decode(program, columns), np.cumsum(counts)[:-1]) if counts else []
     operations = (
-        replace(operation, weights=weights_of_rows(operation, part))
-        if isinstance(operation, Weighted)
+        replace(operation, weights=_weights(operation, made, part))
+        if isinstance(operation, Weighted) and isinstance(made, Weighted)
         else operation
-        for operation, part in zip(empty.operations, rows, strict=True)
+        for operation, made, part in zip(empty.operations, made_as, rows, strict=True)
     )
     network = replace(empty, operations=tuple(operations))
     network.check()
     return network
+
+
+def _folded(operation: Operation, factor: int) -> Operation:
+    if factor == 1:
+        return operation
+    if not isinstance(operation, Conv2D):
+        raise InputError(f"{operation.kind} {operation.name!r} cannot be folded")
+    return fold(operation, factor)
+
+
+def _weights(operation: Weighted, made: Weighted, rows: Int8Array) -> Int8Array:
+    """The weights of ``operation``, which the program made as those of ``made``."""
+    weights = weights_of_rows(made, rows)
+    if isinstance(operation, Conv2D) and made is not operation:
+        return unfold(weights, len(made.bias) // len(operation.bias), operation.window.stride[1])
+    return weights
 
 
 def to_record(network: Network) -> dict[str, Any]:

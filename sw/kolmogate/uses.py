@@ -6,6 +6,7 @@ one or more *uses* of the array, most of them one.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from .errors import InputError
 from .network import (
@@ -88,6 +89,11 @@ class _View:
     padding: Padding = NO_PADDING
 
 
+def _reads_whole(operation: Dense, view: _View) -> bool:
+    height, width = (a + b for a, b in zip(view.shape, _extra(view.padding), strict=False))
+    return operation.weights.shape[1] == height * width * view.shape[2]
+
+
 def refuse(operation: Operation, reason: str) -> InputError:
     return InputError(
         f"{operation.kind} {operation.name!r} cannot be run exactly on this target yet: {reason};"
@@ -117,12 +123,16 @@ class _Resolver:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.views = {network.input: _View(network.input, image_shape(network, network.input))}
+        # The host writes the input in the shape that its first reader wants.
+        self.input_shape: Shape | None = None
         self.uses: list[Use] = []
 
     def run(self, operations: Iterable[Operation], output: str) -> list[Use]:
         operations = list(operations)
         self.readers = [name for operation in operations for name in operation.inputs]
-        for operation in operations:
+        todo = list(operations)
+        while todo:
+            operation = todo.pop(0)
             view = self.views[operation.inputs[0]]
             shape = image_shape(self.network, operation.output)
             match operation:
@@ -135,6 +145,17 @@ class _Resolver:
                     continue
                 case Add():
                     self._add(operation)
+                case Dense() if _reads_whole(operation, view):
+                    if view.padding != NO_PADDING:
+                        self.views[operation.inputs[0]] = self._stored(operation.inputs[0], view)
+                        todo.insert(0, operation)
+                        continue
+                    use = self._windowed(operation, view, Window.valid((1, 1), (1, 1)), word_mode=False)
+                    self.uses.append(replace(use, shape=None))
+                case _ if view.shape != self._stored_shape(view):
+                    self.views[operation.inputs[0]] = self._stored(operation.inputs[0], view)
+                    todo.insert(0, operation)
+                    continue
                 case MaxPool2D():
                     self._max_pool(operation, view)
                 case AveragePool2D() if any(operation.window.padding):
@@ -186,15 +207,32 @@ class _Resolver:
         )
 
     def _dense(self, operation: Dense, view: _View) -> Use:
-        height, width, depth = view.shape
-        use = self._windowed(operation, view, Window.valid((1, 1), (1, 1)), word_mode=False)
-        if view.padding == NO_PADDING and operation.weights.shape[1] == height * width * depth:
-            return replace(use, shape=None)
-        shape = image_shape(self.network, operation.output)
-        padded = tuple(a + b for a, b in zip(view.shape, _extra(view.padding), strict=False))
-        if operation.weights.shape[1] == depth and shape[:2] == padded:
-            return use
-        raise refuse(operation, "it reads its input in another shape than it is made in")
+        """A dense layer that works position by position."""
+        return self._windowed(operation, view, Window.valid((1, 1), (1, 1)), word_mode=False)
+
+    def _stored_shape(self, view: _View) -> Shape:
+        """The shape in which the view's tensor is made."""
+        if view.tensor != self.network.input:
+            return image_shape(self.network, view.tensor)
+        self.input_shape = self.input_shape or view.shape
+        return self.input_shape
+
+    def _stored(self, name: str, view: _View) -> _View:
+        """What ``name`` is a view of, copied into the storage of ``name`` itself."""
+        shape, made = image_shape(self.network, name), self._stored_shape(view)
+        copy = self._copy(name, view)
+        if view.padding != NO_PADDING:
+            self.uses.append(copy)
+            return _View(name, shape)
+        if shape[2] != made[2]:
+            raise refuse(copy.operation, "it is read in another shape than it is made in")
+        # Runs of positions that are neighbours in a line before and after.
+        ends = sorted({*range(0, shape[0] * shape[1] + 1, shape[1]), *range(0, made[0] * made[1], made[1])})
+        for first, end in pairwise(ends):
+            (row, column), start = divmod(first, shape[1]), divmod(first, made[1])
+            region = (row, column, 1, end - first)
+            self.uses.append(replace(copy, shape=made, start=start, region=region))
+        return _View(name, shape)
 
     def _copy(self, output: str, view: _View) -> Use:
         """A use that writes a view, padding and all, to ``output``."""
@@ -206,12 +244,9 @@ class _Resolver:
 
     def _reshaped(self, operation: Reshape, view: _View, shape: Shape) -> _View:
         """A reshape is a view where bytes stay; else what is reshaped is copied into its new shape."""
-        if view.padding == NO_PADDING:
-            return _View(view.tensor, shape)
-        inner = operation.inputs[0]
-        copy = self._copy(inner, view)
-        self.uses.append(copy)
-        return _View(inner, shape)
+        if view.padding != NO_PADDING:
+            view = self._stored(operation.inputs[0], view)
+        return _View(view.tensor, shape)
 
     def _add(self, operation: Add) -> None:
         """An addition goes with the layer before it, if that makes an operand, or with a copy of one."""
@@ -222,6 +257,7 @@ class _Resolver:
             last.output in operation.inputs
             and self.readers.count(last.output) == 1
             and last.residual is None
+            and last.region == (0, 0, *image_shape(self.network, last.output)[:2])
             and views[operation.inputs.index(last.output)]
             == _View(last.output, image_shape(self.network, last.output))
         )
@@ -230,9 +266,15 @@ class _Resolver:
             made = operation.inputs.index(last.output)
         else:
             made = 0
+        for place, (name, view) in enumerate(zip(operation.inputs, views, strict=True)):
+            # Both lie in memory as they are: nothing is padded or reshaped on the way to the sum.
+            if not (fused and place == made) and (
+                view.padding != NO_PADDING or view.shape != self._stored_shape(view)
+            ):
+                views[place] = self.views[name]
+                if views[place] == view:
+                    views[place] = self.views[name] = self._stored(name, view)
         operand = views[1 - made]
-        if operand.padding != NO_PADDING or operand.shape != image_shape(self.network, operation.output):
-            raise refuse(operation, "it adds a tensor in another shape than it is made in")
         record = residual_record(
             operation,
             tensors[operation.inputs[made]],

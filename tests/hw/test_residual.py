@@ -20,8 +20,8 @@ def random_record(source: random.Random, offset: int) -> dict[str, int]:
 
     def scale() -> int:
         if source.randrange(2):
-            return 1 << source.randrange(RESIDUAL_FRACTION - 4, RESIDUAL_FRACTION + 2)
-        return source.choice(((1 << 26) - 1, source.randrange(1 << 26), source.randrange(1 << 24)))
+            return 1 << source.randrange(RESIDUAL_FRACTION - 4, RESIDUAL_FRACTION + 3)
+        return source.choice(((1 << 27) - 1, source.randrange(1 << 27), source.randrange(1 << 24)))
 
     largest = source.randrange(3) == 0
     low, high = sorted(source.randrange(-128, 128) for _ in range(2))

@@ -15,7 +15,7 @@ from kolmogate.cli import main
 from kolmogate.compiler import compile
 from kolmogate.config import configuration
 from kolmogate.errors import InputError
-from kolmogate.network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Mean, Network, Pad, Softmax
+from kolmogate.network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Network, Pad, Softmax, Tensor
 from kolmogate.random_network import random_network
 from kolmogate.report import NAME_WIDTH, short_name
 from kolmogate.tflite_export import save_tflite
@@ -222,9 +222,21 @@ def test_models_that_cannot_be_used(files, cli, tmp_path):
     refused(cli("compile", foreign, "-o", output), 1, "not a TFLite")
     foreign.write_bytes(files.tflite.read_bytes()[:200])
     refused(cli("compile", foreign, "-o", output), 1, "foreign.tflite")
-    mean = tmp_path / "mean.tflite"
-    save_tflite(random_network(1, (Mean,), 1), mean)
-    refused(cli("compile", mean, "-o", output), 1, "MEAN 'mean_0' cannot be run exactly on this target")
+    softmax = tmp_path / "softmax.tflite"
+    network = random_network(1, (Conv2D,), 1)
+    add_softmax = Softmax("softmax", (network.output,), "softmax", 1.0)
+    made = network.tensors[network.output]
+    tensors = {
+        **network.tensors,
+        "softmax": Tensor("softmax", made.shape, 1 / 256, -128),
+        "padded": Tensor("padded", (made.shape[0] + 1, *made.shape[1:]), 1 / 256, -128),
+    }
+    pad = Pad("pad", ("softmax",), "padded", (1, 0, 0, 0))
+    operations = (*network.operations, add_softmax, pad)
+    save_tflite(Network(tensors, operations, network.input, "padded", "inner"), softmax)
+    refused(
+        cli("compile", softmax, "-o", output), 1, "SOFTMAX 'softmax' cannot be run exactly on this target"
+    )
     assert not output.exists()
 
 

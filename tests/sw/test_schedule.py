@@ -11,7 +11,8 @@ from kolmogate.config import configuration
 from kolmogate.errors import InputError
 from kolmogate.isa import ADDRESS_BITS, window_taps
 from kolmogate.layout import Layout
-from kolmogate.network import Add, MaxPool2D, Mean, Pad, Relu, Requantisation, Softmax, Window
+from kolmogate.lower import lower
+from kolmogate.network import Add, Mean, Pad, Requantisation, Softmax
 from kolmogate.parameters import average_constants
 from kolmogate.schedule import schedule
 from kolmogate.simplify import simplify
@@ -191,42 +192,63 @@ def refused(network, config=UP5K):
 
 
 def test_operators_without_hardware_are_refused_by_name(chain):
-    image = (4, 4, 3)
-    window = Window((2, 2), (1, 1), (0, 0, 0, 0))
-    one = Requantisation(SCALES.multiplier[:1], SCALES.shift[:1])
-    pool = chain(*image).append(MaxPool2D("", (), "", window=window, clamp=(-128, 127)), (3, 3, 3))
-    mean = chain(*image).append(Mean("", (), "", axes=(0, 1), requantisation=one), (3,))
-    relu = chain(*image).append(Relu("", (), "", requantisation=one, clamp=(0, 127)), image)
-    assert refused(pool.network()).startswith("MAX_POOL_2D 'max_pool_2d_0' cannot be run exactly")
-    assert refused(mean.network()).startswith("MEAN 'mean_0' cannot be run exactly")
-    assert refused(relu.network()).startswith("RELU 'relu_0' cannot be run exactly")
-    add = chain(*image).append(Add("", (), "", requantisation=SCALES, clamp=(-128, 127)), image)
-    add.operations[0] = dataclasses.replace(add.operations[0], inputs=("input", "input"))
-    assert refused(add.network()).startswith("ADD 'add_0' cannot be run exactly")
     softmax = chain(4, 4, 3).softmax().dense(2).network()
     assert refused(softmax).startswith("SOFTMAX 'softmax_0' cannot be run exactly")
+    tall = chain(1023, 1023, 1).append(
+        Mean("", (), "", axes=(0, 1), requantisation=Requantisation(SCALES.multiplier[:1], SCALES.shift[:1])),
+        (1,),
+    )
+    assert "the sum of 1046529 values can leave an accumulator of 26 bits" in refused(tall.network())
 
 
 def test_forms_without_hardware_are_refused(chain):
-    padded = chain(4, 4, 3).pool((2, 2), padding=(0, 1, 0, 1)).network()
-    assert "it pools over padding" in refused(padded)
-    assert "depth multiplier" in refused(chain(4, 4, 3).depthwise(multiplier=2).network())
-    assert "reads a padded tensor" in refused(chain(4, 4, 3).pad(1, 1, 1, 1).dense(2).network())
-    assert "drop the last operation" in refused(chain(4, 4, 3).pad(1, 1, 1, 1).network())
     reshaped = chain(4, 4, 3).dense(16).reshape(4, 4, 1).conv(2).network()
     assert "in another shape" in refused(reshaped)
     axes = chain(4, 4, 4).reshape(2, 2, 4, 4).dense(2).network()
     assert "at most 3" in refused(axes)
 
 
+def test_sums_whose_scales_are_too_far_apart_are_refused(chain):
+    far = Requantisation(np.full(3, 1 << 30, np.int32), np.array([0, 0, -15], np.int32))
+    builder = chain(4, 4, 3).append(Add("", (), "", requantisation=far, clamp=(-128, 127)), (4, 4, 3))
+    builder.operations[0] = dataclasses.replace(builder.operations[0], inputs=("input", "input"))
+    message = refused(builder.network())
+    assert message.startswith("ADD 'add_0' cannot be run exactly: no 27-bit scales")
+
+
+def test_additions_go_with_the_operand_that_has_more_taps(chain):
+    builder = chain(6, 6, 8).conv(8, padding=(1, 1, 1, 1))
+    branch = builder.current
+    builder.conv(8, size=(3, 3), padding=(1, 1, 1, 1))
+    long = builder.current
+    builder.current = branch
+    builder.conv(8, size=(1, 1))
+    add = Add(
+        "",
+        (),
+        "",
+        requantisation=Requantisation(SCALES.multiplier, np.array([0, 0, -18], np.int32)),
+        clamp=(-128, 127),
+    )
+    builder.append(add, (6, 6, 8))
+    builder.operations[-1] = dataclasses.replace(
+        builder.operations[-1], inputs=(long, builder.operations[-2].output)
+    )
+    network = lower(builder.network())
+    assert [operation.name for operation in network.operations][-2:] == [long, "add_3"]
+    layers = schedule(network, UP5K).layers
+    assert (layers[-1].made, layers[-1].output, layers[-1].operand) == (long, "add_3", "conv_2d_2")
+    # The sum replaces its operand.
+    assert schedule(network, UP5K).places["add_3"] == "conv_2d_2"
+
+
 def test_filters_deeper_than_a_column_are_refused_unless_streamed(chain):
-    network = chain(8, 8, 64).conv(8).network()
+    network = chain(8, 8, 128).conv(8).network()
     message = refused(network)
     assert message.startswith("CONV_2D 'conv_2d_0' cannot be run exactly")
-    assert "576 taps" in message
-    assert "512" in message
-    assert schedule(network, WIDE).layers[0].fields["stream_weights"] == 0
-    assert schedule(chain(3, 3, 64).conv(8).network(), UP5K).layers[0].fields["stream_weights"] == 1
+    assert "1152 taps" in message
+    assert "1024" in message
+    assert schedule(chain(3, 3, 128).conv(8).network(), UP5K).layers[0].fields["stream_weights"] == 1
 
 
 def test_numbers_beyond_the_machine_are_refused(chain):

@@ -166,8 +166,11 @@ def disassemble(program: Program) -> list[str]:
     return [*lines, f"{row:8}  {Instruction(P0.END)}"]
 
 
-def literal_program(weights: Int8Array) -> list[Instruction]:
+def literal_program(weights: Int8Array, overhead: int = INSTRUCTION.bits) -> list[Instruction]:
     """The cheapest ZERO and LITERAL instructions for ``weights`` of shape (rows, columns), without END.
+
+    ``overhead`` are the bits that an instruction is taken to cost: its own, or more where short instructions
+    cost time.
 
     Dynamic programming over the rows: the cheapest program of the first j rows ends with an instruction of
     b bits for rows i to j, for some b and i. For each b the best i is the least of a window that slides
@@ -197,7 +200,7 @@ def literal_program(weights: Int8Array) -> list[Instruction]:
             if best is None or cost < best:
                 best, choice = cost, (queue[0][1], bits)
         assert best is not None
-        costs.append(best + INSTRUCTION.bits)
+        costs.append(best + overhead)
         choices.append(choice)
     instructions = []
     j = rows

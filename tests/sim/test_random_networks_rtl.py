@@ -1,0 +1,45 @@
+"""Random small networks: RTL = machine = golden, which `tests/sw/test_golden.py` holds to the referee."""
+
+import kolmogate
+import numpy as np
+import pytest
+from kolmogate import golden
+from kolmogate.errors import InputError
+from kolmogate.random_network import random_network
+
+INPUTS = 3
+REFUSED = 0.05
+"""How many of the networks the compiler may refuse; it names the operation that it cannot run exactly."""
+
+
+def compare(target: str, seeds: range) -> None:
+    config = kolmogate.configuration(target)
+    refused = []
+    with kolmogate.open("rtl", config) as rtl, kolmogate.open("machine", config) as machine:
+        for seed in seeds:
+            network = random_network(seed)
+            try:
+                image = kolmogate.compile(network, config)
+            except InputError as error:
+                refused.append(f"{seed}: {error}")
+                continue
+            shape = (INPUTS, *network.tensors[network.input].shape)
+            x = np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
+            expected = golden.run(network, x)
+            for name, device in (("machine", machine), ("RTL", rtl)):
+                wrong = (device.load(image)(x) != expected).sum()
+                assert not wrong, (
+                    f"{wrong} of {expected.size} bytes of network {seed} are wrong on the {name}"
+                )
+    assert len(refused) <= REFUSED * len(seeds), "\n".join(refused)
+
+
+@pytest.mark.parametrize("target", ["up5k", "ecp5-45f"])
+def test_random_networks(target: str) -> None:
+    compare(target, range(40))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["up5k", "ecp5-25f", "ecp5-85f"])
+def test_200_random_networks(target: str) -> None:
+    compare(target, range(200))
