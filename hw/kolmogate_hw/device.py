@@ -7,19 +7,25 @@ from kolmogate.config import MachineConfig
 
 from .core import Core
 from .link import Link
+from .ports import ACTIVITY
 
 __all__ = ["Device"]
 
 
 class Device(wiring.Component):
-    """Accelerator with byte streams from (``i``) and to (``o``) the host."""
+    """Accelerator with byte streams from (``i``) and to (``o``) the host.
+
+    ``activity`` is for simulations (`ACTIVITY`); boards leave it unconnected.
+    """
 
     i: stream.Interface
     o: stream.Interface
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
-        super().__init__({"i": In(stream.Signature(8)), "o": Out(stream.Signature(8))})
+        super().__init__(
+            {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8)), "activity": Out(ACTIVITY)}
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -28,4 +34,5 @@ class Device(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i), link.i)
         wiring.connect(m, link.o, wiring.flipped(self.o))
         wiring.connect(m, link.host, core.host)
+        m.d.comb += self.activity.eq(core.activity)
         return m

@@ -68,8 +68,9 @@ DESCRIPTOR = _registers(
 INSTRUCTION = _registers("rows", "bits")
 """An instruction of the weight program: rows that it makes, literal bits that a row of it takes."""
 
-SPENT = _registers("total", "compute", "drain", "weights", "activations")
-"""Cycles of a layer: all of them; those that took a tap; those that waited for each of three things."""
+SPENT = _registers("total", "compute", "drain", "decode", "memory")
+"""Cycles of a layer: all of them; those that took a tap; those that waited for the shadow registers, for
+weights and for activations."""
 
 _COUNTER = _registers("x", "y", "batch", "live", "group_channels")
 STATE = np.dtype(
@@ -212,11 +213,11 @@ def run(
         if step:
             spent.compute += 1
         elif fed and not weighted:
-            spent.weights += 1
+            spent.decode += 1
         elif fed:
             spent.drain += 1
         elif fetcher.walking and core.begun:
-            spent.activations += 1
+            spent.memory += 1
         if step:
             core.begun = 1
         if start_layer:
@@ -542,7 +543,7 @@ CAPTURE_LATENCY = 4
 
 
 @njit(cache=True)
-def clock_columns(d: Registers, columns: Registers, step: bool, last: bool, final: bool) -> None:
+def clock_columns(d: Registers, columns: Registers, step: int, last: int, final: int) -> None:
     if step and not d.unit_weights:
         following = columns.taken + 1
         columns.taken = columns.first if last else following

@@ -1,7 +1,7 @@
 """The cycle model: how long the gateware takes for an image, layer by layer, and what for.
 
-`kolmogate.control` plays the core's control cycle by cycle; here the image becomes what that works on. A
-cycle of play takes about as long as a tenth of a microsecond.
+`kolmogate.control` plays the core's control cycle by cycle; here the image becomes what that works on. It
+plays about ten million cycles a second.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from .isa import COUNTS, DESCRIPTOR, INSTRUCTION, RESIDUAL, Opcode, window_taps
 from .machine_arithmetic import requantiser_interval
 from .programs.p0 import Instruction
 
-__all__ = ["LayerCycles", "cycles"]
+__all__ = ["LayerCycles", "cycles", "split"]
 
-LONGEST = 1 << 30
-"""Cycles of an inference that is not worth predicting; the device's own limit has 32 bits."""
+LONGEST = 1_000_000_000
+"""Cycles of an inference that is not worth predicting."""
 
 # Played at a time: an interrupt and the progress bar wait for their end.
 _CYCLES_A_CALL = 1_000_000
@@ -45,9 +45,9 @@ class LayerCycles:
         A tap was taken.
     drain : int
         The last tap of a tile waited for the shadow registers.
-    weights : int
+    decode : int
         Every row had an activation, but the columns had no weights.
-    activations : int
+    memory : int
         A row had no activation, between the layer's first tap and the last word asked for.
     utilisation : float
         The part of all multiplier cycles that multiplied a live weight with an activation.
@@ -56,14 +56,14 @@ class LayerCycles:
     total: int
     compute: int
     drain: int
-    weights: int
-    activations: int
+    decode: int
+    memory: int
     utilisation: float
 
     @property
     def other(self) -> int:
         """The rest: loading descriptors, filling the pipeline, emptying it."""
-        return self.total - self.compute - self.drain - self.weights - self.activations
+        return self.total - self.compute - self.drain - self.decode - self.memory
 
 
 def cycles(image: Image) -> list[LayerCycles]:
@@ -91,17 +91,22 @@ def cycles(image: Image) -> list[LayerCycles]:
             "the image would never end on the device: its weight program makes fewer rows than the layers"
             " take, or a filter is deeper than the column buffer; compile it again"
         )
-    return _by_layer(spent, [layer.live_macs for layer in image.layers], config)
+    return split(spent, image)
 
 
-def _by_layer(spent: npt.NDArray[np.void], live_macs: list[int], config: MachineConfig) -> list[LayerCycles]:
-    """One for each layer; what followed the last counts as its own."""
+def split(spent: npt.NDArray[np.void], image: Image) -> list[LayerCycles]:
+    """The cycles of each layer from counts as `control.SPENT` has them, one more than there are layers.
+
+    What followed the last layer counts as its own.
+    """
     counts = spent.view(np.int64).reshape(len(spent), -1).copy()
     counts[-2:-1] += counts[-1:]
-    return [
-        LayerCycles(*map(int, count), round(macs / (int(count[0]) * config.macs), 4))
-        for count, macs in zip(counts[:-1], live_macs, strict=True)
-    ]
+    results = []
+    for layer, count in zip(image.layers, counts[:-1].tolist(), strict=True):
+        total, compute, drain, decode, memory = count
+        utilisation = round(layer.live_macs / (total * image.config.macs), 4)
+        results.append(LayerCycles(total, compute, drain, decode, memory, utilisation))
+    return results
 
 
 def _machine(config: MachineConfig) -> npt.NDArray[np.void]:

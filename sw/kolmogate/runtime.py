@@ -1,6 +1,6 @@
 """Running compiled networks: on the machine model, or on a device behind a link."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
@@ -8,14 +8,14 @@ from types import TracebackType
 from typing import Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from .config import MachineConfig
-from .cycles import cycles
+from .cycles import cycles, split
 from .driver import Device
 from .errors import InputError, ToolMissingError, UsageError
 from .image import Image
-from .link import Link
 from .machine import Machine
 from .network import Int8Array
 
@@ -35,6 +35,10 @@ class _Target(Protocol):
     def run(self, *, descriptors: int, code: int, literals: int, limit: int) -> int | None: ...
 
 
+_Spent = Callable[[int], npt.NDArray[np.void]]
+"""What so many layers of the last inference spent their cycles on, see `cycles.split`."""
+
+
 class LoadedNetwork:
     """A network in a device's memory; call it with a batch.
 
@@ -42,13 +46,17 @@ class LoadedNetwork:
     ----------
     cycles : list of int
         Cycles of each inference of the last call: measured on a device, predicted on the machine model.
+    layers : list of LayerCycles
+        Cycles of each layer: predicted, and on the RTL, after a call, those counted in its last inference.
     """
 
-    def __init__(self, target: _Target, image: Image) -> None:
+    def __init__(self, target: _Target, image: Image, spent: _Spent | None = None) -> None:
         self.image = image
         self.cycles: list[int] = []
         self._target = target
-        self._predicted = sum(layer.total for layer in cycles(image))
+        self._spent = spent
+        self.layers = cycles(image)
+        self._predicted = sum(layer.total for layer in self.layers)
         target.require(image.config)
         for section in _with_progress(image.sections.values(), "load"):
             target.write(section.address, section.data)
@@ -75,18 +83,21 @@ class LoadedNetwork:
             self.cycles.append(self._predicted if measured is None else measured)
             region = target.read(image.output.address, image.output.layout.size)
             result[...] = image.unpack_output(region)
+        if self._spent is not None and len(x):
+            self.layers = split(self._spent(len(image.layers)), image)
         return results
 
 
 class Opened(AbstractContextManager["Opened"]):
     """An open device; load networks into it. Closes its link at the end of a ``with`` block."""
 
-    def __init__(self, target: Machine | Device) -> None:
+    def __init__(self, target: Machine | Device, spent: _Spent | None = None) -> None:
         self._target = target
+        self._spent = spent
 
     def load(self, image: Image) -> LoadedNetwork:
         """Put ``image`` into the device's memory; raises `DeviceError` if it was compiled for another."""
-        return LoadedNetwork(self._target, image)
+        return LoadedNetwork(self._target, image, self._spent)
 
     def close(self) -> None:
         """Close the link; closing twice does nothing."""
@@ -118,11 +129,11 @@ def open(where: str, config: MachineConfig, *, waves: str | PathLike[str] | None
     if where == "machine":
         return Opened(Machine(config))
     if where == "rtl":
-        return Opened(Device(_simulate(config, waves)))
+        return _simulate(config, waves)
     raise UsageError(f"cannot run on {where!r}: choose golden, machine or rtl")
 
 
-def _simulate(config: MachineConfig, waves: str | PathLike[str] | None) -> Link:
+def _simulate(config: MachineConfig, waves: str | PathLike[str] | None) -> Opened:
     # The gateware is imported here alone: whoever only compiles or drives boards need not have it.
     try:
         from kolmogate_hw.device import Device as Gateware
@@ -131,8 +142,8 @@ def _simulate(config: MachineConfig, waves: str | PathLike[str] | None) -> Link:
         raise ToolMissingError(
             f"the RTL simulation needs {error.name}: install it with `pip install 'kolmogate[sim]'`"
         ) from None
-    link: Link = SimulatedLink(Gateware(config), config.clock_hz, Path(waves) if waves else None)
-    return link
+    link = SimulatedLink(Gateware(config), config.clock_hz, Path(waves) if waves else None)
+    return Opened(Device(link), link.spent)
 
 
 Item = TypeVar("Item")
