@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from amaranth.lib import wiring
-from kolmogate.control import SPENT
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.link import Link
+from kolmogate.registers import SPENT
 
 from . import verilate
 

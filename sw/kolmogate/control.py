@@ -11,115 +11,20 @@ has compiled and cached is compiled again when its own file changes, and not whe
 
 from typing import Any
 
-import numpy as np
 from numba import njit
 
-__all__ = [
-    "ARRAY",
-    "DESCRIPTOR",
-    "DONE",
-    "END",
-    "FILL",
-    "INSTRUCTION",
-    "LANE",
-    "MACHINE",
-    "RESIDUAL",
-    "ROW",
-    "RUNNING",
-    "SPENT",
-    "STATE",
-    "STUCK",
-    "run",
-]
+__all__ = ["ARRAY", "DONE", "END", "FILL", "RESIDUAL", "RUNNING", "STUCK", "run"]
 
-# A record is a structure of integers that the functions below change in place.
+# A record of `kolmogate.registers`, which the functions change in place.
 Registers = Any
-
-
-def _registers(*names: str) -> np.dtype[np.void]:
-    return np.dtype([(name, np.int64) for name in names])
-
 
 # What `run` returns.
 RUNNING, DONE, STUCK = range(3)
 PATIENCE = 2000
 """Cycles without a sign of life after which there will be none: more than any unit works by itself."""
 
-MACHINE = _registers(
-    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth"),
-    # cycles from a batch of the requantisers to the next; 1 is the pipelined form
-    "interval",
-    # scratchpad words of a descriptor, and of the constants of a column group
-    *("descriptor_words", "constants_words"),
-    # bits of a difference in the residual adder, which takes one a cycle
-    "residual_bits",
-)
-"""The parameters of the machine."""
-
 # Kinds of descriptors.
 END, ARRAY, FILL, RESIDUAL = range(4)
-DESCRIPTOR = _registers(
-    *("kind", "word_mode", "unit_weights", "stream_weights", "x_count", "y_count"),
-    *("input_base", "input_step", "input_wrap", "output_base", "output_step", "output_wrap"),
-    *("outer_count", "outer_step", "inner_count", "inner_step", "run", "channels", "largest"),
-)
-"""A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
-
-INSTRUCTION = _registers("rows", "bits")
-"""An instruction of the weight program: rows that it makes, literal bits that a row of it takes."""
-
-SPENT = _registers("total", "compute", "drain", "decode", "memory")
-"""Cycles of a layer: all of them; those that took a tap; those that waited for the shadow registers, for
-weights and for activations."""
-
-_COUNTER = _registers("x", "y", "batch", "live", "group_channels")
-STATE = np.dtype(
-    [
-        ("core", _registers("cycles", "layer", "begun", "idle")),
-        ("sequencer", _registers("state", "index", "asked", "loaded", "answers")),
-        ("filler", _registers("busy", "line", "lines", "step", "run", "first", "left")),
-        (
-            "fetcher",
-            _registers(
-                *("walking", "channels_left", "group_base", "x", "y", "position", "step", "live_step"),
-                *("live_lanes", "final_tile", "outer", "inner", "outer_offset", "run_offset", "word_offset"),
-                *("bytes_left", "first_run", "first_word", "again"),
-                # not registers: from `look_ahead` to `clock_fetcher`
-                *("placing", "ended", "next_x", "next_y", "next_position", "last_step"),
-            ),
-        ),
-        ("compute", _registers("undrained", "captured")),
-        ("columns", _registers("written", "taken", "first")),
-        ("decoder", _registers("valid", "running", "bits", "left")),
-        ("code", _registers("index", "asking", "answers", "valid")),
-        ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
-        (
-            "constants",
-            _registers("channels_left", "asking", "groups", "arriving", "answers", "arrived", "here"),
-        ),
-        ("drain", _registers("draining", "skipping", "row", "column")),
-        ("draining", _COUNTER),
-        ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
-        ("residual", _registers("enabled", "largest", "state", "bit", "index", "answers")),
-        ("writer", _registers("position", "group", "address", "port_valid", "finished", "done")),
-        ("writing", _COUNTER),
-    ]
-)
-"""All registers but those that are there once a row or once a scratchpad port."""
-
-ROW = _registers(
-    *("base", "credits"),
-    # the feeder; words and their tags are packed, see `tag_of`
-    *("valid", "head", "pointer", "tail_valid", "tail", "pop"),
-)
-"""Registers of an array row, in fetcher and feeder."""
-
-LANE = _registers(
-    *("fetched", "delayed", "answer", "pushed", "push"),
-    # not registers: from `look_ahead` to `clock_fetcher`
-    *("placed", "place", "live", "wanted", "more", "request", "targets", "tag"),
-)
-"""Registers of the fetcher for a scratchpad port that reads activations."""
 
 
 @njit(cache=True)

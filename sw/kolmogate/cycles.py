@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from . import control
+from . import control, registers
 from .config import MachineConfig
 from .errors import InputError
 from .image import Image
@@ -73,14 +73,14 @@ def cycles(image: Image) -> list[LayerCycles]:
     """
     config = image.config
     descriptors = _descriptors(image)
-    spent = np.zeros(len(image.layers) + 1, control.SPENT)
+    spent = np.zeros(len(image.layers) + 1, registers.SPENT)
     arguments = (
         _machine(config)[0],
         descriptors,
         _program(image),
         _state()[0],
         _rows(config),
-        np.zeros(config.scratchpad_ports, control.LANE),
+        np.zeros(config.scratchpad_ports, registers.LANE),
         spent,
     )
     with tqdm(desc="predict", unit=" cycles", unit_scale=True, delay=2, leave=False, disable=None) as bar:
@@ -95,7 +95,7 @@ def cycles(image: Image) -> list[LayerCycles]:
 
 
 def split(spent: npt.NDArray[np.void], image: Image) -> list[LayerCycles]:
-    """The cycles of each layer from counts as `control.SPENT` has them, one more than there are layers.
+    """The cycles of each layer from counts as `registers.SPENT` has them, one more than there are layers.
 
     What followed the last layer counts as its own.
     """
@@ -110,7 +110,7 @@ def split(spent: npt.NDArray[np.void], image: Image) -> list[LayerCycles]:
 
 
 def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
-    names = control.MACHINE.names or ()
+    names = registers.MACHINE.names or ()
     values = {
         **{name: getattr(config, name) for name in names if hasattr(config, name)},
         "interval": requantiser_interval(config),
@@ -118,12 +118,12 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "constants_words": _CONSTANTS_WORDS,
         "residual_bits": _RESIDUAL_BITS,
     }
-    return _records(control.MACHINE, [values])
+    return _records(registers.MACHINE, [values])
 
 
 def _state() -> npt.NDArray[np.void]:
     """All registers as an inference finds them in its first cycle."""
-    state = np.zeros(1, control.STATE)
+    state = np.zeros(1, registers.STATE)
     state["code"]["asking"] = 1
     state["literals"]["room"] = _LITERAL_WORDS
     state["requantiser"]["room"] = 1
@@ -131,7 +131,7 @@ def _state() -> npt.NDArray[np.void]:
 
 
 def _rows(config: MachineConfig) -> npt.NDArray[np.void]:
-    rows = np.zeros(config.rows, control.ROW)
+    rows = np.zeros(config.rows, registers.ROW)
     rows["credits"] = _FEEDER_DEPTH
     return rows
 
@@ -166,7 +166,7 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
         raise InputError("the descriptors have no END: compile the image again")
     if least > LONGEST:
         raise InputError(f"an inference of the image takes {least} cycles or more: that is no sensible image")
-    return _records(control.DESCRIPTOR, descriptors)
+    return _records(registers.DESCRIPTOR, descriptors)
 
 
 def _program(image: Image) -> npt.NDArray[np.void]:
@@ -179,7 +179,7 @@ def _program(image: Image) -> npt.NDArray[np.void]:
         if instruction.op == instruction.op.END:
             break
         instructions.append({"rows": instruction.rows, "bits": instruction.bits})
-    return _records(control.INSTRUCTION, [*instructions, {}])
+    return _records(registers.INSTRUCTION, [*instructions, {}])
 
 
 def _records(layout: np.dtype[np.void], records: list[dict[str, int]]) -> npt.NDArray[np.void]:
