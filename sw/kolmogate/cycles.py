@@ -1,7 +1,7 @@
 """The cycle model: how long the gateware takes for an image, layer by layer, and what for.
 
 `kolmogate.control` plays the core's control cycle by cycle; here the image becomes what that works on. It
-plays about ten million cycles a second.
+plays about ten million cycles a second; the first use after a change compiles it, in some seconds.
 """
 
 from dataclasses import dataclass
@@ -73,6 +73,9 @@ def cycles(image: Image) -> list[LayerCycles]:
     """
     config = image.config
     descriptors = _descriptors(image)
+    arrays = int((descriptors["kind"] == control.ARRAY).sum())
+    if arrays != len(image.layers):
+        raise InputError(f"{arrays} layers have descriptors, {len(image.layers)} are described")
     spent = np.zeros(len(image.layers) + 1, registers.SPENT)
     arguments = (
         _machine(config)[0],

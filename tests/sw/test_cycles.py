@@ -38,6 +38,12 @@ def test_the_split_is_whole(config):
             )
 
 
+def test_a_long_inference_is_played_in_parts(image, monkeypatch):
+    whole = cycles(image)
+    monkeypatch.setattr("kolmogate.cycles._CYCLES_A_CALL", 7)
+    assert cycles(image) == whole
+
+
 def replaced(image: Image, name: str, data: bytes) -> Image:
     section = Section(image.sections[name].address, data.ljust(len(image.sections[name].data), b"\0"))
     return dataclasses.replace(image, sections={**image.sections, name: section})
@@ -76,6 +82,11 @@ def test_descriptors_without_sense(image, fields, message):
     size = DESCRIPTOR.size(image.config.columns)
     with pytest.raises(InputError, match=message):
         cycles(replaced(image, "descriptors", DESCRIPTOR.pack(**fields).to_bytes(size, "little")))
+
+
+def test_layers_without_descriptors(image):
+    with pytest.raises(InputError, match="2 layers have descriptors, 1 are described"):
+        cycles(dataclasses.replace(image, layers=image.layers[:1]))
 
 
 def test_descriptors_without_end(image):
