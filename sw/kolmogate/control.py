@@ -26,6 +26,11 @@ PATIENCE = 2000
 # Kinds of descriptors.
 END, ARRAY, FILL, RESIDUAL = range(4)
 
+# Who asks for the scratchpad, highest priority first. With two ports the readers have one for themselves.
+OUTPUTS, ACTIVATIONS_1, ACTIVATIONS_0, OPERANDS = 1, 2, 4, 8
+CONSTANTS, CODE, LITERALS, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
+READS = ACTIVATIONS_0 | OPERANDS | CONSTANTS | CODE | LITERALS | DESCRIPTORS
+
 
 @njit(cache=True)
 def run(
@@ -50,7 +55,6 @@ def run(
     requantiser, residual = state.requantiser, state.residual
     writer, writing = state.writer, state.writing
     two_ports = machine.scratchpad_ports == 2
-    batches = machine.columns // machine.requantisers
 
     for _ in range(limit):
         core.cycles += 1
@@ -64,29 +68,22 @@ def run(
         done = dispatching and d.kind == END
         end_layer = sequencer.state == AWAIT_FILL and not filler.busy
 
-        # Arbitration, in the order of priorities of the core. The second port has the writers.
+        # Scratchpad.
         look_ahead(machine, d, fetcher, rows, lanes)
-        free = two_ports or not writer.port_valid
-        fetched_0 = free and lanes[0].request
-        free = free and not lanes[0].request
-        residual_granted = free and residual.state == ASK
-        free = free and residual.state != ASK
-        asking = constants.channels_left != 0 and constants.groups != 2
-        constants_granted = free and asking
-        free = free and not asking
-        code_granted = free and code.asking
-        free = free and not code.asking
-        literal_granted = free and literals.room != 0
-        free = free and literals.room == 0
+        requests = OUTPUTS if writer.port_valid else 0
+        requests |= ACTIVATIONS_0 if lanes[0].request else 0
+        requests |= ACTIVATIONS_1 if two_ports and lanes[1].request else 0
+        requests |= OPERANDS if residual.state == ASK else 0
+        requests |= CONSTANTS if constants.channels_left != 0 and constants.groups != 2 else 0
+        requests |= CODE if code.asking else 0
+        requests |= LITERALS if literals.room != 0 else 0
         loading = sequencer.state == LOAD and sequencer.asked != machine.descriptor_words
-        descriptor_granted = free and loading
-        free = free and not loading
-        fetched_1 = False
+        requests |= DESCRIPTORS if loading else 0
+        requests |= BORDERS if filler.busy else 0
+        granted = requests & -requests
         if two_ports:
-            free = not writer.port_valid
-            fetched_1 = free and lanes[1].request
-            free = free and not lanes[1].request
-        filled = free and filler.busy
+            reads, others = requests & READS, requests & ~READS
+            granted = (reads & -reads) | (others & -others)
 
         # Compute: a tap is taken.
         fed = True
@@ -115,63 +112,36 @@ def run(
         # Where the time goes.
         spent = layers[core.layer]
         spent.total += 1
-        if step:
-            spent.compute += 1
-        elif fed and not weighted:
-            spent.decode += 1
-        elif fed:
-            spent.drain += 1
-        elif fetcher.walking and core.begun:
-            spent.memory += 1
-        if step:
-            core.begun = 1
-        if start_layer:
-            core.begun = 0
-        if end_layer:
-            core.layer += 1
-        alive = step or transfer or fetched_0 or fetched_1 or residual_granted or constants_granted
-        if alive or code_granted or literal_granted or descriptor_granted or filled:
-            core.idle = 0
-        core.idle += 1
+        spent.compute += step
+        spent.decode += fed and not weighted
+        spent.drain += fed and weighted and not step
+        spent.memory += not fed and fetcher.walking and core.begun
+        core.begun = (core.begun or step) and not start_layer
+        core.layer += end_layer
         if done:
             return DONE
+        core.idle = 0 if step or transfer or granted else core.idle + 1
         if core.idle > PATIENCE:
             return STUCK
 
-        # All registers. Those of a unit are read by itself alone from here on, but for the push of fetched
-        # words, and what the residual adder sees of the requantisers: both come in time.
-        clock_feeders(machine, d, rows, lanes, step)
-        clock_fetcher(machine, d, fetcher, rows, lanes, fetched_0, fetched_1, start_layer)
-        clock_decoder(program, decoder, code, literals, columns, machine, code_granted, literal_granted)
-        clock_columns(d, columns, step, last, final)
-        compute.captured >>= 1
-        if drained:
-            compute.undrained = 0
-        if step and last:
-            compute.undrained = 1
-            compute.captured |= 1 << CAPTURE_LATENCY - 1
-        clock_constants(machine, d, constants, constants_granted, release, start_layer)
-        if transfer or drain.skipping:
-            row_end = drain.column == batches - 1
-            skipping = drain.skipping
-            drain.column += 1
-            if row_end:
-                drain.column, drain.skipping = 0, 0
-            if not skipping and batch_end:
-                drain.row += 1
-                drain.skipping = not row_end
-                if tile_end:
-                    drain.draining, drain.skipping, drain.row, drain.column = 0, 0, 0, 0
-        if captured:
-            drain.draining = 1
-        clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
+        # All registers. The order matters where a unit looks at another's: fetched words and the outputs of
+        # the requantisers are taken before what comes behind them.
         writer_done = writer.done
+        clock_feeders(machine, d, rows, lanes, step)
+        clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
+        clock_decoder(machine, program, decoder, code, literals, columns, granted)
+        clock_columns(d, columns, step, last, final)
+        clock_compute(compute, step and last, drained)
+        clock_constants(machine, d, constants, granted & CONSTANTS != 0, release, start_layer)
+        clock_drain(machine, drain, captured, transfer, batch_end, tile_end)
+        clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
         clock_writer(machine, d, writer, writing, written, start_layer)
-        given = clock_residual(
-            machine, d, residual, requantiser, residual_granted, writer_done, start_residual
-        )
-        clock_requantiser(machine, requantiser, offered, given)
-        clock_filler(machine, d, filler, filled, start_fill)
+        passing = residual.state == PASS
+        operand_granted = granted & OPERANDS != 0
+        clock_residual(machine, d, residual, requantiser, operand_granted, writer_done, start_residual)
+        clock_requantiser(machine, requantiser, offered, passing)
+        clock_filler(machine, d, filler, granted & BORDERS != 0, start_fill)
+        descriptor_granted = granted & DESCRIPTORS != 0
         clock_sequencer(machine, d, sequencer, descriptor_granted, writer_done, end_layer, start_fill)
     return RUNNING
 
@@ -313,8 +283,7 @@ def clock_fetcher(
     fetcher: Registers,
     rows: Registers,
     lanes: Registers,
-    granted_0: bool,
-    granted_1: bool,
+    granted: int,
     start: bool,
 ) -> None:
     ports = machine.scratchpad_ports
@@ -324,7 +293,7 @@ def clock_fetcher(
         lane = lanes[p]
         lane.push, lane.answer = lane.pushed, lane.delayed
         lane.pushed, lane.delayed = 0, lane.tag
-        if granted_1 if p else granted_0:
+        if granted & (ACTIVATIONS_1 if p else ACTIVATIONS_0):
             lane.pushed = lane.targets
             lane.fetched = 1
             pushes |= lane.targets
@@ -456,19 +425,28 @@ def clock_columns(d: Registers, columns: Registers, step: int, last: int, final:
             columns.first, columns.taken = following, following
 
 
+@njit(cache=True)
+def clock_compute(compute: Registers, tile_end: int, drained: bool) -> None:
+    compute.captured >>= 1
+    if drained:
+        compute.undrained = 0
+    if tile_end:
+        compute.undrained = 1
+        compute.captured |= 1 << CAPTURE_LATENCY - 1
+
+
 # Weight decoder: all that depends on the kinds of instructions is here.
 
 
 @njit(cache=True)
 def clock_decoder(
+    machine: Registers,
     program: Registers,
     decoder: Registers,
     code: Registers,
     literals: Registers,
     columns: Registers,
-    machine: Registers,
-    code_granted: bool,
-    literal_granted: bool,
+    granted: int,
 ) -> None:
     ready = columns.written - columns.first != machine.column_buffer_depth
     literal = decoder.bits != 0
@@ -476,7 +454,7 @@ def clock_decoder(
     free = not decoder.running or (step and decoder.left == 0)
     take = code.valid and free
 
-    clock_literals(literals, decoder.bits, step and literal, literal_granted)
+    clock_literals(literals, decoder.bits, step and literal, granted & LITERALS != 0)
     columns.written += decoder.valid and ready
     if ready:
         decoder.valid = 0
@@ -495,8 +473,8 @@ def clock_decoder(
 
     # Instruction fetcher.
     answered = code.answers & 1
-    code.answers = code.answers >> 1 | code_granted << 1
-    if code_granted:
+    code.answers = code.answers >> 1 | (granted & CODE != 0) << 1
+    if granted & CODE:
         code.asking = 0
     if answered:
         code.valid = 1
@@ -553,6 +531,27 @@ def clock_constants(
             constants.arrived = 1
     if start:
         constants.channels_left = d.channels
+
+
+# Drain.
+
+
+@njit(cache=True)
+def clock_drain(
+    machine: Registers, drain: Registers, captured: int, transfer: bool, batch_end: bool, tile_end: bool
+) -> None:
+    if transfer or drain.skipping:
+        row_end = (drain.column + 1) * machine.requantisers == machine.columns
+        drain.column += 1
+        if row_end:
+            drain.column, drain.skipping = 0, 0
+    if transfer and batch_end:
+        drain.row += 1
+        drain.skipping = not row_end
+        if tile_end:
+            drain.draining, drain.skipping, drain.row, drain.column = 0, 0, 0, 0
+    if captured:
+        drain.draining = 1
 
 
 # Batch counter, of the drain and of the writer.
@@ -662,8 +661,7 @@ def clock_residual(
     granted: bool,
     done: bool,
     start: bool,
-) -> bool:
-    """Also says whether a batch was taken from the requantisers: what is there in PASS always is."""
+) -> None:
     answered = residual.answers & 1
     residual.answers = residual.answers >> 1 | granted << 1
     state = residual.state
@@ -694,7 +692,6 @@ def clock_residual(
     if start:
         residual.enabled = 1
         residual.largest = d.largest
-    return state == PASS
 
 
 # Writer.
