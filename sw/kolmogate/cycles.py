@@ -26,7 +26,7 @@ LONGEST = 1_000_000_000
 # Played at a time: an interrupt and the progress bar wait for their end.
 _CYCLES_A_CALL = 1_000_000
 
-# What the core has that is no parameter.
+# What the core has that is no parameter; the comparison with the RTL holds them equal.
 _CONSTANTS_WORDS = 8
 _FEEDER_DEPTH = 2
 _LITERAL_WORDS = 8
