@@ -1,10 +1,12 @@
 """The output-stationary multiply-accumulate array with its draining shadow registers."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 
+from .cells import ICE40_ULTRAPLUS, family
+from .cells.mac16 import DualAccumulator
 from .column_buffer import weight_row
 
 __all__ = ["MacArray"]
@@ -22,6 +24,9 @@ class MacArray(wiring.Component):
     captured : high in the cycle in which a finished tile appears in the shadow registers.
     shift : move the shadow registers one place towards ``accumulators``.
     accumulators : the Q oldest of them. Row 0 leaves first; within a row, columns in ascending order.
+
+    With ``config.tile_gap`` no tap may enter in the cycle after the last of a tile: the iCE40 UltraPlus then
+    accumulates in its multiplier cells, which need it to start again from 0.
 
     Latency: a tile is in the shadow registers 4 cycles after its last tap entered. Throughput: a tap a cycle.
     """
@@ -56,45 +61,90 @@ class MacArray(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        rows, columns, lanes = config.rows, config.columns, config.requantisers
+        rows, columns = config.rows, config.columns
 
-        # Stage 1: activations and weights at the multipliers. 2: products. 3: accumulators. 4: shadow.
-        valid_1, valid_2 = Signal(), Signal()
-        first_1, first_2 = Signal(reset_less=True), Signal(reset_less=True)
-        last_1, last_2, last_3 = Signal(), Signal(), Signal()
+        # Stage 1: activations and weights at the multipliers.
+        valid_1, last_1 = Signal(), Signal()
+        first_1 = Signal(reset_less=True)
         m.d.sync += [
             valid_1.eq(self.valid),
             first_1.eq(self.first),
             last_1.eq(self.valid & self.last),
+        ]
+        weights = [Signal(signed(8), name=f"weight_{c}") for c in range(columns)]
+        for c in range(columns):
+            m.d.comb += weights[c].eq(Mux(self.unit_weights, 1, self.weights[c]))
+        factors = []
+        for r in range(rows):
+            for c in range(columns):
+                activation = Signal(signed(8), name=f"activation_{r}_{c}", reset_less=True)
+                m.d.sync += activation.eq(Mux(self.word_mode, self.words[r][c], self.bytes[r]))
+                factors.append((activation, weights[c]))
+        if family(platform) is ICE40_ULTRAPLUS and config.tile_gap:
+            self._in_cells(m, factors, valid_1, last_1)
+        else:
+            self._in_fabric(m, factors, valid_1, first_1, last_1)
+        return m
+
+    def _in_fabric(
+        self,
+        m: Module,
+        factors: list[tuple[Signal, Signal]],
+        valid_1: Signal,
+        first_1: Signal,
+        last_1: Signal,
+    ) -> None:
+        # Stage 2: products. 3: accumulators. 4: shadow.
+        valid_2, last_2, last_3 = Signal(), Signal(), Signal()
+        first_2 = Signal(reset_less=True)
+        m.d.sync += [
             valid_2.eq(valid_1),
             first_2.eq(first_1),
             last_2.eq(last_1),
             last_3.eq(last_2),
             self.captured.eq(last_3),
         ]
-        weights = [Signal(signed(8), name=f"weight_{c}") for c in range(columns)]
-        for c in range(columns):
-            m.d.comb += weights[c].eq(Mux(self.unit_weights, 1, self.weights[c]))
+        accumulators = []
+        for index, (activation, weight) in enumerate(factors):
+            product = Signal(signed(16), name=f"product_{index}", reset_less=True)
+            accumulator = Signal(
+                signed(self.config.accumulator_bits), name=f"accumulator_{index}", reset_less=True
+            )
+            m.d.sync += product.eq(activation * weight)
+            with m.If(valid_2):
+                m.d.sync += accumulator.eq(Mux(first_2, 0, accumulator) + product)
+            accumulators.append(accumulator)
+        m.d.comb += Cat(self.accumulators).eq(Cat(self._shadow(m, accumulators, last_3, "")))
 
-        shadow = []
-        for r in range(rows):
-            for c in range(columns):
-                activation = Signal(signed(8), name=f"activation_{r}_{c}", reset_less=True)
-                product = Signal(signed(16), name=f"product_{r}_{c}", reset_less=True)
-                accumulator = Signal(
-                    signed(config.accumulator_bits), name=f"accumulator_{r}_{c}", reset_less=True
-                )
-                m.d.sync += [
-                    activation.eq(Mux(self.word_mode, self.words[r][c], self.bytes[r])),
-                    product.eq(activation * weights[c]),
-                ]
-                with m.If(valid_2):
-                    m.d.sync += accumulator.eq(Mux(first_2, 0, accumulator) + product)
-                shadow.append((accumulator, Signal.like(accumulator, name=f"shadow_{r}_{c}")))
-        for index, (accumulator, register) in enumerate(shadow):
-            behind = shadow[index + lanes][1] if index + lanes < len(shadow) else register
-            with m.If(last_3 | self.shift):
-                m.d.sync += register.eq(Mux(last_3, accumulator, behind))
-        for q in range(lanes):
-            m.d.comb += self.accumulators[q].eq(shadow[q][1])
-        return m
+    def _in_cells(
+        self, m: Module, factors: list[tuple[Signal, Signal]], valid_1: Signal, last_1: Signal
+    ) -> None:
+        # Stage 2: lower halves of the accumulators. 3: upper halves, and shadow of the lower. 4: shadow of
+        # the upper. The array must not begin with the rest of a tile that was abandoned.
+        last_2, last_3 = Signal(init=1), Signal()
+        m.d.sync += [last_2.eq(last_1), last_3.eq(last_2), self.captured.eq(last_3)]
+        lows, highs = [], []
+        for index in range(0, len(factors), 2):
+            m.submodules[f"cell_{index // 2}"] = cell = DualAccumulator(self.config.accumulator_bits)
+            m.d.comb += [cell.add.eq(valid_1), cell.clear.eq(last_2)]
+            for k, (activation, weight) in enumerate(factors[index : index + 2]):
+                m.d.comb += [cell.a[k].eq(activation), cell.b[k].eq(weight)]
+                lows.append(cell.low[k])
+                highs.append(cell.high[k])
+        low = self._shadow(m, lows, last_2, "low_")
+        high = self._shadow(m, highs, last_3, "high_")
+        for q in range(self.config.requantisers):
+            m.d.comb += self.accumulators[q].eq(Cat(low[q], high[q]))
+
+    def _shadow(self, m: Module, values: list[Signal], capture: Signal, prefix: str) -> list[Signal]:
+        """Registers that capture ``values`` and hand them down; returns the Q at the draining end."""
+        lanes = self.config.requantisers
+        registers = [
+            Signal.like(value, name=f"shadow_{prefix}{index}", reset_less=True)
+            for index, value in enumerate(values)
+        ]
+        for index, (value, register) in enumerate(zip(values, registers, strict=True)):
+            behind = registers[index + lanes] if index + lanes < len(registers) else register
+            with m.If(capture | self.shift):
+                m.d.sync += register.eq(Mux(capture, value, behind))
+        return registers[:lanes]

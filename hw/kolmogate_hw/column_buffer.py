@@ -1,9 +1,11 @@
 """The column buffers: a ring of weight rows that decoders fill and the array replays."""
 
 from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
+
+from .block_ram import BlockRam
 
 __all__ = ["ColumnBuffer", "weight_row"]
 
@@ -49,9 +51,7 @@ class ColumnBuffer(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         depth = self.config.column_buffer_depth
-        m.submodules.memory = rows = memory.Memory(shape=8 * self.config.columns, depth=depth, init=[])
-        write = rows.write_port()
-        read = rows.read_port()
+        m.submodules.memory = rows = BlockRam(weight_row(self.config), depth)
 
         # Pointers count modulo twice the depth, so that full and empty differ.
         written = Signal(range(2 * depth))
@@ -62,16 +62,16 @@ class ColumnBuffer(wiring.Component):
         m.d.comb += [
             used.eq(written - first),
             self.i.ready.eq(used != depth),
-            write.en.eq(self.i.valid & self.i.ready),
-            write.addr.eq(written),
-            write.data.eq(self.i.payload),
+            rows.write.en.eq(self.i.valid & self.i.ready),
+            rows.write.addr.eq(written),
+            rows.write.data.eq(self.i.payload),
             self.available.eq(written != taken),
-            read.en.eq(self.step),
-            read.addr.eq(taken),
-            self.row.eq(read.data),
+            rows.read_enable.eq(self.step),
+            rows.read_address.eq(taken),
+            self.row.eq(rows.read_data),
             following.eq(taken + 1),
         ]
-        with m.If(write.en):
+        with m.If(rows.write.en):
             m.d.sync += written.eq(written + 1)
         with m.If(self.step):
             m.d.sync += taken.eq(Mux(self.rewind, first, following))

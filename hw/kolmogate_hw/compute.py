@@ -16,7 +16,7 @@ __all__ = ["Compute"]
 
 class Compute(wiring.Component):
     """Takes a tap whenever every row has an activation, the columns have weights, and, for the last tap of
-    a tile, the shadow registers are free.
+    a tile, the shadow registers are free; with ``config.tile_gap`` not in the cycle after that.
 
     Members
     -------
@@ -82,13 +82,14 @@ class Compute(wiring.Component):
         last = Signal()
         final = Signal()
         undrained = Signal()
+        resting = Signal()
         first = Signal(init=1)
         m.d.comb += [
             last.eq(feeders[-1].window_end),
             final.eq(feeders[-1].final_tile),
             self.fed.eq(Cat(feeder.valid for feeder in feeders).all()),
             self.weighted.eq(descriptor.unit_weights | columns.available),
-            step.eq(self.fed & self.weighted & ~(last & undrained)),
+            step.eq(self.fed & self.weighted & ~(last & undrained) & ~resting),
             columns.step.eq(step & ~descriptor.unit_weights),
             columns.rewind.eq(last),
             columns.release.eq((last & final) | descriptor.stream_weights),
@@ -104,6 +105,8 @@ class Compute(wiring.Component):
         ]
         with m.If(step):
             m.d.sync += first.eq(last)
+        if config.tile_gap:
+            m.d.sync += resting.eq(step & last)
         with m.If(self.drained):
             m.d.sync += undrained.eq(0)
         with m.If(step & last):

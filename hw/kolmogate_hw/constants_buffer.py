@@ -1,11 +1,12 @@
 """The constants buffer: requantisation constants of two column groups, one in use and one arriving."""
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import data, memory, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, CONSTANTS, DESCRIPTOR
 
+from .block_ram import BlockRam
 from .ports import ReadPort, word_address_bits
 from .records import struct_layout
 
@@ -54,13 +55,10 @@ class ConstantsBuffer(wiring.Component):
         lane_bits = config.columns.bit_length() - 1
         words = 8
 
-        m.submodules.memory = storage = memory.Memory(
-            shape=data.ArrayLayout(CONSTANTS.bits * records, lanes // records),
-            depth=2 * self.batches,
-            init=[],
+        m.submodules.memory = storage = BlockRam(
+            data.ArrayLayout(CONSTANTS.bits * records, lanes // records), 2 * self.batches, granularity=1
         )
-        write = storage.write_port(granularity=1)
-        read = storage.read_port()
+        write = storage.write
 
         # Requests: one group after another while fewer than two are here or on their way.
         address = Signal(word_address_bits(config), reset_less=True)
@@ -103,8 +101,9 @@ class ConstantsBuffer(wiring.Component):
         m.d.sync += bank.eq(bank ^ self.release)
         m.d.comb += [
             self.ready.eq(here != 0),
-            read.addr.eq(Cat(self.batch, bank)),
-            self.constants.as_value().eq(read.data.as_value()),
+            storage.read_enable.eq(1),
+            storage.read_address.eq(Cat(self.batch, bank)),
+            self.constants.as_value().eq(storage.read_data.as_value()),
         ]
         with m.If(self.start):
             m.d.sync += [

@@ -64,12 +64,8 @@ class Drain(wiring.Component):
         m.submodules.constants = constants = ConstantsBuffer(config)
         m.submodules.counter = counter = BatchCounter(config)
         m.submodules.requantiser = requantiser = Requantiser(config)
-        m.submodules.residual = residual = ResidualAdder(config)
         m.submodules.writer = writer = OutputWriter(config)
         wiring.connect(m, constants.port, wiring.flipped(self.constants_port))
-        wiring.connect(m, requantiser.o, residual.i)
-        wiring.connect(m, residual.o, writer.i)
-        wiring.connect(m, residual.port, wiring.flipped(self.residual_port))
         wiring.connect(m, writer.port, wiring.flipped(self.write_port))
         for part in (constants, counter, writer):
             m.d.comb += [part.start.eq(self.start), part.descriptor.eq(descriptor)]
@@ -80,12 +76,22 @@ class Drain(wiring.Component):
             requantiser.maximum.eq(descriptor.maximum),
             requantiser.i.payload.accumulators.eq(self.accumulators),
             requantiser.i.payload.constants.eq(constants.constants),
-            residual.start.eq(self.start_residual),
-            residual.record.eq(self.residual),
-            residual.address.eq(writer.address),
-            residual.done.eq(writer.done),
             self.done.eq(writer.done),
         ]
+
+        if config.residual_adder:
+            m.submodules.residual = residual = ResidualAdder(config)
+            wiring.connect(m, requantiser.o, residual.i)
+            wiring.connect(m, residual.o, writer.i)
+            wiring.connect(m, residual.port, wiring.flipped(self.residual_port))
+            m.d.comb += [
+                residual.start.eq(self.start_residual),
+                residual.record.eq(self.residual),
+                residual.address.eq(writer.address),
+                residual.done.eq(writer.done),
+            ]
+        else:
+            wiring.connect(m, requantiser.o, writer.i)
 
         # `draining` offers a batch; `skipping` shifts the dead columns of a position out of the way. The
         # batch address runs one cycle ahead of the batch, for the constants memory.
@@ -99,13 +105,13 @@ class Drain(wiring.Component):
         m.d.comb += [
             requantiser.i.valid.eq(draining & ~skipping & constants.ready),
             transfer.eq(requantiser.i.valid & requantiser.i.ready),
-            tile_end.eq(counter.last_position | (row == config.rows - 1)),
+            tile_end.eq(counter.last.position | (row == config.rows - 1)),
             self.shift.eq(transfer | skipping),
-            counter.next_batch.eq(transfer & ~counter.last_batch),
-            counter.next_position.eq(transfer & counter.last_batch),
-            self.drained.eq(transfer & counter.last_batch & tile_end),
+            counter.next_batch.eq(transfer & ~counter.last.batch),
+            counter.next_position.eq(transfer & counter.last.batch),
+            self.drained.eq(transfer & counter.last.batch & tile_end),
             constants.batch.eq(counter.batch),
-            constants.release.eq(counter.next_position & counter.last_position),
+            constants.release.eq(counter.next_position & counter.last.position),
             row_end.eq(column == batches - 1),
         ]
         with m.If(counter.next_batch):
@@ -116,7 +122,7 @@ class Drain(wiring.Component):
             m.d.sync += column.eq(column + 1)
             with m.If(row_end):
                 m.d.sync += [column.eq(0), skipping.eq(0)]
-        with m.If(transfer & counter.last_batch):
+        with m.If(transfer & counter.last.batch):
             m.d.sync += [row.eq(row + 1), skipping.eq(~row_end)]
             with m.If(tile_end):
                 m.d.sync += [draining.eq(0), skipping.eq(0), row.eq(0), column.eq(0)]

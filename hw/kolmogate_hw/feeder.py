@@ -5,9 +5,11 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 
+from .block_ram import BlockRam
+
 __all__ = ["FEEDER_DEPTH", "RowFeeder", "RunLayout"]
 
-FEEDER_DEPTH = 2
+FEEDER_DEPTH = 8
 """Words a feeder holds; the window fetcher counts its credits with it."""
 
 
@@ -31,7 +33,9 @@ class RunLayout(data.StructLayout):
 
 
 class RowFeeder(wiring.Component):
-    """Holds up to `FEEDER_DEPTH` words and walks through their bytes.
+    """Holds up to `FEEDER_DEPTH` words, the head among them, and walks through their bytes.
+
+    A word is at the head two cycles after it came, or in the cycle after its predecessor has left.
 
     Members
     -------
@@ -71,30 +75,41 @@ class RowFeeder(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        head = Signal(self.layout, reset_less=True)
-        tail = Signal(self.layout, reset_less=True)
-        tail_valid = Signal()
+        m.submodules.waiting = waiting = BlockRam(self.layout, FEEDER_DEPTH)
+        head = waiting.read_data
+        written = Signal(range(FEEDER_DEPTH))
+        taken = Signal(range(FEEDER_DEPTH))
+        count = Signal(range(FEEDER_DEPTH + 1))
+        take = Signal()
+        # The head's first activation is where its run starts; then the pointer says.
+        fresh = Signal(reset_less=True)
         pointer = Signal.like(head.start, reset_less=True)
+        place = Signal.like(pointer)
         at_last = Signal()
         m.d.comb += [
-            at_last.eq(self.word_mode | (pointer == head.last)),
+            waiting.write.en.eq(self.push),
+            waiting.write.addr.eq(written),
+            waiting.write.data.eq(self.run),
+            take.eq((self.pop | ~self.valid) & (count != 0)),
+            waiting.read_enable.eq(take),
+            waiting.read_address.eq(taken),
+            place.eq(Mux(fresh, head.start, pointer)),
+            at_last.eq(self.word_mode | (place == head.last)),
             self.pop.eq(self.step & at_last),
-            self.byte.eq(head.word.word_select(pointer, 8)),
+            self.byte.eq(head.word.word_select(place, 8)),
             self.word.eq(head.word),
             self.window_end.eq(head.window_end & at_last),
             self.final_tile.eq(head.final_tile),
         ]
+        m.d.sync += [
+            written.eq(written + self.push),
+            taken.eq(taken + take),
+            count.eq(count + self.push - take),
+        ]
         with m.If(self.step):
-            m.d.sync += pointer.eq(pointer + 1)
-        with m.If(self.pop | ~self.valid):
-            m.d.sync += [
-                self.valid.eq(tail_valid | self.push),
-                head.eq(Mux(tail_valid, tail, self.run)),
-                pointer.eq(Mux(tail_valid, tail.start, self.run.start)),
-                tail_valid.eq(tail_valid & self.push),
-            ]
-        with m.Elif(self.push):
-            m.d.sync += tail_valid.eq(1)
-        with m.If(self.push):
-            m.d.sync += tail.eq(self.run)
+            m.d.sync += [pointer.eq(place + 1), fresh.eq(0)]
+        with m.If(self.pop):
+            m.d.sync += self.valid.eq(0)
+        with m.If(take):
+            m.d.sync += [self.valid.eq(1), fresh.eq(1)]
         return m

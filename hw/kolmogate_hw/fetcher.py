@@ -50,7 +50,7 @@ class WindowFetcher(wiring.Component):
         address = ADDRESS_BITS
 
         # Where the walk is: column group, position, rows of the tile (one a lane), run of the window, word of
-        # the run.
+        # the run. What ends at a count of the descriptor is counted from 1, so that it meets it as it is.
         walking = self.walking
         channels_left = Signal(12, reset_less=True)
         group_base = Signal(address, reset_less=True)
@@ -82,14 +82,14 @@ class WindowFetcher(wiring.Component):
             at_x_end = Signal(name=f"at_x_end_{lane}")
             following = Signal(address, name=f"following_{lane}")
             m.d.comb += [
-                at_x_end.eq(at_x == descriptor.x_count - 1),
+                at_x_end.eq(at_x == descriptor.x_count),
                 placed[lane].eq(~ended),
                 following.eq(place + Mux(at_x_end, descriptor.input_wrap, descriptor.input_step)),
             ]
             at_end = Signal(name=f"at_end_{lane}")
-            m.d.comb += at_end.eq(ended | (at_x_end & (at_y == descriptor.y_count - 1)))
+            m.d.comb += at_end.eq(ended | (at_x_end & (at_y == descriptor.y_count)))
             ended = at_end
-            places.append((Mux(at_x_end, 0, at_x + 1)[:12], (at_y + at_x_end)[:12], following))
+            places.append((Mux(at_x_end, 1, at_x + 1)[:12], (at_y + at_x_end)[:12], following))
         last_step = Signal()
         live = Signal(lanes)
         m.d.comb += [
@@ -104,15 +104,18 @@ class WindowFetcher(wiring.Component):
         last_inner = Signal()
         last_outer = Signal()
         m.d.comb += [
-            last_inner.eq(inner == descriptor.inner_count - 1),
-            last_outer.eq(outer == descriptor.outer_count - 1),
+            last_inner.eq(inner == descriptor.inner_count),
+            last_outer.eq(outer == descriptor.outer_count),
         ]
+        # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word (as
+        # rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
+        far = Signal()
+        m.d.comb += far.eq(~bytes_left[-1] & bytes_left[lane_bits + 1 :].any())
         advance = Signal()
-        visited = Signal(lanes)
-        granted = Signal(lanes)
-        fetched = Signal(lanes)
+        possible = Signal(lanes)
+        free = Signal(lanes)
         more = Signal(lanes)
-        pushes = []
+        reserved = []
         for lane, port in enumerate(self.ports):
             visit = Signal(address, name=f"visit_{lane}")
             own_bases = Array(bases[lane::lanes])
@@ -120,13 +123,13 @@ class WindowFetcher(wiring.Component):
             # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
             # Rows differ in alignment, so that one may need a word more than another.
             skip = Signal(lane_bits, name=f"skip_{lane}")
-            remaining = Signal(signed(16), name=f"remaining_{lane}")
+            remaining = Signal(signed(lane_bits + 3), name=f"remaining_{lane}")
             wanted = Signal(name=f"wanted_{lane}")
             m.d.comb += [
                 skip.eq(visit[:lane_bits]),
-                remaining.eq(bytes_left + skip),
-                wanted.eq(live[lane] & (remaining > 0)),
-                more[lane].eq(live[lane] & (remaining > columns)),
+                remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
+                wanted.eq(live[lane] & (far | (remaining > 0))),
+                more[lane].eq(live[lane] & (far | (remaining > columns))),
             ]
             # The last live row speaks for those beyond it.
             targets = Signal(rows, name=f"targets_{lane}")
@@ -136,38 +139,43 @@ class WindowFetcher(wiring.Component):
                 own = C(1) if r % lanes == lane else last_live if r % lanes > lane else C(0)
                 m.d.comb += targets[r].eq(((step == r // lanes) & own) | ((step < r // lanes) & last_live))
             m.d.comb += room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any())
+            # Requests wait for their grant in a register, which keeps the arbiter and the walk apart. The lanes'
+            # next ones come when all have been granted, so that none overtakes another on its way to a row.
+            asked_targets = Signal(rows, name=f"asked_targets_{lane}", reset_less=True)
+            tag = Signal(RunLayout(config), name=f"tag_{lane}", reset_less=True)
             m.d.comb += [
-                port.request.valid.eq(walking & wanted & room & ~fetched[lane]),
-                port.request.payload.eq(visit[lane_bits:]),
-                granted[lane].eq(port.request.valid & port.request.ready),
-                visited[lane].eq(~wanted | fetched[lane] | granted[lane]),
+                free[lane].eq(~port.request.valid | port.request.ready),
+                possible[lane].eq(~wanted | room),
             ]
-            pushes.append(Mux(granted[lane], targets, 0))
+            with m.If(port.request.ready):
+                m.d.sync += port.request.valid.eq(0)
+            with m.If(advance):
+                m.d.sync += [
+                    port.request.valid.eq(wanted),
+                    port.request.payload.eq(visit[lane_bits:]),
+                    asked_targets.eq(targets),
+                    tag.start.eq(Mux(first_word, skip, 0)),
+                    tag.last.eq(Mux(more[lane], columns - 1, remaining - 1)),
+                    tag.window_end.eq(last_inner & last_outer & ~more[lane]),
+                    tag.final_tile.eq(Mux(placing, ended, final_tile)),
+                ]
+            reserved.append(Mux(advance & wanted, targets, 0))
             # Answers come two cycles after the grant; their tags wait as long.
-            tag = Signal(RunLayout(config), name=f"tag_{lane}")
+            granted = port.request.valid & port.request.ready
             delayed = Signal(RunLayout(config), name=f"delayed_{lane}", reset_less=True)
             answer = Signal(RunLayout(config), name=f"answer_{lane}", reset_less=True)
             pushed = Signal(rows, name=f"pushed_{lane}")
-            m.d.comb += [
-                tag.start.eq(Mux(first_word, skip, 0)),
-                tag.last.eq(Mux(more[lane], columns - 1, remaining - 1)),
-                tag.window_end.eq(last_inner & last_outer & ~more[lane]),
-                tag.final_tile.eq(Mux(placing, ended, final_tile)),
-            ]
             m.d.sync += [
                 delayed.eq(tag),
                 answer.eq(delayed),
-                pushed.eq(pushes[lane]),
+                pushed.eq(Mux(granted, asked_targets, 0)),
                 self.push[lane].eq(pushed),
             ]
             m.d.comb += [self.run[lane].eq(answer), self.run[lane].word.eq(port.data)]
-        m.d.comb += advance.eq(walking & visited.all())
-        if lanes > 1:
-            # A lane that was granted waits for the others.
-            m.d.sync += fetched.eq(Mux(advance, 0, fetched | granted))
+        m.d.comb += advance.eq(walking & possible.all() & free.all())
         for r in range(rows):
-            pushed_now = Cat(pushes[lane][r] for lane in range(lanes)).any()
-            m.d.sync += credits[r].eq(credits[r] - pushed_now + self.pop[r])
+            taken = Cat(reserved[lane][r] for lane in range(lanes)).any()
+            m.d.sync += credits[r].eq(credits[r] - taken + self.pop[r])
 
         again = Signal()
         with m.If(advance):
@@ -196,7 +204,7 @@ class WindowFetcher(wiring.Component):
                     with m.Else():
                         next_outer = outer_offset + descriptor.outer_step
                         m.d.sync += [
-                            inner.eq(0),
+                            inner.eq(1),
                             outer.eq(outer + 1),
                             outer_offset.eq(next_outer),
                             run_offset.eq(next_outer),
@@ -204,7 +212,7 @@ class WindowFetcher(wiring.Component):
                         ]
                         with m.If(last_outer):
                             m.d.sync += [
-                                outer.eq(0),
+                                outer.eq(1),
                                 outer_offset.eq(0),
                                 run_offset.eq(0),
                                 word_offset.eq(0),
@@ -214,8 +222,8 @@ class WindowFetcher(wiring.Component):
                             with m.If(Mux(placing, ended, final_tile)):
                                 next_base = group_base + Mux(descriptor.word_mode, columns, 0)
                                 m.d.sync += [
-                                    x.eq(0),
-                                    y.eq(0),
+                                    x.eq(1),
+                                    y.eq(1),
                                     group_base.eq(next_base),
                                     position.eq(next_base),
                                     channels_left.eq(channels_left - columns),
@@ -227,11 +235,11 @@ class WindowFetcher(wiring.Component):
                 channels_left.eq(descriptor.channels),
                 group_base.eq(descriptor.input_base),
                 position.eq(descriptor.input_base),
-                x.eq(0),
-                y.eq(0),
+                x.eq(1),
+                y.eq(1),
                 step.eq(0),
-                outer.eq(0),
-                inner.eq(0),
+                outer.eq(1),
+                inner.eq(1),
                 outer_offset.eq(0),
                 run_offset.eq(0),
                 word_offset.eq(0),

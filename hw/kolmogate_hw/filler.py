@@ -1,19 +1,19 @@
 """The filler: writes a constant byte to the borders of a tensor, beside the array's work."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
 
-from .ports import word_address_bits, write_port
+from .ports import write_port
 from .records import struct_layout
 
 __all__ = ["Filler"]
 
 
 class Filler(wiring.Component):
-    """Executes FILL descriptors, one word a granted write.
+    """Executes FILL descriptors, a granted write for each whole word and for each byte of a word in part.
 
     ``start`` takes the descriptor, which need not stay; ``busy`` is high from the next cycle until the
     last word is written.
@@ -43,38 +43,38 @@ class Filler(wiring.Component):
         step = Signal(ADDRESS_BITS, reset_less=True)
         run = Signal(14, reset_less=True)
         value = Signal(8, reset_less=True)
-        word = Signal(word_address_bits(config), reset_less=True)
-        first = Signal(lane_bits, reset_less=True)
+        address = Signal(ADDRESS_BITS, reset_less=True)
         left = Signal(14, reset_less=True)
 
-        # Bytes `first` up to `first + left` of the word are in the line.
-        end = Signal(15)
+        byte = address[:lane_bits]
+        whole = Signal()
         next_line = Signal(ADDRESS_BITS)
         m.d.comb += [
-            end.eq(first + left),
+            whole.eq((byte == 0) & (left >= columns)),
             next_line.eq(line + step),
             self.port.valid.eq(self.busy),
-            self.port.payload.address.eq(word),
+            self.port.payload.address.eq(address[lane_bits:]),
+            self.port.payload.mask.eq(Mux(whole, (1 << columns) - 1, 1 << byte)),
             self.port.payload.data.eq(value.replicate(columns)),
         ]
-        m.d.comb += [self.port.payload.mask[b].eq((first <= b) & (end > b)) for b in range(columns)]
         with m.If(self.busy & self.port.ready):
-            m.d.sync += [word.eq(word + 1), first.eq(0), left.eq(end - columns)]
-            with m.If(end <= columns):
+            taken = Mux(whole, columns, 1)
+            m.d.sync += [address.eq(address + taken), left.eq(left - taken)]
+            with m.If(left == taken):
                 m.d.sync += [
                     line.eq(next_line),
-                    Cat(first, word).eq(next_line),
+                    address.eq(next_line),
                     left.eq(run),
                     lines.eq(lines - 1),
-                    self.busy.eq(lines != 0),
+                    self.busy.eq(lines != 1),
                 ]
         with m.If(self.start):
             m.d.sync += [
                 self.busy.eq(1),
                 line.eq(descriptor.output_base),
-                Cat(first, word).eq(descriptor.output_base),
+                address.eq(descriptor.output_base),
                 step.eq(descriptor.output_step),
-                lines.eq(descriptor.y_count - 1),
+                lines.eq(descriptor.y_count),
                 run.eq(descriptor.run),
                 left.eq(descriptor.run),
                 value.eq(descriptor.zero_point),

@@ -1,14 +1,23 @@
 """Output positions in raster order, as the drain and the writer count them."""
 
-from amaranth.hdl import Module, Signal
-from amaranth.lib import wiring
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import DESCRIPTOR
 
 from .records import struct_layout
 
-__all__ = ["BatchCounter"]
+__all__ = ["BatchCounter", "place_layout"]
+
+
+def place_layout(config: MachineConfig) -> data.StructLayout:
+    """A batch's place: which of its outputs belong to live channels (never none), and what it is the last of.
+
+    ``batch`` : of the live ones of its position; ``line``, ``position``, ``group`` : its position is the last
+    of a line, of the layer, and its column group is the last.
+    """
+    return data.StructLayout({"live": config.requantisers, "batch": 1, "line": 1, "position": 1, "group": 1})
 
 
 class BatchCounter(wiring.Component):
@@ -20,20 +29,14 @@ class BatchCounter(wiring.Component):
     next_batch : the present batch is finished.
     next_position : the present position is finished; also sets the batch back to 0.
     batch : the batch within the position.
-    last_batch : no live channel follows in this column group.
-    live : channels of this group from this batch's first on (at least 1).
-    at_line_end, last_position, last_group : what the present position is the last of.
+    last : what the present batch is the last of, and its live outputs.
     """
 
     start: Signal
     next_batch: Signal
     next_position: Signal
     batch: Signal
-    last_batch: Signal
-    live: Signal
-    at_line_end: Signal
-    last_position: Signal
-    last_group: Signal
+    last: data.View
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -44,11 +47,7 @@ class BatchCounter(wiring.Component):
                 "next_batch": In(1),
                 "next_position": In(1),
                 "batch": Out(range(config.columns // config.requantisers)),
-                "last_batch": Out(1),
-                "live": Out(12),
-                "at_line_end": Out(1),
-                "last_position": Out(1),
-                "last_group": Out(1),
+                "last": Out(place_layout(config)),
             }
         )
 
@@ -56,30 +55,36 @@ class BatchCounter(wiring.Component):
         m = Module()
         config, descriptor = self.config, self.descriptor
         batches = config.columns // config.requantisers
+        lane_bits = config.columns.bit_length() - 1
+        batch_bits = config.requantisers.bit_length() - 1
+        # Both count from 1, so that they meet the descriptor's fields as these are.
         x = Signal(12, reset_less=True)
         y = Signal(12, reset_less=True)
-        group_channels = Signal(12, reset_less=True)
+        channels_left = Signal(12, reset_less=True)
+        here = self.last
+        # The places of the last group's last channel and of this group's last live batch.
+        end = Signal(lane_bits)
+        end_batch = Signal.like(self.batch)
         m.d.comb += [
-            self.at_line_end.eq(x == descriptor.x_count - 1),
-            self.last_position.eq(self.at_line_end & (y == descriptor.y_count - 1)),
-            self.last_group.eq(group_channels <= config.columns),
-            self.last_batch.eq((self.batch == batches - 1) | (self.live <= config.requantisers)),
+            end.eq(channels_left - 1),
+            end_batch.eq(Mux(here.group, end[batch_bits:], batches - 1)),
+            here.batch.eq(self.batch == end_batch),
+            here.line.eq(x == descriptor.x_count),
+            here.position.eq(here.line & (y == descriptor.y_count)),
+            here.group.eq(channels_left <= config.columns),
+        ]
+        m.d.comb += [
+            here.live[q].eq(~(here.group & here.batch) | (end[:batch_bits] >= q))
+            for q in range(config.requantisers)
         ]
         with m.If(self.next_batch):
-            m.d.sync += [self.batch.eq(self.batch + 1), self.live.eq(self.live - config.requantisers)]
+            m.d.sync += self.batch.eq(self.batch + 1)
         with m.If(self.next_position):
-            m.d.sync += [self.batch.eq(0), self.live.eq(group_channels), x.eq(x + 1)]
-            with m.If(self.at_line_end):
-                m.d.sync += [x.eq(0), y.eq(y + 1)]
-            with m.If(self.last_position):
-                following = group_channels - config.columns
-                m.d.sync += [y.eq(0), group_channels.eq(following), self.live.eq(following)]
+            m.d.sync += [self.batch.eq(0), x.eq(x + 1)]
+            with m.If(here.line):
+                m.d.sync += [x.eq(1), y.eq(y + 1)]
+            with m.If(here.position):
+                m.d.sync += [y.eq(1), channels_left.eq(channels_left - config.columns)]
         with m.If(self.start):
-            m.d.sync += [
-                x.eq(0),
-                y.eq(0),
-                self.batch.eq(0),
-                self.live.eq(descriptor.channels),
-                group_channels.eq(descriptor.channels),
-            ]
+            m.d.sync += [x.eq(1), y.eq(1), self.batch.eq(0), channels_left.eq(descriptor.channels)]
         return m

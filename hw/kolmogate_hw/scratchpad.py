@@ -1,12 +1,16 @@
 """The scratchpad: one memory for activations, programs and constants, and its arbiter."""
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 
-from amaranth.hdl import C, Module, Signal, ValueLike
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 
+from .cells import ICE40_ULTRAPLUS, family
+from .cells.spram import spram_memory
 from .ports import ReadPort, word_address_bits, write_port
 
 __all__ = ["Scratchpad", "ScratchpadMemory"]
@@ -16,8 +20,8 @@ class ScratchpadMemory(wiring.Component):
     """The bare memory; reads answer one cycle after `read_enable`.
 
     It has ``config.scratchpad_ports`` ports. The last one also writes: with a mask other than 0 it writes and
-    must not read. What a port reads while the other writes the same word is undefined. This is the portable
-    form; boards replace it by their vendor's cells.
+    must not read. What a port reads while the other writes the same word is undefined. On the iCE40 UltraPlus
+    it is made of SPRAM.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -34,6 +38,8 @@ class ScratchpadMemory(wiring.Component):
         )
 
     def elaborate(self, platform: object) -> Module:
+        if family(platform) is ICE40_ULTRAPLUS:
+            return spram_memory(self)
         m = Module()
         config = self.config
         # Block RAM with two ports is only found where nothing is promised of simultaneous accesses.
@@ -41,8 +47,12 @@ class ScratchpadMemory(wiring.Component):
             shape=8 * config.columns, depth=config.scratchpad_words, init=[], attrs={"no_rw_check": True}
         )
         for enable, address, read_data in zip(self.read_enable, self.address, self.read_data, strict=True):
-            read = words.read_port()
-            m.d.comb += [read.en.eq(enable), read.addr.eq(address), read_data.eq(read.data)]
+            # Tools take the promise only for a register that they merge into the memory themselves.
+            read = words.read_port(domain="comb")
+            register = Signal.like(read_data, reset_less=True)
+            m.d.comb += [read.addr.eq(address), read_data.eq(register)]
+            with m.If(enable):
+                m.d.sync += register.eq(read.data)
         write = words.write_port(granularity=8)
         m.d.comb += [
             write.en.eq(self.write_mask),
@@ -83,11 +93,14 @@ class Scratchpad(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.memory = memory = ScratchpadMemory(self.config)
-        m.d.sync += memory.write_mask.eq(0)
+        # What is granted, the others gated to 0, so that an OR merges them.
+        masks: list[Value] = []
+        words: list[Value] = []
         for names, enable, address, read_data in zip(
             self.clients, memory.read_enable, memory.address, memory.read_data, strict=True
         ):
-            m.d.sync += enable.eq(0)
+            addresses: list[Value] = []
+            enables: list[Value] = []
             # Whether a client of higher priority asks.
             busy: ValueLike = C(0)
             for name in names:
@@ -98,16 +111,15 @@ class Scratchpad(wiring.Component):
                 m.d.comb += [request.ready.eq(~busy), granted.eq(request.valid & request.ready)]
                 busy = busy | request.valid
                 if writes:
-                    with m.If(granted):
-                        m.d.sync += [
-                            memory.write_mask.eq(client.payload.mask),
-                            address.eq(client.payload.address),
-                            memory.write_data.eq(client.payload.data),
-                        ]
+                    addresses.append(Mux(granted, client.payload.address, 0))
+                    masks.append(Mux(granted, client.payload.mask, 0))
+                    words.append(Mux(granted, client.payload.data, 0))
                 else:
-                    with m.If(granted):
-                        m.d.sync += [enable.eq(1), address.eq(client.request.payload)]
+                    addresses.append(Mux(granted, client.request.payload, 0))
+                    enables.append(granted)
                     requested = Signal(name=f"{name}_requested")
                     m.d.sync += [requested.eq(granted), client.valid.eq(requested)]
                     m.d.comb += client.data.eq(read_data)
+            m.d.sync += [enable.eq(Cat(enables).any()), address.eq(reduce(or_, addresses))]
+        m.d.sync += [memory.write_mask.eq(reduce(or_, masks)), memory.write_data.eq(reduce(or_, words))]
         return m

@@ -1,6 +1,6 @@
 """The sequencer: reads layer descriptors and starts the units that execute them."""
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -74,7 +74,7 @@ class Sequencer(wiring.Component):
         ]
         with m.If(self.port.valid):
             m.d.sync += [
-                storage.eq(Cat(storage[8 * columns :], self.port.data)),
+                storage.word_select(loaded, 8 * columns).eq(self.port.data),
                 loaded.eq(loaded + 1),
             ]
         with m.FSM():
@@ -98,7 +98,7 @@ class Sequencer(wiring.Component):
                 with m.Case(Opcode.FILL), m.If(~self.filling):
                     m.d.comb += self.start_fill.eq(1)
                     m.next = "LOAD"
-                with m.Case(Opcode.RESIDUAL):
+                with m.Case(*([Opcode.RESIDUAL] if self.config.residual_adder else [])):
                     m.d.comb += self.start_residual.eq(1)
                     m.next = "LOAD"
                 with m.Default():

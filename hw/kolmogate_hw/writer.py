@@ -48,26 +48,26 @@ class OutputWriter(wiring.Component):
         batch_bits = lanes.bit_length() - 1
 
         m.submodules.counter = counter = BatchCounter(config)
+        last = counter.last
         m.d.comb += [
             counter.start.eq(self.start),
             counter.descriptor.eq(descriptor),
-            counter.next_batch.eq(self.i.valid & ~counter.last_batch),
-            counter.next_position.eq(self.i.valid & counter.last_batch),
+            counter.next_batch.eq(self.i.valid & ~last.batch),
+            counter.next_position.eq(self.i.valid & last.batch),
             self.i.ready.eq(1),
         ]
-
         position = Signal(ADDRESS_BITS, reset_less=True)
         group = Signal(ADDRESS_BITS, reset_less=True)
         address = self.address
         with m.If(self.i.valid):
             m.d.sync += address.eq(address + lanes)
-            with m.If(counter.last_batch):
+            with m.If(last.batch):
                 following = Signal(ADDRESS_BITS)
                 m.d.comb += following.eq(
-                    position + Mux(counter.at_line_end, descriptor.output_wrap, descriptor.output_step)
+                    position + Mux(last.line, descriptor.output_wrap, descriptor.output_step)
                 )
                 m.d.sync += [position.eq(following), address.eq(following)]
-                with m.If(counter.last_position):
+                with m.If(last.position):
                     next_group = group + config.columns
                     m.d.sync += [
                         group.eq(next_group),
@@ -81,37 +81,33 @@ class OutputWriter(wiring.Component):
                 address.eq(descriptor.output_base),
             ]
 
-        # The word being collected, and the slot of it that this batch fills.
-        collected = Signal(8 * config.columns, reset_less=True)
+        # The word being collected, and which of its bytes are there. The port takes it in the cycle after the
+        # last, in which the next may begin.
+        word = Signal(8 * config.columns, reset_less=True)
         mask = Signal(config.columns)
-        merged = Signal(8 * config.columns)
-        merged_mask = Signal(config.columns)
-        live = Signal(lanes)
-        slot = address[batch_bits:lane_bits]
-        m.d.comb += [live[q].eq(counter.live > q) for q in range(lanes)]
-        for s in range(slots):
-            span, bytes_ = slice(8 * lanes * s, 8 * lanes * (s + 1)), slice(lanes * s, lanes * (s + 1))
-            here = Signal(name=f"slot_{s}")
-            m.d.comb += [
-                here.eq(slot == s),
-                merged[span].eq(Mux(here, self.i.payload.as_value(), collected[span])),
-                merged_mask[bytes_].eq(Mux(here, live, mask[bytes_])),
-            ]
+        filled = Signal(config.columns)
         flush = Signal()
         finished = Signal()
-        m.d.comb += flush.eq(self.i.valid & (counter.last_batch | (slot == slots - 1)))
+        slot = address[batch_bits:lane_bits]
+        for s in range(slots):
+            here = Signal(name=f"slot_{s}")
+            m.d.comb += [
+                here.eq(self.i.valid & (slot == s)),
+                filled[lanes * s : lanes * (s + 1)].eq(Mux(here, last.live, 0)),
+            ]
+            with m.If(here):
+                m.d.sync += word[8 * lanes * s : 8 * lanes * (s + 1)].eq(self.i.payload.as_value())
+        m.d.comb += [
+            flush.eq(self.i.valid & (last.batch | (slot == slots - 1))),
+            self.port.payload.data.eq(word),
+            self.port.payload.mask.eq(mask),
+        ]
         m.d.sync += [
+            mask.eq(Mux(self.port.valid, 0, mask) | filled),
             self.port.valid.eq(flush),
-            finished.eq(flush & counter.last_batch & counter.last_position & counter.last_group),
+            finished.eq(flush & last.batch & last.position & last.group),
             self.done.eq(finished),
         ]
-        with m.If(self.i.valid):
-            m.d.sync += [collected.eq(merged), mask.eq(merged_mask)]
         with m.If(flush):
-            m.d.sync += [
-                self.port.payload.address.eq(address[lane_bits:]),
-                self.port.payload.data.eq(merged),
-                self.port.payload.mask.eq(merged_mask),
-                mask.eq(0),
-            ]
+            m.d.sync += self.port.payload.address.eq(address[lane_bits:])
         return m

@@ -1,4 +1,4 @@
-"""The command line: `kolmogate demo | compile | run | inspect | bench`.
+"""The command line: `kolmogate demo | compile | run | inspect | bench | boards | build | flash`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
@@ -17,6 +17,7 @@ from typing import Any
 from . import golden
 from .arrays import load_inputs, save_outputs
 from .bench import bench, format_bench, save_bench
+from .board_commands import add_board_commands
 from .compiler import compile
 from .config import CONFIGURATIONS, configuration
 from .container import load_image, save_image
@@ -111,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, metavar="NAME", help="write the results to NAME.md and NAME.json"
     )
     command.set_defaults(command=_bench)
+
+    add_board_commands(commands, common)
     return parser
 
 

@@ -31,6 +31,10 @@ class MachineConfig:
         Weights each column can hold; a power of two.
     accumulator_bits : int
         Width of an accumulator, two's complement.
+    tile_gap : bool
+        The array rests for a cycle after a tile, so that accumulators in multiplier cells can be cleared.
+    residual_adder : bool
+        The machine executes RESIDUAL records.
     clock_hz : int
         Nominal clock of the boards that carry this configuration.
     """
@@ -45,6 +49,8 @@ class MachineConfig:
     column_buffer_depth: int
     clock_hz: int
     accumulator_bits: int = 26
+    tile_gap: bool = False
+    residual_adder: bool = True
 
     def __post_init__(self) -> None:
         def require(condition: bool, rule: str) -> None:
@@ -100,7 +106,22 @@ class MachineConfig:
 CONFIGURATIONS = {
     config.name: config
     for config in (
-        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 1024, 36_000_000),
+        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 1024, 36_000_000, tile_gap=True),
+        # What fits an iCE40UP5K today: no additions, a slower requantiser, shallower columns.
+        MachineConfig(
+            "up5k-small",
+            rows=2,
+            columns=8,
+            requantisers=1,
+            requantiser_digit_bits=8,
+            scratchpad_bytes=128 << 10,
+            scratchpad_ports=1,
+            column_buffer_depth=512,
+            clock_hz=36_000_000,
+            accumulator_bits=24,
+            tile_gap=True,
+            residual_adder=False,
+        ),
         MachineConfig("ecp5-25f", 4, 8, 4, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-85f", 4, 32, 8, 32, 320 << 10, 2, 1024, 80_000_000),

@@ -128,10 +128,12 @@ def _decode(host: object, device: bytes) -> Image:
 
 
 def _flat(kind: type[T], item: Mapping[str, Any]) -> T:
-    """A dataclass that holds strings and integers alone."""
+    """A dataclass that holds strings, integers and truth values alone."""
     values: dict[str, Any] = {
         field.name: (
-            checked.value(item, field.name, str) if field.type is str else checked.integer(item, field.name)
+            checked.integer(item, field.name)
+            if field.type is int
+            else checked.value(item, field.name, field.type)  # type: ignore[arg-type]
         )
         for field in fields(kind)
     }

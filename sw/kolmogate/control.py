@@ -39,14 +39,16 @@ def run(
     program: Registers,
     state: Registers,
     rows: Registers,
+    waiting: Any,
     lanes: Registers,
     layers: Registers,
     limit: int,
 ) -> int:
     """Up to ``limit`` cycles of an inference; whether it is RUNNING still, DONE or STUCK for ever.
 
-    Arguments are a `MACHINE`, arrays of `DESCRIPTOR` and `INSTRUCTION`, a `STATE`, arrays of `ROW` and
-    `LANE`, and of `SPENT` for each layer and one more for what follows the last.
+    Arguments are a `MACHINE`, arrays of `DESCRIPTOR` and `INSTRUCTION`, a `STATE`, an array of `ROW`, the
+    words that wait in the rows' feeders (rows, depth), an array of `LANE`, and one of `SPENT` for each layer
+    and one more for what follows the last.
     """
     core, sequencer, filler = state.core, state.sequencer, state.filler
     fetcher, compute, columns = state.fetcher, state.compute, state.columns
@@ -69,7 +71,6 @@ def run(
         end_layer = sequencer.state == AWAIT_FILL and not filler.busy
 
         # Scratchpad.
-        look_ahead(machine, d, fetcher, rows, lanes)
         requests = OUTPUTS if writer.port_valid else 0
         requests |= ACTIVATIONS_0 if lanes[0].request else 0
         requests |= ACTIVATIONS_1 if two_ports and lanes[1].request else 0
@@ -93,7 +94,7 @@ def run(
         last = row.valid and window_end(row.head) and at_last(d, row)
         final = final_tile(row.head)
         weighted = d.unit_weights or columns.written != columns.taken
-        step = fed and weighted and not (last and compute.undrained)
+        step = fed and weighted and not (last and compute.undrained) and not compute.resting
         captured = compute.captured & 1
         for r in range(machine.rows):
             rows[r].pop = step and at_last(d, rows[r])
@@ -127,11 +128,11 @@ def run(
         # All registers. The order matters where a unit looks at another's: fetched words and the outputs of
         # the requantisers are taken before what comes behind them.
         writer_done = writer.done
-        clock_feeders(machine, d, rows, lanes, step)
+        clock_feeders(machine, d, rows, waiting, lanes, step)
         clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
         clock_decoder(machine, program, decoder, code, literals, columns, granted)
         clock_columns(d, columns, step, last, final)
-        clock_compute(compute, step and last, drained)
+        clock_compute(machine, compute, step and last, drained)
         clock_constants(machine, d, constants, granted & CONSTANTS != 0, release, start_layer)
         clock_drain(machine, drain, captured, transfer, batch_end, tile_end)
         clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
@@ -191,23 +192,22 @@ def clock_sequencer(
 @njit(cache=True)
 def clock_filler(machine: Registers, d: Registers, filler: Registers, granted: bool, start: bool) -> None:
     if granted:
-        end = filler.first + filler.left
-        filler.first = 0
-        filler.left = end - machine.columns
-        if end <= machine.columns:
+        whole = filler.address & (machine.columns - 1) == 0 and filler.left >= machine.columns
+        taken = machine.columns if whole else 1
+        filler.address += taken
+        filler.left -= taken
+        if filler.left == 0:
             filler.line += filler.step
-            filler.first = filler.line & (machine.columns - 1)
+            filler.address = filler.line
             filler.left = filler.run
-            filler.busy = filler.lines != 0
+            filler.busy = filler.lines != 1
             filler.lines -= 1
     if start:
         filler.busy = 1
-        filler.line = d.output_base
-        filler.first = d.output_base & (machine.columns - 1)
+        filler.line, filler.address = d.output_base, d.output_base
         filler.step = d.output_step
-        filler.lines = d.y_count - 1
-        filler.run = d.run
-        filler.left = d.run
+        filler.lines = d.y_count
+        filler.run, filler.left = d.run, d.run
 
 
 # Window fetcher.
@@ -216,13 +216,9 @@ def clock_filler(machine: Registers, d: Registers, filler: Registers, granted: b
 @njit(cache=True)
 def look_ahead(
     machine: Registers, d: Registers, fetcher: Registers, rows: Registers, lanes: Registers
-) -> None:
-    """What each scratchpad port asks for in this cycle, and where that goes."""
+) -> bool:
+    """What each lane asks for next, and where that goes; whether all of them have room for it."""
     columns, ports = machine.columns, machine.scratchpad_ports
-    if not fetcher.walking:
-        for p in range(ports):
-            lanes[p].request = 0
-        return
     placing = fetcher.first_run and fetcher.first_word
     ended = False
     step = fetcher.step
@@ -230,7 +226,7 @@ def look_ahead(
         x, y, position = fetcher.x, fetcher.y, fetcher.position
         for p in range(ports):
             lanes[p].placed = not ended
-            lanes[p].place = position
+            lanes[p].visit = position
             if x == d.x_count - 1:
                 ended = ended or y == d.y_count - 1
                 position += d.input_wrap
@@ -249,31 +245,22 @@ def look_ahead(
             lanes[p].live = lanes[p].placed
         else:
             lanes[p].live = not last_step or fetcher.live_lanes >> p & 1
+            lanes[p].visit = rows[step * ports + p].base + fetcher.word_offset
 
-    window_last = fetcher.inner == d.inner_count - 1 and fetcher.outer == d.outer_count - 1
+    possible = True
     for p in range(ports):
         lane = lanes[p]
         row = step * ports + p
-        visit = lane.place if placing else rows[row].base + fetcher.word_offset
-        skip = visit & (columns - 1)
-        remaining = fetcher.bytes_left + skip
-        lane.wanted = lane.live and remaining > 0
-        lane.more = lane.live and remaining > columns
-        lane.request = lane.wanted and not lane.fetched
-        if lane.request:
-            # The last live row speaks for those beyond it.
-            last_live = last_step and (p == ports - 1 or not lanes[p + 1].live)
-            through = machine.rows - 1 if last_live else row
-            for r in range(row, through + 1):
-                if rows[r].credits == 0:
-                    lane.request = 0
-            lane.targets = (2 << through) - (1 << row)
-            lane.tag = tag_of(
-                skip if fetcher.first_word else 0,
-                columns - 1 if lane.more else remaining - 1,
-                window_last and not lane.more,
-                ended if placing else fetcher.final_tile,
-            )
+        lane.remaining = fetcher.bytes_left + (lane.visit & (columns - 1))
+        lane.wanted = lane.live and lane.remaining > 0
+        lane.more = lane.live and lane.remaining > columns
+        # The last live row speaks for those beyond it.
+        last_live = last_step and (p == ports - 1 or not lanes[p + 1].live)
+        through = machine.rows - 1 if last_live else row
+        lane.reserved = (2 << through) - (1 << row) if lane.wanted else 0
+        for r in range(machine.rows):
+            possible = possible and (not lane.reserved >> r & 1 or rows[r].credits != 0)
+    return possible
 
 
 @njit(cache=True)
@@ -286,44 +273,54 @@ def clock_fetcher(
     granted: int,
     start: bool,
 ) -> None:
-    ports = machine.scratchpad_ports
+    columns, ports = machine.columns, machine.scratchpad_ports
     # Answers come two cycles after the grant; their tags wait as long.
-    pushes = 0
+    advance = fetcher.walking != 0
     for p in range(ports):
         lane = lanes[p]
-        lane.push, lane.answer = lane.pushed, lane.delayed
-        lane.pushed, lane.delayed = 0, lane.tag
+        lane.push, lane.pushed = lane.pushed, 0
+        lane.answer, lane.delayed = lane.delayed, lane.tag
         if granted & (ACTIVATIONS_1 if p else ACTIVATIONS_0):
+            lane.request = 0
             lane.pushed = lane.targets
-            lane.fetched = 1
-            pushes |= lane.targets
-    for r in range(machine.rows):
-        rows[r].credits += rows[r].pop - (pushes >> r & 1)
+        advance = advance and not lane.request
 
-    advance = fetcher.walking != 0
-    more = fetcher.again
-    for p in range(ports):
-        advance = advance and (not lanes[p].wanted or lanes[p].fetched)
-        more = more or lanes[p].more
+    # The lanes' next requests come when all have been granted.
+    advance = advance and look_ahead(machine, d, fetcher, rows, lanes)
+    for r in range(machine.rows):
+        rows[r].credits += rows[r].pop
     if advance:
         step = fetcher.step
+        more = fetcher.again
+        window_last = fetcher.inner == d.inner_count - 1 and fetcher.outer == d.outer_count - 1
         if fetcher.placing:
             fetcher.live_lanes = 0
             for p in range(ports):
-                rows[step * ports + p].base = lanes[p].place
+                rows[step * ports + p].base = lanes[p].visit
                 fetcher.live_lanes |= lanes[p].placed << p
             fetcher.live_step = step
             fetcher.final_tile = fetcher.ended
             fetcher.x, fetcher.y, fetcher.position = fetcher.next_x, fetcher.next_y, fetcher.next_position
+        for p in range(ports):
+            lane = lanes[p]
+            lane.request = lane.wanted
+            lane.targets = lane.reserved
+            lane.tag = tag_of(
+                lane.visit & (columns - 1) if fetcher.first_word else 0,
+                columns - 1 if lane.more else lane.remaining - 1,
+                window_last and not lane.more,
+                fetcher.final_tile,
+            )
+            more = more or lane.more
+            for r in range(machine.rows):
+                rows[r].credits -= lane.reserved >> r & 1
         fetcher.step += 1
         fetcher.again = more
-        for p in range(ports):
-            lanes[p].fetched = 0
         if fetcher.last_step:
             fetcher.step, fetcher.again, fetcher.first_word = 0, 0, 0
             if more:
-                fetcher.word_offset += machine.columns
-                fetcher.bytes_left -= machine.columns
+                fetcher.word_offset += columns
+                fetcher.bytes_left -= columns
             else:
                 next_run(machine, d, fetcher)
     if start:
@@ -368,7 +365,7 @@ def next_run(machine: Registers, d: Registers, fetcher: Registers) -> None:
 
 
 @njit(cache=True)
-def tag_of(start: int, last: int, window_end: bool, final_tile: bool) -> int:
+def tag_of(start: int, last: int, window_end: int, final_tile: int) -> int:
     """A word on its way to a row: bytes ``start`` to ``last`` of it are activations."""
     return start | last << 8 | window_end << 16 | final_tile << 17
 
@@ -390,24 +387,25 @@ def at_last(d: Registers, row: Registers) -> bool:
 
 
 @njit(cache=True)
-def clock_feeders(machine: Registers, d: Registers, rows: Registers, lanes: Registers, step: bool) -> None:
-    push_0, push_1, word_1 = lanes[0].push, 0, 0
-    if machine.scratchpad_ports == 2:
-        push_1, word_1 = lanes[1].push, lanes[1].answer
+def clock_feeders(
+    machine: Registers, d: Registers, rows: Registers, waiting: Any, lanes: Registers, step: bool
+) -> None:
+    depth = waiting.shape[1]
     for r in range(machine.rows):
         row = rows[r]
-        push = (push_0 | push_1) >> r & 1
-        word = word_1 if push_1 >> r & 1 else lanes[0].answer
+        take = (row.pop or not row.valid) and row.written != row.taken
         row.pointer += step
-        if row.pop or not row.valid:
-            row.valid = row.tail_valid or push
-            row.head = row.tail if row.tail_valid else word
+        if row.pop:
+            row.valid = 0
+        if take:
+            row.valid = 1
+            row.head = waiting[r, row.taken % depth]
             row.pointer = row.head & 255
-            row.tail_valid = row.tail_valid and push
-        elif push:
-            row.tail_valid = 1
-        if push:
-            row.tail = word
+            row.taken += 1
+        for p in range(machine.scratchpad_ports):
+            if lanes[p].push >> r & 1:
+                waiting[r, row.written % depth] = lanes[p].answer
+                row.written += 1
 
 
 # Column buffers, array.
@@ -426,7 +424,8 @@ def clock_columns(d: Registers, columns: Registers, step: int, last: int, final:
 
 
 @njit(cache=True)
-def clock_compute(compute: Registers, tile_end: int, drained: bool) -> None:
+def clock_compute(machine: Registers, compute: Registers, tile_end: int, drained: bool) -> None:
+    compute.resting = machine.tile_gap and tile_end
     compute.captured >>= 1
     if drained:
         compute.undrained = 0

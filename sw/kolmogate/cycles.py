@@ -28,7 +28,7 @@ _CYCLES_A_CALL = 1_000_000
 
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
 _CONSTANTS_WORDS = 8
-_FEEDER_DEPTH = 2
+_FEEDER_DEPTH = 8
 _LITERAL_WORDS = 8
 _RESIDUAL_BITS = 9
 
@@ -44,7 +44,8 @@ class LayerCycles:
     compute : int
         A tap was taken.
     drain : int
-        The last tap of a tile waited for the shadow registers.
+        The last tap of a tile waited for the shadow registers, or the array rested after one
+        (`MachineConfig.tile_gap`).
     decode : int
         Every row had an activation, but the columns had no weights.
     memory : int
@@ -83,6 +84,7 @@ def cycles(image: Image) -> list[LayerCycles]:
         _program(image),
         _state()[0],
         _rows(config),
+        np.zeros((config.rows, _FEEDER_DEPTH), np.int64),
         np.zeros(config.scratchpad_ports, registers.LANE),
         spent,
     )
@@ -161,6 +163,8 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
             tiles = -(-fields["x_count"] * fields["y_count"] // image.config.rows)
             least += tiles * -(-fields["channels"] // image.config.columns) * window_taps(fields)
         elif opcode == Opcode.RESIDUAL:
+            if not image.config.residual_adder:
+                raise InputError("the device has no residual adder: compile the image again")
             fields = RESIDUAL.unpack(DESCRIPTOR.pack(**fields))
         descriptors.append({**fields, "kind": _KINDS[opcode]})
         if opcode == Opcode.END:

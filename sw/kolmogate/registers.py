@@ -10,7 +10,7 @@ def _registers(*names: str) -> np.dtype[np.void]:
 
 
 MACHINE = _registers(
-    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth"),
+    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth", "tile_gap"),
     # cycles from a batch of the requantisers to the next; 1 is the pipelined form
     "interval",
     # scratchpad words of a descriptor, and of the constants of a column group
@@ -39,7 +39,7 @@ STATE = np.dtype(
     [
         ("core", _registers("cycles", "layer", "begun", "idle")),
         ("sequencer", _registers("state", "index", "asked", "loaded", "answers")),
-        ("filler", _registers("busy", "line", "lines", "step", "run", "first", "left")),
+        ("filler", _registers("busy", "line", "lines", "step", "run", "address", "left")),
         (
             "fetcher",
             _registers(
@@ -50,7 +50,7 @@ STATE = np.dtype(
                 *("placing", "ended", "next_x", "next_y", "next_position", "last_step"),
             ),
         ),
-        ("compute", _registers("undrained", "captured")),
+        ("compute", _registers("undrained", "resting", "captured")),
         ("columns", _registers("written", "taken", "first")),
         ("decoder", _registers("valid", "running", "bits", "left")),
         ("code", _registers("index", "asking", "answers", "valid")),
@@ -71,14 +71,14 @@ STATE = np.dtype(
 
 ROW = _registers(
     *("base", "credits"),
-    # the feeder; words and their tags are packed, see `tag_of`
-    *("valid", "head", "pointer", "tail_valid", "tail", "pop"),
+    # the feeder; the tag of the word at its head is packed, see `control.tag_of`
+    *("written", "taken", "valid", "head", "pointer", "pop"),
 )
 """Registers of an array row, in fetcher and feeder."""
 
 LANE = _registers(
-    *("fetched", "delayed", "answer", "pushed", "push"),
+    *("request", "targets", "tag", "delayed", "answer", "pushed", "push"),
     # not registers: from `look_ahead` to `clock_fetcher`
-    *("placed", "place", "live", "wanted", "more", "request", "targets", "tag"),
+    *("placed", "visit", "live", "remaining", "wanted", "more", "reserved"),
 )
 """Registers of the fetcher for a scratchpad port that reads activations."""

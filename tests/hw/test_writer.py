@@ -66,11 +66,11 @@ def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], sourc
                     await ctx.tick()
                 last_batch = batch == config.columns // config.requantisers - 1 or live <= config.requantisers
                 assert ctx.get(dut.batch) == batch
-                assert ctx.get(dut.live) == live
-                assert ctx.get(dut.last_batch) == last_batch
-                assert ctx.get(dut.at_line_end) == (position % layer["x_count"] == layer["x_count"] - 1)
-                assert ctx.get(dut.last_position) == (position == count - 1)
-                assert ctx.get(dut.last_group) == (group == groups(config, layer) - 1)
+                assert ctx.get(dut.last.live) == (1 << min(live, config.requantisers)) - 1
+                assert ctx.get(dut.last.batch) == last_batch
+                assert ctx.get(dut.last.line) == (position % layer["x_count"] == layer["x_count"] - 1)
+                assert ctx.get(dut.last.position) == (position == count - 1)
+                assert ctx.get(dut.last.group) == (group == groups(config, layer) - 1)
                 ctx.set(dut.next_batch, not last_batch)
                 ctx.set(dut.next_position, last_batch)
                 await ctx.tick()

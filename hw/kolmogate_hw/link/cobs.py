@@ -8,8 +8,9 @@ package ``cobs``.
 
 from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
+
+from ..block_ram import BlockRam
 
 __all__ = ["TOKEN", "Decoder", "Encoder"]
 
@@ -82,14 +83,14 @@ class Encoder(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.block = block = Memory(shape=8, depth=256, init=[])
-        write, read = block.write_port(), block.read_port()
+        m.submodules.block = block = BlockRam(8, 256)
+        write = block.write
 
         code = Signal(8, init=1)  # bytes in the block, and one
-        index = Signal(8)  # place of the byte after the one that `read` holds
+        index = Signal(8)  # place of the byte after the one that is read
         full = Signal()  # the block sent last was full: no zero was left out after it
         last = Signal()  # this block ends the frame
-        m.d.comb += [write.addr.eq(code), write.data.eq(self.i.p.data), read.addr.eq(index), read.en.eq(0)]
+        m.d.comb += [write.addr.eq(code), write.data.eq(self.i.p.data), block.read_address.eq(index)]
 
         def end_block() -> None:
             m.d.sync += code.eq(1)
@@ -116,14 +117,18 @@ class Encoder(wiring.Component):
                             m.d.sync += full.eq(1)
                             m.next = "CODE"
             with m.State("CODE"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(code), read.en.eq(self.o.ready)]
+                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(code), block.read_enable.eq(self.o.ready)]
                 with m.If(self.o.ready):
                     m.d.sync += index.eq(index + 1)
                     m.next = "BYTES"
                     with m.If(code == 1):
                         end_block()
             with m.State("BYTES"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(read.data), read.en.eq(self.o.ready)]
+                m.d.comb += [
+                    self.o.valid.eq(1),
+                    self.o.payload.eq(block.read_data),
+                    block.read_enable.eq(self.o.ready),
+                ]
                 with m.If(self.o.ready):
                     m.d.sync += index.eq(index + 1)
                     with m.If(index == code):

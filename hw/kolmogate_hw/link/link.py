@@ -5,13 +5,13 @@ from typing import Any
 from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.errors import UsageError
 from kolmogate.isa import Record
 from kolmogate.protocol import ACCESS, IDENTITY, PAGE_BYTES, PROGRESS, RUN, Command, Status, identity
 
+from ..block_ram import BlockRam
 from ..ports import HostPort
 from .cobs import TOKEN, Decoder, Encoder
 
@@ -70,8 +70,8 @@ class Link(wiring.Component):
         crc, restart = CRC32_ISO_HDLC(data_width=8).create(), Signal()
         # The processor's own `start` may come with the first byte, which costs a multiplexer.
         m.submodules.crc = ResetInserter(restart)(crc)
-        m.submodules.request = request = Memory(shape=8, depth=512, init=[])
-        store, fetch = request.write_port(), request.read_port()
+        m.submodules.request = request = BlockRam(8, 512)
+        store = request.write
         wiring.connect(m, wiring.flipped(self.i), decoder.i)
         wiring.connect(m, encoder.o, wiring.flipped(self.o))
 
@@ -98,11 +98,10 @@ class Link(wiring.Component):
         m.d.comb += [
             store.addr.eq(count),
             store.data.eq(decoder.o.p.data),
-            fetch.addr.eq(count),
-            fetch.en.eq(0),
+            request.read_address.eq(count),
             crc.data.eq(decoder.o.p.data),
             host.request.p.address.eq(access.address),
-            host.request.p.data.eq(fetch.data),
+            host.request.p.data.eq(request.read_data),
             host.descriptors.eq(run.descriptors),
             host.code.eq(run.code),
             host.literals.eq(run.literals),
@@ -184,7 +183,7 @@ class Link(wiring.Component):
                     m.next = "RECEIVE"
 
             with m.State("EXECUTE"):
-                m.d.comb += fetch.en.eq(1)
+                m.d.comb += request.read_enable.eq(1)
                 m.d.sync += [
                     count.eq(count + 1),
                     previous.eq(sequence),
@@ -211,7 +210,7 @@ class Link(wiring.Component):
             with m.State("WRITE"):
                 m.d.comb += [host.request.valid.eq(1), host.request.p.write.eq(1)]
                 with m.If(host.request.ready):
-                    m.d.comb += fetch.en.eq(1)
+                    m.d.comb += request.read_enable.eq(1)
                     m.d.sync += [count.eq(count + 1), offset.eq(offset + 1)]
                     with m.If(offset == final[:8]):
                         m.next = "HEAD"
