@@ -28,11 +28,13 @@ regress: $(VENV)/test.installed
 	@mkdir -p build
 	KOLMOGATE_SEED=$(SEED) $(BIN)/pytest -n $(JOBS) tests/sim -m cocotb --junitxml=build/regress.xml
 
+TARGETS := up5k ecp5-25f ecp5-45f ecp5-85f
 NETWORKS := kws_ref_model pretrainedResnet_quant vww_96_int8 ad01_int8 str_ww_ref_model
 bench: $(VENV)/sim.installed
 	@test -n "$(KOLMOGATE_MODELS)" || \
 	    { echo "KOLMOGATE_MODELS is not set: it names the folder of the MLPerf Tiny networks" >&2; exit 1; }
-	$(BIN)/kolmogate bench $(NETWORKS:%=$(KOLMOGATE_MODELS)/%.tflite) --on rtl -o benchmarks/cycles
+	$(BIN)/kolmogate bench $(NETWORKS:%=$(KOLMOGATE_MODELS)/%.tflite) \
+	    $(TARGETS:%=--target %) --on rtl -o benchmarks/cycles
 
 lint: $(VENV)/lint.installed
 	$(BIN)/ruff format --check .

@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("bench", parents=[common], help="networks on machines: cycles and bytes")
     command.add_argument("models", type=Path, nargs="+", metavar="MODEL.tflite")
     command.add_argument(
-        "--target", action="append", help=f"a machine, again for more: {', '.join(CONFIGURATIONS)} (all)"
+        "--target", action="append", help=f"a machine, again for more: {', '.join(CONFIGURATIONS)} (up5k)"
     )
     command.add_argument("--on", default="machine", help="machine or rtl (machine)")
     command.add_argument(
@@ -225,7 +225,7 @@ def _bench(options: argparse.Namespace) -> None:
         raise UsageError(f"cannot bench on {options.on!r}: choose machine or rtl")
     if options.output is not None:
         require_folder(options.output)
-    results = bench(options.models, options.target or list(CONFIGURATIONS), options.on)
+    results = bench(options.models, options.target or ["up5k"], options.on)
     if options.output is not None:
         targets = "".join(f" --target {target}" for target in options.target or [])
         models = " ".join(model.name for model in options.models)

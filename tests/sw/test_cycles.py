@@ -10,7 +10,7 @@ from kolmogate.config import CONFIGURATIONS, MachineConfig, configuration
 from kolmogate.cycles import cycles
 from kolmogate.errors import InputError
 from kolmogate.image import Image, Section
-from kolmogate.isa import DESCRIPTOR, INSTRUCTION, P0, Opcode, window_taps
+from kolmogate.isa import DESCRIPTOR, INSTRUCTION, P0, RESIDUAL, Opcode, window_taps
 from kolmogate.network import Add, AveragePool2D, Conv2D, Dense, DepthwiseConv2D, MaxPool2D
 from kolmogate.random_network import random_network
 from kolmogate.tflite_import import load_tflite
@@ -23,8 +23,9 @@ KINDS = (Conv2D, DepthwiseConv2D, Dense, Add, AveragePool2D, MaxPool2D)
 @pytest.mark.parametrize("config", [*CONFIGURATIONS.values(), CORNER], ids=lambda config: config.name)
 def test_the_split_is_whole(config):
     """Its parts are never negative, and a tap a cycle is what the descriptors ask for."""
+    kinds = KINDS if config.residual_adder else [kind for kind in KINDS if kind not in (Add, MaxPool2D)]
     for seed in range(20):
-        image = compile(random_network(seed, KINDS), config)
+        image = compile(random_network(seed, kinds), config)
         arrays = [fields for fields in image.descriptors() if fields["opcode"] == Opcode.ARRAY]
         for layer, fields, report in zip(cycles(image), arrays, image.layers, strict=True):
             tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
@@ -87,6 +88,14 @@ def test_descriptors_without_sense(image, fields, message):
 def test_layers_without_descriptors(image):
     with pytest.raises(InputError, match="2 layers have descriptors, 1 are described"):
         cycles(dataclasses.replace(image, layers=image.layers[:1]))
+
+
+def test_a_residual_addition_without_an_adder(image):
+    bare = dataclasses.replace(image, config=dataclasses.replace(image.config, residual_adder=False))
+    size = DESCRIPTOR.size(image.config.columns)
+    record = RESIDUAL.pack(opcode=Opcode.RESIDUAL).to_bytes(size, "little")
+    with pytest.raises(InputError, match="no residual adder"):
+        cycles(replaced(bare, "descriptors", record))
 
 
 def test_descriptors_without_end(image):
