@@ -257,9 +257,11 @@ def look_ahead(
         # The last live row speaks for those beyond it.
         last_live = last_step and (p == ports - 1 or not lanes[p + 1].live)
         through = machine.rows - 1 if last_live else row
-        lane.reserved = (2 << through) - (1 << row) if lane.wanted else 0
-        for r in range(machine.rows):
-            possible = possible and (not lane.reserved >> r & 1 or rows[r].credits != 0)
+        lane.reserved = 0
+        if lane.wanted:
+            lane.reserved = (2 << through) - (1 << row)
+            for r in range(row, through + 1):
+                possible = possible and rows[r].credits != 0
     return possible
 
 
@@ -402,10 +404,13 @@ def clock_feeders(
             row.head = waiting[r, row.taken % depth]
             row.pointer = row.head & 255
             row.taken += 1
-        for p in range(machine.scratchpad_ports):
-            if lanes[p].push >> r & 1:
-                waiting[r, row.written % depth] = lanes[p].answer
-                row.written += 1
+    for p in range(machine.scratchpad_ports):
+        lane = lanes[p]
+        if lane.push:
+            for r in range(machine.rows):
+                if lane.push >> r & 1:
+                    waiting[r, rows[r].written % depth] = lane.answer
+                    rows[r].written += 1
 
 
 # Column buffers, array.
