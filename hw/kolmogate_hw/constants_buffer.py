@@ -1,32 +1,36 @@
 """The constants buffer: requantisation constants of two column groups, one in use and one arriving."""
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, CONSTANTS, DESCRIPTOR
+from kolmogate.isa import CONSTANTS, RECORD_WORDS, SHIFT_BASE, STORED_CONSTANTS
 
 from .block_ram import BlockRam
-from .ports import ReadPort, word_address_bits
+from .column_buffer import weight_row
 from .records import struct_layout
 
-__all__ = ["ConstantsBuffer"]
+__all__ = ["ConstantsBuffer", "record_row"]
+
+
+def record_row(config: MachineConfig) -> data.StructLayout:
+    """A row of `isa.STORED_CONSTANTS`, C/8 channels; ``last`` of its column group."""
+    return data.StructLayout({"row": weight_row(config), "last": 1})
 
 
 class ConstantsBuffer(wiring.Component):
-    """Loads the channel constants of a layer, group after group, ahead of their use.
+    """Takes the constants of column groups as the program makes them, ahead of their use.
 
     Members
     -------
-    start : begin with the layer whose descriptor is given.
+    i : rows of records; a group ends with the one marked so, and has at most 8.
     ready : the present group's constants are here.
-    batch : which Q columns are wanted; ``constants`` are theirs one cycle later.
+    batch : which Q columns are wanted; ``constants`` are theirs one cycle later. Those of channels without
+        a record are left over from earlier groups.
     release : the present group is finished.
-
-    A group is C records of 8 bytes: 8 scratchpad words.
     """
 
-    start: Signal
+    i: stream.Interface
     ready: Signal
     batch: Signal
     constants: data.View
@@ -37,9 +41,7 @@ class ConstantsBuffer(wiring.Component):
         self.batches = config.columns // config.requantisers
         super().__init__(
             {
-                "start": In(1),
-                "descriptor": In(struct_layout(DESCRIPTOR)),
-                "port": Out(ReadPort(config)),
+                "i": In(stream.Signature(record_row(config))),
                 "ready": Out(1),
                 "batch": In(range(self.batches)),
                 "constants": Out(data.ArrayLayout(struct_layout(CONSTANTS), config.requantisers)),
@@ -52,62 +54,63 @@ class ConstantsBuffer(wiring.Component):
         config = self.config
         lanes = config.requantisers
         records = config.columns // 8
-        lane_bits = config.columns.bit_length() - 1
-        words = 8
 
         m.submodules.memory = storage = BlockRam(
-            data.ArrayLayout(CONSTANTS.bits * records, lanes // records), 2 * self.batches, granularity=1
+            data.ArrayLayout(STORED_CONSTANTS.bits * records, lanes // records),
+            2 * self.batches,
+            granularity=1,
         )
         write = storage.write
 
-        # Requests: one group after another while fewer than two are here or on their way.
-        address = Signal(word_address_bits(config), reset_less=True)
-        channels_left = Signal(12)
-        asking = Signal(range(words))
-        groups = Signal(range(3))
-        group_asked = Signal()
-        m.d.comb += [
-            self.port.request.valid.eq((channels_left != 0) & (groups != 2)),
-            self.port.request.payload.eq(address),
-        ]
-        with m.If(self.port.request.valid & self.port.request.ready):
-            m.d.sync += [address.eq(address + 1), asking.eq(asking + 1)]
-            with m.If(asking == words - 1):
-                m.d.comb += group_asked.eq(1)
-                with m.If(channels_left > config.columns):
-                    m.d.sync += channels_left.eq(channels_left - config.columns)
-                with m.Else():
-                    m.d.sync += channels_left.eq(0)
-        m.d.sync += groups.eq(groups + group_asked - self.release)
-
-        # Answers fill the groups' banks in turn. A word holds the records of C/8 neighbouring columns.
-        arriving = Signal(range(2 * words))
-        per_row = lanes // records
-        place = Signal(range(per_row))
-        m.d.comb += [
-            Cat(place, write.addr).eq(arriving),
-            write.data.as_value().eq(self.port.data.replicate(per_row)),
-        ]
-        m.d.comb += [write.en[k].eq(self.port.valid & (place == k)) for k in range(per_row)]
+        # Rows fill the groups' banks in turn. A row holds the records of C/8 neighbouring columns.
+        arriving = Signal(range(RECORD_WORDS))
+        filling = Signal()
+        per_word = lanes // records
+        place = Signal(range(per_word))
         here = Signal(range(3))
         arrived = Signal()
-        # A cycle late: the word being written is not yet what the read port gives.
-        m.d.sync += arrived.eq(self.port.valid & (arriving[:3] == words - 1))
-        with m.If(self.port.valid):
+        accepted = Signal()
+        m.d.comb += [
+            self.i.ready.eq(here != 2),
+            accepted.eq(self.i.valid & self.i.ready),
+            Cat(place, write.addr).eq(Cat(arriving, filling)),
+            write.data.as_value().eq(self.i.payload.row.as_value().replicate(per_word)),
+        ]
+        m.d.comb += [write.en[k].eq(accepted & (place == k)) for k in range(per_word)]
+        with m.If(accepted):
             m.d.sync += arriving.eq(arriving + 1)
-        m.d.sync += here.eq(here + arrived - self.release)
+            with m.If(self.i.payload.last):
+                m.d.sync += [arriving.eq(0), filling.eq(~filling)]
+        m.d.sync += here.eq(here + (accepted & self.i.payload.last) - self.release)
+        # A cycle late: the word being written is not yet what the read port gives.
+        readable = Signal(range(3))
+        m.d.sync += [
+            arrived.eq(accepted & self.i.payload.last),
+            readable.eq(readable + arrived - self.release),
+        ]
 
         bank = Signal()
         m.d.sync += bank.eq(bank ^ self.release)
         m.d.comb += [
-            self.ready.eq(here != 0),
+            self.ready.eq(readable != 0),
             storage.read_enable.eq(1),
             storage.read_address.eq(Cat(self.batch, bank)),
-            self.constants.as_value().eq(storage.read_data.as_value()),
         ]
-        with m.If(self.start):
-            m.d.sync += [
-                channels_left.eq(self.descriptor.channels),
-                address.eq(self.descriptor.constants_base[lane_bits:ADDRESS_BITS]),
+        words = storage.read_data.as_value()
+        for lane in range(lanes):
+            stored = data.View(struct_layout(STORED_CONSTANTS), words.word_select(lane, 64))
+            constants = self.constants[lane]
+            inverted = stored.bias_low[-1] ^ stored.shift[-1]
+            m.d.comb += [
+                constants.multiplier.eq(
+                    Cat(
+                        stored.low[::-1],
+                        stored.fraction[:-1],
+                        ~stored.fraction[-1],
+                        ~(stored.sign[0] ^ stored.fraction[-1]),
+                    )
+                ),
+                constants.bias.eq(Cat(stored.bias_low, stored.bias_high ^ inverted.replicate(2))),
+                constants.shift.eq(stored.shift + SHIFT_BASE),
             ]
         return m

@@ -44,12 +44,13 @@ class Core(wiring.Component):
         m.d.comb += stop.eq(abort | aborted.any())
         m.d.sync += aborted.eq(Cat(abort, aborted))
         # The port that writes has the fetcher's visits to every second row; without a second port it has all.
-        readers = ["activations_0", "residual", "constants", "code", "literals", "descriptors", "host_read"]
-        writers = ["outputs", "fill", "host_write"]
+        # The host's accesses are few, and must not wait for an inference that does not end.
+        readers = ["host_read", "activations_0", "residual", "code", "literals", "coded", "descriptors"]
+        writers = ["outputs", "host_write", "fill"]
         if config.scratchpad_ports == 1:
-            clients = [["outputs", *readers[:-1], *writers[1:], readers[-1]]]
+            clients = [["outputs", "host_write", *readers, "fill"]]
         else:
-            clients = [readers, ["outputs", "activations_1", *writers[1:]]]
+            clients = [readers, ["outputs", "host_write", "activations_1", "fill"]]
         m.submodules.scratchpad = scratchpad = Scratchpad(config, clients, set(writers))
         sequencer = Sequencer(config)
         fetcher = WindowFetcher(config)
@@ -67,14 +68,15 @@ class Core(wiring.Component):
         for lane, port in enumerate(fetcher.ports):
             wiring.connect(m, port, getattr(scratchpad, f"activations_{lane}"))
         wiring.connect(m, drain.residual_port, scratchpad.residual)
-        wiring.connect(m, drain.constants_port, scratchpad.constants)
         wiring.connect(m, decoder.code_port, scratchpad.code)
         wiring.connect(m, decoder.literal_port, scratchpad.literals)
         wiring.connect(m, sequencer.port, scratchpad.descriptors)
         wiring.connect(m, filler.port, scratchpad.fill)
         wiring.connect(m, host_access.write_port, scratchpad.host_write)
         wiring.connect(m, host_access.read_port, scratchpad.host_read)
+        wiring.connect(m, decoder.coded_port, scratchpad.coded)
         wiring.connect(m, decoder.o, compute.weights)
+        wiring.connect(m, decoder.records, drain.records)
 
         m.d.comb += [
             host_access.request.payload.eq(host.request.payload),

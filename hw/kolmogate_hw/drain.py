@@ -1,12 +1,12 @@
 """The drain: takes finished tiles out of the array, through the requantisers, to the writer."""
 
 from amaranth.hdl import Module, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import DESCRIPTOR, RESIDUAL
 
-from .constants_buffer import ConstantsBuffer
+from .constants_buffer import ConstantsBuffer, record_row
 from .ports import ReadPort, write_port
 from .positions import BatchCounter
 from .records import struct_layout
@@ -25,6 +25,7 @@ class Drain(wiring.Component):
     captured : a tile has appeared in the shadow registers.
     drained : high for one cycle when the last live output of the tile has left them.
     accumulators, shift : the array's draining end.
+    records : rows of constants from the weight decoder.
     start_residual, residual : add a tensor to the outputs of the layer that starts next.
     done : high for one cycle when the layer's last output is in the scratchpad.
 
@@ -37,6 +38,7 @@ class Drain(wiring.Component):
     drained: Signal
     shift: Signal
     done: Signal
+    records: stream.Interface
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -49,7 +51,7 @@ class Drain(wiring.Component):
                 "accumulators": In(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
                 "shift": Out(1),
                 "done": Out(1),
-                "constants_port": Out(ReadPort(config)),
+                "records": In(stream.Signature(record_row(config))),
                 "start_residual": In(1),
                 "residual": In(struct_layout(RESIDUAL)),
                 "residual_port": Out(ReadPort(config)),
@@ -65,9 +67,9 @@ class Drain(wiring.Component):
         m.submodules.counter = counter = BatchCounter(config)
         m.submodules.requantiser = requantiser = Requantiser(config)
         m.submodules.writer = writer = OutputWriter(config)
-        wiring.connect(m, constants.port, wiring.flipped(self.constants_port))
+        wiring.connect(m, wiring.flipped(self.records), constants.i)
         wiring.connect(m, writer.port, wiring.flipped(self.write_port))
-        for part in (constants, counter, writer):
+        for part in (counter, writer):
             m.d.comb += [part.start.eq(self.start), part.descriptor.eq(descriptor)]
         m.d.comb += [
             requantiser.single_rounding.eq(descriptor.single_rounding),

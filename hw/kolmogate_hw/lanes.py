@@ -1,12 +1,14 @@
-"""The generator lanes: weight rows from P0 programs."""
+"""The generator lanes: rows of weights and of constants from weight programs."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import INSTRUCTION, P0
+from kolmogate.isa import INSTRUCTION, NO_PREDICTION, P0
 
 from .column_buffer import weight_row
+from .constants_buffer import record_row
+from .entropy_engine import EntropyEngine, Terms
 from .ports import ReadPort, word_address_bits
 from .records import struct_layout
 
@@ -14,7 +16,7 @@ __all__ = ["WeightDecoder"]
 
 
 class WeightDecoder(wiring.Component):
-    """Executes a program of `kolmogate.isa.INSTRUCTION`, with a lane a column, a row of weights a cycle.
+    """Executes a program of `kolmogate.isa.INSTRUCTION`, with a lane a column, a row a cycle.
 
     ``start`` abandons whatever was under way: waiting rows and requests are withdrawn, and answers still
     to come are ignored.
@@ -24,6 +26,10 @@ class WeightDecoder(wiring.Component):
     =============  ==========================================================================
     ZERO n         n
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
+    RECORDS n      as LITERAL 8 x n; coded as CODED
+    CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
+    PREDICT        1
+    LOOP           none, if the instruction before it takes as long as fetching it
     END            none
     =============  ==========================================================================
 
@@ -33,10 +39,13 @@ class WeightDecoder(wiring.Component):
 
     Members
     -------
-    start : run the program at the word addresses ``code`` and ``literals``.
-    code_port, literal_port : to the scratchpad. Literals are read ahead, up to `LiteralLanes.WORDS` words
-        beyond those that the program takes.
+    start : run the program at the word addresses ``code`` and ``literals``; its coded stream lies below its
+        literals.
+    code_port, literal_port, coded_port : to the scratchpad. Literals are read ahead, up to
+        `LiteralLanes.WORDS` words beyond those that the program takes, coded bytes by two. Without an
+        entropy engine ``coded_port`` is idle and a coded instruction unknown.
     o : rows of weights, two's complement.
+    records : rows of constants, the last of a group marked.
     error : the program held an unknown instruction and has ended there; until the next start.
     """
 
@@ -44,6 +53,7 @@ class WeightDecoder(wiring.Component):
     code: Signal
     literals: Signal
     o: stream.Interface
+    records: stream.Interface
     error: Signal
 
     def __init__(self, config: MachineConfig) -> None:
@@ -56,7 +66,9 @@ class WeightDecoder(wiring.Component):
                 "literals": In(address),
                 "code_port": Out(ReadPort(config)),
                 "literal_port": Out(ReadPort(config)),
+                "coded_port": Out(ReadPort(config)),
                 "o": Out(stream.Signature(weight_row(config))),
+                "records": Out(stream.Signature(record_row(config))),
                 "error": Out(1),
             }
         )
@@ -77,51 +89,139 @@ class WeightDecoder(wiring.Component):
         # The instruction at work; all its rows but one that are left.
         running = Signal()
         literal = Signal(reset_less=True)
+        coded = Signal(reset_less=True)
+        record = Signal(reset_less=True)
         left = Signal(INSTRUCTION.widths["count"], reset_less=True)
         argument = Signal(INSTRUCTION.widths["argument"], reset_less=True)
         step = Signal()
         free = Signal()
+        # The row made last; whether it is a record, and the last of its group.
+        full = Signal()
+        of_records = Signal(reset_less=True)
+        last = Signal(reset_less=True)
+        taken = Signal()
+        available = Signal()
         m.d.comb += [
-            step.eq(running & (~self.o.valid | self.o.ready) & (~literal | lanes.available)),
+            taken.eq(Mux(of_records, self.records.ready, self.o.ready)),
+            available.eq(~literal | lanes.available),
+            step.eq(running & (~full | taken) & available),
             free.eq(~running | (step & (left == 0))),
-            fetcher.take.eq(fetcher.valid & free),
             lanes.argument.eq(argument),
             lanes.take.eq(step & literal),
+            self.o.valid.eq(full & ~of_records),
+            self.records.valid.eq(full & of_records),
+            self.records.payload.last.eq(last),
         ]
-        with m.If(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
+        row = lanes.window.as_value() & literal.replicate(len(lanes.window.as_value()))
+        highest_bit = Signal.like(argument)
+        m.d.comb += highest_bit.eq(argument)
+        terms = None
+        if self.config.entropy_engines:
+            m.submodules.engine = engine = EntropyEngine(self.config)
+            wiring.connect(m, engine.port, wiring.flipped(self.coded_port))
+            terms = Signal(Terms, reset_less=True)
+            m.d.comb += [
+                engine.start.eq(self.start),
+                engine.base.eq(self.literals),
+                engine.run.eq(running & coded),
+                engine.records.eq(record),
+                engine.live.eq(argument),
+                engine.terms.eq(terms),
+                engine.take.eq(step & coded),
+                engine.more.eq(left != 0),
+            ]
+            # Records take the whole row, each number alone or from the one above.
+            with m.If(record):
+                m.d.comb += [
+                    engine.live.eq(-1),
+                    engine.terms[0].distance.eq(1),
+                    engine.terms[0].shift.eq(Mux(argument[1], 0, NO_PREDICTION)),
+                    engine.terms[1].shift.eq(NO_PREDICTION),
+                ]
+            with m.If(coded):
+                m.d.comb += [available.eq(engine.valid), highest_bit.eq(7)]
+            row = row | (engine.row.as_value() & coded.replicate(len(engine.row.as_value())))
+        with m.If(taken):
+            m.d.sync += full.eq(0)
         # The bits of a row are registered before their signs are extended.
         bits = Signal(weight_row(self.config), reset_less=True)
         highest = Signal.like(argument)
         with m.If(step):
             m.d.sync += [
-                self.o.valid.eq(1),
-                bits.eq(Mux(literal, lanes.window.as_value(), 0)),
-                highest.eq(argument),
+                full.eq(1),
+                of_records.eq(record),
+                last.eq(left == 0),
+                bits.eq(row),
+                highest.eq(highest_bit),
                 left.eq(left - 1),
             ]
         for c in range(self.config.columns):
             sign = bits[c].bit_select(highest, 1)
             m.d.comb += self.o.payload[c].eq(Cat(Mux(k < highest, bits[c][k], sign) for k in range(8)))
+        m.d.comb += self.records.payload.row.eq(bits)
+
+        # LOOP does not wait for the instruction before it, which may still be making rows.
+        again = Signal(INSTRUCTION.widths["count"] + 1)
+        instruction = fetcher.instruction
+        looping = Signal()
+        m.d.comb += [
+            looping.eq(instruction.op == P0.LOOP),
+            fetcher.take.eq(fetcher.valid & (free | looping)),
+            fetcher.back.eq(instruction.argument),
+        ]
         with m.If(free):
             m.d.sync += running.eq(0)
         with m.If(fetcher.take):
-            instruction = fetcher.instruction
-            m.d.sync += [
-                left.eq(instruction.count),
-                argument.eq(instruction.argument),
-                literal.eq(instruction.op == P0.LITERAL),
-            ]
+            with m.If(~looping):
+                m.d.sync += [
+                    left.eq(instruction.count),
+                    argument.eq(instruction.argument),
+                    literal.eq(0),
+                    coded.eq(0),
+                    record.eq(0),
+                ]
             with m.Switch(instruction.op):
-                with m.Case(P0.ZERO, P0.LITERAL):
+                with m.Case(P0.ZERO):
                     m.d.sync += running.eq(1)
                     m.d.comb += fetcher.more.eq(1)
+                with m.Case(P0.LITERAL):
+                    m.d.sync += [running.eq(1), literal.eq(1)]
+                    m.d.comb += fetcher.more.eq(1)
+                with m.Case(P0.LOOP):
+                    # Counts the runs that are left; 0 outside a loop.
+                    m.d.comb += fetcher.more.eq(1)
+                    m.d.sync += again.eq(Mux(again == 0, instruction.count + 1, again - 1))
+                    with m.If(again != 1):
+                        m.d.comb += fetcher.jump.eq(1)
+                with m.Case(P0.RECORDS):
+                    m.d.sync += [running.eq(1), record.eq(1), left[3:].eq(0)]
+                    m.d.comb += fetcher.more.eq(1)
+                    with m.If(instruction.argument == 0):
+                        m.d.sync += [literal.eq(1), argument.eq(7)]
+                    with m.Else():
+                        m.d.sync += coded.eq(1)
+                        if terms is None:
+                            m.d.sync += [running.eq(0), self.error.eq(1)]
+                            m.d.comb += fetcher.more.eq(0)
+                if terms is not None:
+                    with m.Case(P0.CODED):
+                        m.d.sync += [running.eq(1), coded.eq(1)]
+                        m.d.comb += fetcher.more.eq(1)
+                    with m.Case(P0.PREDICT):
+                        m.d.comb += fetcher.more.eq(1)
+                        term = terms[instruction.argument[0]]
+                        m.d.sync += [
+                            term.distance.eq(instruction.count),
+                            term.shift.eq(instruction.argument[1:]),
+                        ]
                 with m.Case(P0.END):
                     pass
                 with m.Default():
                     m.d.sync += self.error.eq(1)
         with m.If(self.start):
-            m.d.sync += [self.o.valid.eq(0), running.eq(0), self.error.eq(0)]
+            m.d.sync += [full.eq(0), running.eq(0), again.eq(0), self.error.eq(0)]
+            if terms is not None:
+                m.d.sync += [terms[term].shift.eq(NO_PREDICTION) for term in range(2)]
         return m
 
 
@@ -134,13 +234,15 @@ class InstructionFetcher(wiring.Component):
     -------
     start, base : begin with the first instruction at word ``base``.
     valid, instruction : it is there.
-    take, more : it is taken; fetch the one behind it.
+    take, more : it is taken; fetch the one behind it, or with ``jump`` the one ``back + 1`` before it.
     """
 
     start: Signal
     valid: Signal
     take: Signal
     more: Signal
+    jump: Signal
+    back: Signal
     instruction: data.View
 
     def __init__(self, config: MachineConfig) -> None:
@@ -154,6 +256,8 @@ class InstructionFetcher(wiring.Component):
                 "instruction": Out(struct_layout(INSTRUCTION)),
                 "take": In(1),
                 "more": In(1),
+                "jump": In(1),
+                "back": In(INSTRUCTION.widths["argument"]),
             }
         )
 
@@ -176,10 +280,13 @@ class InstructionFetcher(wiring.Component):
             m.d.sync += [
                 self.valid.eq(1),
                 self.instruction.as_value().eq(self.port.data.word_select(slot, INSTRUCTION.bits)),
-                Cat(slot, address).eq(Cat(slot, address) + 1),
             ]
+        place = Cat(slot, address)
         with m.If(self.take):
             m.d.sync += [self.valid.eq(0), asking.eq(self.more)]
+        with m.If(awaited[-1] | (self.take & self.jump)):
+            # The place is that behind the instruction which is here.
+            m.d.sync += place.eq(place + Mux(self.jump, -2 - self.back, 1))
         with m.If(self.start):
             m.d.sync += [
                 address.eq(self.base),

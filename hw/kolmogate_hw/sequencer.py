@@ -89,7 +89,7 @@ class Sequencer(wiring.Component):
                     m.d.sync += [asked.eq(0), loaded.eq(0)]
                     m.next = "DISPATCH"
             with m.State("DISPATCH"), m.Switch(self.descriptor.opcode):
-                with m.Case(Opcode.END):
+                with m.Case(Opcode.END), m.If(~self.filling):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
                 with m.Case(Opcode.ARRAY):

@@ -77,6 +77,9 @@ class SimulatedLink(Link):
             cycles -= limit
         return b""
 
+    def now(self) -> float:
+        return self.cycles / self._clock_hz
+
     def close(self) -> None:
         if self._handle is not None:
             self._library.device_close(self._handle)

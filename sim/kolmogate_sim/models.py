@@ -4,13 +4,13 @@ A layer is a mapping of the fields of `kolmogate.isa.DESCRIPTOR`, a memory the b
 """
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, Opcode, window_taps
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, SHIFTS, Opcode, window_taps
 
 __all__ = [
     "accumulate",
@@ -18,9 +18,11 @@ __all__ = [
     "fill",
     "groups",
     "positions",
+    "random_constants",
     "random_layer",
     "random_tile",
     "random_weights",
+    "record_rows",
     "store",
     "tile_sums",
     "tiles",
@@ -51,6 +53,24 @@ def tile_sums(
     taps = activations if word_mode else activations[:, :, :1]
     factors = np.ones_like(weights) if unit_weights else weights
     return np.sum(taps.astype(np.int64) * factors.astype(np.int64)[:, None, :], axis=0)
+
+
+def random_constants(source: random.Random) -> dict[str, int]:
+    """Fields of `kolmogate.isa.CONSTANTS` that can be stored."""
+    bits = source.randrange(26)
+    return {
+        "bias": source.randrange(-1 << bits, 1 << bits),
+        "multiplier": source.randrange(1 << 30, 1 << 31),
+        "shift": source.choice(SHIFTS),
+    }
+
+
+def record_rows(config: MachineConfig, stored: Sequence[int]) -> list[dict[str, Any]]:
+    """One group's packed `STORED_CONSTANTS` as the rows that the weight decoder makes of them."""
+    packed = b"".join(one.to_bytes(8, "little") for one in stored)
+    packed += bytes(-len(packed) % config.columns)
+    rows = [list(packed[start : start + config.columns]) for start in range(0, len(packed), config.columns)]
+    return [{"row": row, "last": index == len(rows) - 1} for index, row in enumerate(rows)]
 
 
 def groups(config: MachineConfig, layer: Layer) -> int:

@@ -2,14 +2,15 @@
 
 import itertools
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import CONSTANTS, P0, SHIFTS
+from kolmogate.isa import CONSTANTS, HISTORY_ROWS, P0, SHIFTS
 from kolmogate.machine_arithmetic import requantise
+from kolmogate.programs import p0
+from kolmogate.programs.entropy import Reference
 from kolmogate.programs.p0 import Instruction, Program, assemble
 
 __all__ = ["Batches", "random_batches", "random_program"]
@@ -73,17 +74,50 @@ def random_batches(source: random.Random, config: MachineConfig, outputs: int) -
 
 
 def random_program(
-    source: random.Random, columns: int, rows: Iterable[int]
-) -> tuple[Program, npt.NDArray[np.int8]]:
-    """A program of random instructions that make so many rows each, and all its rows (rows, columns).
+    source: random.Random, columns: int, instructions: int, longest: int = 12, coded: bool = True
+) -> tuple[Program, npt.NDArray[np.int8], list[npt.NDArray[np.int8]]]:
+    """A program of random instructions, all its rows of weights, and the rows of each group of records.
 
-    Literals use the whole range of their bits.
+    Numbers use the whole range of their bits; ``coded`` ones are of any spread.
     """
-    program, weights = [], []
-    for count in rows:
-        bits = source.randrange(9)
-        program.append(Instruction(P0.LITERAL if bits else P0.ZERO, count, bits))
+    program: list[Instruction] = []
+    for _ in range(instructions):
+        count = source.randrange(1, longest + 1)
+        kind = source.choice(("zero", "literal", "records") + ("coded", "predict") * coded + ("loop",))
+        match kind:
+            case "literal":
+                program.append(p0.literal(source.randrange(1, 9), count))
+            case "records":
+                program.append(p0.records(min(count, 8), source.randrange(3) if coded else 0))
+            case "coded":
+                program.append(p0.coded(count, source.choice((8, 8, source.randrange(1, 9)))))
+            case "predict":
+                distance = source.choice((0, 1, 2, source.randrange(HISTORY_ROWS)))
+                program.append(p0.predict(source.randrange(2), Reference(distance, source.randrange(4))))
+            case "loop" if program and program[-1].op != P0.LOOP:
+                # One loop at a time.
+                since = next(
+                    (i for i, one in enumerate(reversed(program)) if one.op == P0.LOOP), len(program)
+                )
+                program.append(p0.loop(source.randrange(1, min(since, 8) + 1), source.randrange(1, 4)))
+            case _:
+                program.append(p0.zero(count))
+    weights, records = [np.zeros((0, columns), np.int8)], []
+    words = np.array([one.encode() for one in (*program, Instruction(P0.END))], np.uint16)
+    rows = [np.zeros((0, columns), np.int8)]
+    for one in p0.execute(words):
+        if not one.rows:
+            continue
+        bits = one.literal_bits
+        if one.is_coded:
+            bits = source.randrange(9)
         low, high = (-(1 << bits - 1), 1 << bits - 1) if bits else (0, 1)
-        weights += [[source.randrange(low, high) for _ in range(columns)] for _ in range(count)]
-    made = np.array(weights, np.int8).reshape(-1, columns)
-    return assemble(program, made, columns), made
+        live = one.live(columns) if one.is_coded else columns
+        block = np.zeros((one.rows, columns), np.int8)
+        block[:, :live] = [[source.randrange(low, high) for _ in range(live)] for _ in range(one.rows)]
+        rows.append(block)
+        if one.op == P0.RECORDS:
+            records.append(block)
+        else:
+            weights.append(block)
+    return assemble(program, np.concatenate(rows), columns), np.concatenate(weights), records

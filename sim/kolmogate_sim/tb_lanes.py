@@ -13,13 +13,14 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 from kolmogate.config import configuration
-from kolmogate.programs.p0 import decode
+from kolmogate.programs.reader import decode
 
 from .bench import parameters
 from .stimuli import random_program
 from .streams import StreamMonitor, seed, stalls
 
-WATCHDOG_CYCLES = 20_000
+WATCHDOG_CYCLES = 200_000
+PROGRAMS = 40
 
 
 class Port:
@@ -55,8 +56,8 @@ class Port:
         granted = int(self.ports["request__valid"].value) and int(self.ports["request__ready"].value)
         if granted:
             place = (int(self.ports["request__payload"].value) - self.base) * self.columns
-            word = self.content[place : place + self.columns]
-            # Beyond the program lies what lies there.
+            word = self.content[place : place + self.columns] if place >= 0 else b""
+            # Around the program lies what lies there.
             self.answers.append(
                 int.from_bytes(word, "little") if word else self.noise.getrandbits(8 * self.columns)
             )
@@ -72,9 +73,9 @@ async def random_programs(dut: Any) -> None:
     Clock(dut.clk, 10, "ns").start()
     ports = {
         name: Port(dut, f"{port}_port", config.columns, stalls(source))
-        for name, port in (("code", "code"), ("literals", "literal"))
+        for name, port in (("code", "code"), ("literals", "literal"), ("coded", "coded"))
     }
-    dut.start.value = dut.o__ready.value = 0
+    dut.start.value = dut.o__ready.value = dut.records__ready.value = 0
     dut.rst.value = 1
     for port in ports.values():
         port.idle()
@@ -82,15 +83,23 @@ async def random_programs(dut: Any) -> None:
         await FallingEdge(dut.clk)
     dut.rst.value = 0
 
-    pauses = stalls(source)
-    for _ in range(60):
-        lengths = [source.choice((1, 2, 7, 8, source.randrange(1, 40))) for _ in range(source.randrange(12))]
-        program, weights = random_program(source, config.columns, lengths)
-        assert np.array_equal(decode(program, config.columns), weights)
+    pauses, record_pauses = stalls(source), stalls(source)
+    for _ in range(PROGRAMS):
+        length, longest = source.randrange(12), source.choice((3, 12, 40))
+        program, weights, groups = random_program(
+            source, config.columns, length, longest, coded=source.randrange(3) == 0
+        )
+        decoded, decoded_groups = decode(program, config.columns)
+        assert np.array_equal(decoded, weights)
+        assert all(np.array_equal(a, b) for a, b in zip(decoded_groups, groups, strict=True))
+        records = [
+            [*row.tolist(), place == len(block) - 1] for block in groups for place, row in enumerate(block)
+        ]
+        received_records = 0
         # Some programs are abandoned; others are watched a little beyond their end.
         rows = source.randrange(len(weights) + 1) if source.randrange(3) == 0 else len(weights)
         idle = 0 if rows < len(weights) else 50
-        monitor = StreamMonitor("o")
+        monitor, record_monitor = StreamMonitor("o"), StreamMonitor("records")
         received = 0
         for cycle in range(WATCHDOG_CYCLES):
             if received == rows:
@@ -100,12 +109,17 @@ async def random_programs(dut: Any) -> None:
             await FallingEdge(dut.clk)
             for name, port in ports.items():
                 if cycle == 0:
-                    base = source.randrange(1 << 10)
-                    port.load(getattr(program, name), base)
-                    getattr(dut, name).value = base
+                    stream = getattr(program, name)
+                    if name == "coded":
+                        base = ports["literals"].base - len(stream) // config.columns
+                    else:
+                        base = source.randrange(1 << 12, 1 << 13)
+                        getattr(dut, name).value = base
+                    port.load(stream, base)
                 port.drive()
             dut.start.value = int(cycle == 0)
             dut.o__ready.value = int(cycle > 0 and not next(pauses))
+            dut.records__ready.value = int(cycle > 0 and not next(record_pauses))
             await ReadOnly()
             if cycle == 0:
                 # What was under way is abandoned at the end of this cycle.
@@ -122,6 +136,15 @@ async def random_programs(dut: Any) -> None:
                 got = np.frombuffer(payload.to_bytes(config.columns, "little"), np.int8)
                 assert got.tolist() == weights[received].tolist(), f"row {received} of {program}"
                 received += 1
+            valid, ready = int(dut.records__valid.value), int(dut.records__ready.value)
+            payload = int(dut.records__payload.value) if valid else 0
+            record_monitor.observe(valid, ready, payload)
+            if valid and ready:
+                assert received_records < len(records), "a record beyond the end of the program"
+                row = payload & (1 << 8 * config.columns) - 1
+                got = np.frombuffer(row.to_bytes(config.columns, "little"), np.int8)
+                assert [*got.tolist(), bool(payload >> 8 * config.columns)] == records[received_records]
+                received_records += 1
         else:
             raise AssertionError("the decoder stopped")
         assert not int(dut.error.value)

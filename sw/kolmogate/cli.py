@@ -1,4 +1,4 @@
-"""The command line: `kolmogate demo | compile | run | inspect | bench | boards | build | flash`.
+"""The command line: `kolmogate demo | compile | run | simulate | inspect | bench | boards | build | flash`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
@@ -18,7 +18,7 @@ from . import golden
 from .arrays import load_inputs, save_outputs
 from .bench import bench, format_bench, save_bench
 from .board_commands import add_board_commands
-from .compiler import compile
+from .compiler import OBJECTIVES, compile
 from .config import CONFIGURATIONS, configuration
 from .container import load_image, save_image
 from .demo import demo
@@ -26,9 +26,12 @@ from .errors import KolmogateError, UsageError
 from .files import require_folder
 from .image import Image
 from .network import Network
-from .programs.p0 import disassemble
+from .programs.reader import disassemble
+from .protocol import BAUD
 from .report import describe, format_dropped, format_layers
 from .runtime import open as open_device
+from .runtime import simulated_link
+from .serial_link import BAUDS
 from .tflite_import import load_tflite
 
 __all__ = ["main"]
@@ -85,6 +88,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--exact", action="store_true", help="give the reference's output to the bit, or refuse (the default)"
     )
+    command.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default="balanced",
+        help="what the programs are chosen for; balanced: the smallest within 5%% of the fastest (balanced)",
+    )
+    command.add_argument(
+        "--max-cycles", type=int, metavar="N", help="the smallest image that takes at most N cycles"
+    )
     command.set_defaults(command=_compile)
 
     command = commands.add_parser("run", parents=[common], help="run an image on inputs")
@@ -93,9 +105,27 @@ def _parser() -> argparse.ArgumentParser:
         "--input", type=Path, required=True, metavar="X.npy", help="inputs, batch first (.npz: array x)"
     )
     command.add_argument("--output", type=Path, metavar="Y.npy", help="where to write the outputs")
-    command.add_argument("--on", default="machine", help="golden, machine or rtl (machine)")
+    command.add_argument(
+        "--on",
+        default="machine",
+        metavar="WHERE",
+        help="golden, machine, rtl, the serial port of a board, or auto to look for one (machine)",
+    )
+    command.add_argument(
+        "--baud", type=int, default=BAUD, help=f"rate of the serial port, {BAUDS[0]} to {BAUDS[-1]} ({BAUD})"
+    )
     command.add_argument("--waves", type=Path, metavar="FILE.fst", help="record the RTL's signals")
     command.set_defaults(command=_run)
+
+    command = commands.add_parser(
+        "simulate", help="a simulated board at a serial port of its own, until interrupted"
+    )
+    command.add_argument("--target", default="up5k", help="machine to simulate (up5k)")
+    command.add_argument(
+        "--pty", action="store_true", required=True, help="print the name of a pseudo-terminal to open"
+    )
+    command.add_argument("--debug", action="store_true", help="show a traceback with errors")
+    command.set_defaults(command=_simulate)
 
     command = commands.add_parser("inspect", parents=[common], help="show what an image holds")
     command.add_argument("image", type=Path, metavar="M.kg")
@@ -128,7 +158,9 @@ def _demo(options: argparse.Namespace) -> None:
 def _compile(options: argparse.Namespace) -> None:
     config = configuration(options.target)
     require_folder(options.output)
-    image = compile(load_tflite(options.model), config)
+    image = compile(
+        load_tflite(options.model), config, objective=options.objective, max_cycles=options.max_cycles
+    )
     report = describe(image)
     save_image(image, options.output)
     if options.json:
@@ -159,8 +191,8 @@ def _load(path: Path, on: str) -> Image | Network:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if options.on not in ("golden", "machine", "rtl"):
-        raise UsageError(f"cannot run on {options.on!r}: choose golden, machine or rtl")
+    if options.on not in ("golden", "machine", "rtl", "auto") and not _names_a_port(options.on):
+        raise UsageError(f"cannot run on {options.on!r}: choose golden, machine, rtl, auto or a serial port")
     if options.waves is not None and options.on != "rtl":
         raise UsageError("waveforms are recorded from the RTL alone: add --on rtl")
     for path in (options.output, options.waves):
@@ -177,10 +209,13 @@ def _run(options: argparse.Namespace) -> None:
         y = golden.run(model.network(), x)
     else:
         x = load_inputs(options.input, model.input.tensor)
-        with open_device(options.on, model.config, waves=options.waves) as device:
+        with open_device(options.on, model.config, waves=options.waves, baud=options.baud) as device:
             loaded = device.load(model)
             y = loaded(x)
             cycles = round(sum(loaded.cycles) / len(x))
+            milliseconds = [
+                1000 * sum(part) / len(x) for part in (loaded.compute_seconds, loaded.link_seconds)
+            ]
     seconds = time.monotonic() - started
     if options.output is not None:
         save_outputs(options.output, y)
@@ -200,14 +235,30 @@ def _run(options: argparse.Namespace) -> None:
             print(f"{index}: {shown}{' ...' if row.size > 16 else ''}")
     else:
         print(f"wrote {options.output}")
-    timing = "" if cycles is None else f", {cycles:,} cycles an inference"
+    timing = ""
+    if cycles is not None:
+        timing = f", {cycles:,} cycles an inference"
+        if options.on != "machine":
+            timing += " ({:.3g} ms, and {:.3g} ms of link)".format(*milliseconds)
     print(f"{len(x)} inputs on {options.on}{timing}, {seconds:.1f} s")
+
+
+def _names_a_port(name: str) -> bool:
+    """Whether it looks like a port, so that a wrong one is told from a wrong word."""
+    return "/" in name or name.upper().startswith("COM")
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    with simulated_link(configuration(options.target)) as link:
+        from kolmogate_sim.terminal import serve
+
+        serve(link, lambda name: print(name, flush=True))
 
 
 def _inspect(options: argparse.Namespace) -> None:
     image = load_image(options.image)
     report = describe(image)
-    listing = disassemble(image.program()) if options.programs else None
+    listing = disassemble(image.program(), image.config.columns) if options.programs else None
     if options.json:
         _print_json(report if listing is None else {**report, "listing": listing})
         return

@@ -1,77 +1,163 @@
 """The compiler: from a network to an image for one machine, exact to the last output bit."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from .allocate import Region, allocate
 from .config import MachineConfig
-from .errors import InputError
+from .cycles import cycles
+from .errors import InputError, UsageError
 from .image import Activation, Image, LayerReport, Section
-from .isa import ADDRESS_BITS, CONSTANTS, DESCRIPTOR, INSTRUCTION, P0, RESIDUAL, SHIFTS, Opcode
+from .isa import ADDRESS_BITS, DESCRIPTOR, P0, RESIDUAL, STORED_CONSTANTS, Opcode, store_constants
 from .lower import lower
 from .network import Network, Weighted
-from .parameters import Parameters
-from .programs.p0 import Instruction, Program, assemble, literal_program
+from .programs.p0 import assemble
+from .programs.search import Choice, Material, Writer, candidates, select
 from .schedule import Layer, Schedule, schedule
-from .simplify import simplify
+from .simplify import Dropped, simplify
 from .skeleton import skeleton
 
-__all__ = ["compile"]
+__all__ = ["OBJECTIVES", "compile"]
 
 
-def compile(network: Network, config: MachineConfig) -> Image:
+OBJECTIVES = ("fastest", "balanced", "smallest")
+
+BALANCED_ALLOWANCE = 0.05
+"""Cycles that a balanced image may take more than the fastest, a part of them."""
+
+ATTEMPTS = 10
+"""Selections tried against the cycle model before the fastest program is taken."""
+
+
+def compile(
+    network: Network, config: MachineConfig, *, objective: str = "balanced", max_cycles: int | None = None
+) -> Image:
     """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`).
 
+    Parameters
+    ----------
+    objective : str
+        ``fastest``: programs of literals. ``smallest``: coded by the entropy engine, whatever that takes.
+        ``balanced``: the smallest found within 5% of the fastest's cycles; where the fastest does not fit
+        the scratchpad, the smallest.
+    max_cycles : int or None
+        The smallest found within so many cycles.
+
     Raises `InputError` that names the operation which the machine cannot run exactly, or says how many
-    bytes of scratchpad the network is short of.
+    bytes of scratchpad the network is short of, or that no image is as fast as that.
     """
+    if objective not in OBJECTIVES:
+        raise UsageError(f"unknown objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
     weights = _weights(network)
     simplified = simplify(network)
-    network = lower(simplified.network)
-    plan = schedule(network, config)
-    addresses = _allocate(plan, config)
-    descriptors = _descriptors(plan, addresses, config)
-    programs = [_program(layer) for layer in plan.layers]
-    program = _assemble(plan, programs, config)
-    sizes = {
-        "descriptors": len(descriptors) * DESCRIPTOR.size(config.columns),
-        "constants": sum(_constant_bytes(layer, config) for layer in plan.layers),
-        "code": len(program.code),
-        "literals": len(program.literals),
-    }
-    static = sum(sizes.values())
-    activations = max(address + plan.layouts[name].size for name, address in addresses.items())
-    start = config.scratchpad_bytes - static
-    missing = -(-activations // config.columns) * config.columns - start
-    if missing > 0:
+    lowered = lower(simplified.network)
+    plan = schedule(lowered, config)
+    job = _Job(
+        config,
+        lowered,
+        plan,
+        tuple(_material(layer, config) for layer in plan.layers),
+        (weights, _weights(simplified.network)),
+        simplified.dropped,
+    )
+    literal, coded = ([choice] * len(plan.layers) for choice in (Choice(), Choice(True, True)))
+    if config.entropy_engines == 0:
+        coded = literal
+    if objective == "smallest" and max_cycles is None:
+        return job.image(coded)
+    try:
+        fastest = job.image(literal)
+    except InputError:
+        if objective == "fastest" or max_cycles is not None:
+            raise
+        return job.image(coded)
+    if objective == "fastest" and max_cycles is None:
+        return fastest
+    times = [layer.total for layer in cycles(fastest)]
+    budget = int((1 + BALANCED_ALLOWANCE) * sum(times)) if max_cycles is None else max_cycles
+    if budget < sum(times):
         raise InputError(
-            f"network {network.name!r} does not fit {config.name!r}: its programs and constants take {static}"
-            f" bytes and its activations {activations} of {config.scratchpad_bytes}, {missing} bytes are"
-            " missing; choose a larger target or a smaller network"
+            f"network {network.name!r} takes {sum(times)} cycles on {config.name!r}, more than {budget}:"
+            " allow more cycles or choose a larger target"
         )
-    # What is empty has an address too, which must be in the scratchpad.
-    bases = dict.fromkeys(sizes, start)
-    for name, size in sizes.items():
-        if size:
+    if coded is literal:
+        return fastest
+    return _smallest_within(job, fastest, times, budget)
+
+
+def _smallest_within(job: "_Job", fastest: Image, times: list[int], budget: int) -> Image:
+    """The smallest image found that takes at most ``budget`` cycles; the fastest takes ``times``."""
+    tried = [candidates(material, job.config.columns) for material in job.materials]
+    allowance, hidden = budget - sum(times), times
+    for _ in range(ATTEMPTS):
+        chosen = select(tried, hidden, allowance)
+        image = job.image([candidate.choice for candidate in chosen])
+        if sum(layer.total for layer in cycles(image)) <= budget:
+            return min(image, fastest, key=lambda one: one.device_bytes)
+        # Decoding hides less well than a layer as a whole tells.
+        allowance, hidden = allowance * 3 // 4, [time * 7 // 8 for time in hidden]
+    return fastest
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A network scheduled for a machine, and what its programs have to make.
+
+    ``weights`` are how many each operation had before and after simplification.
+    """
+
+    config: MachineConfig
+    network: Network
+    plan: Schedule
+    materials: tuple[Material, ...]
+    weights: tuple[Mapping[str, int], Mapping[str, int]]
+    dropped: tuple[Dropped, ...]
+
+    def image(self, choices: Sequence[Choice]) -> Image:
+        """The image with these programs; raises `InputError` if it does not fit."""
+        config, plan = self.config, self.plan
+        addresses = _allocate(plan, config)
+        descriptors = _descriptors(plan, addresses)
+        writer = Writer(config.columns)
+        reports = [
+            _write(writer, layer, material, choice, self.weights)
+            for layer, material, choice in zip(plan.layers, self.materials, choices, strict=True)
+        ]
+        program = assemble(writer.instructions, writer.rows, config.columns)
+        contents = {
+            "descriptors": b"".join(_pack(fields, config) for fields in descriptors),
+            "coded": program.coded,
+            "literals": program.literals,
+            "code": program.code,
+        }
+        sizes = {name: len(content) for name, content in contents.items()}
+        static = sum(sizes.values())
+        activations = max(address + plan.layouts[name].size for name, address in addresses.items())
+        start = config.scratchpad_bytes - static
+        missing = -(-activations // config.columns) * config.columns - start
+        if missing > 0:
+            raise InputError(
+                f"network {self.network.name!r} does not fit {config.name!r}: its programs and constants take"
+                f" {static} bytes and its activations {activations} of {config.scratchpad_bytes},"
+                f" {missing} bytes are missing; choose a larger target or a smaller network"
+            )
+        # What is empty has an address too, which must be in the scratchpad: the last is never empty.
+        bases = {}
+        for name, size in sizes.items():
             bases[name] = start
             start += size
-    contents = {
-        "descriptors": b"".join(_pack(fields, bases["constants"], config) for fields in descriptors),
-        "constants": b"".join(_constants(layer.parameters, config) for layer in plan.layers),
-        "code": program.code,
-        "literals": program.literals,
-    }
-    return Image(
-        config=config,
-        sections={name: Section(bases[name], contents[name]) for name in sizes},
-        input=_activation(network, plan, addresses, plan.input),
-        output=_activation(network, plan, addresses, plan.output),
-        skeleton=skeleton(network),
-        layers=_reports(plan, programs, (weights, _weights(simplified.network)), config),
-        dropped=simplified.dropped,
-    )
+        return Image(
+            config=config,
+            sections={name: Section(bases[name], contents[name]) for name in sizes},
+            input=_activation(self.network, plan, addresses, plan.input),
+            output=_activation(self.network, plan, addresses, plan.output),
+            skeleton=skeleton(self.network),
+            layers=tuple(reports),
+            dropped=self.dropped,
+        )
 
 
 def _weights(network: Network) -> dict[str, int]:
@@ -110,10 +196,8 @@ def _allocate(plan: Schedule, config: MachineConfig) -> dict[str, int]:
     return {name: addresses[plan.places[name]] for name in plan.layouts}
 
 
-def _descriptors(plan: Schedule, addresses: Mapping[str, int], config: MachineConfig) -> list[dict[str, int]]:
-    """All descriptors; addresses of constants count from the start of their section."""
+def _descriptors(plan: Schedule, addresses: Mapping[str, int]) -> list[dict[str, int]]:
     descriptors = []
-    constants = 0
     bordered = {plan.input}
     for layer in plan.layers:
         base, layout = addresses[layer.output], plan.layouts[layer.output]
@@ -138,82 +222,57 @@ def _descriptors(plan: Schedule, addresses: Mapping[str, int], config: MachineCo
                 **layer.fields,
                 "input_base": addresses[layer.input] + layer.input_offset,
                 "output_base": base + layer.output_offset,
-                "constants_base": constants,
             }
         )
-        constants += _constant_bytes(layer, config)
     return [*descriptors, {"opcode": Opcode.END}]
 
 
-def _pack(fields: Mapping[str, int], constants: int, config: MachineConfig) -> bytes:
-    if fields["opcode"] == Opcode.ARRAY:
-        fields = {**fields, "constants_base": constants + fields["constants_base"]}
+def _pack(fields: Mapping[str, int], config: MachineConfig) -> bytes:
     record = RESIDUAL if fields["opcode"] == Opcode.RESIDUAL else DESCRIPTOR
     return record.pack(**fields).to_bytes(DESCRIPTOR.size(config.columns), "little")
 
 
-def _constant_bytes(layer: Layer, config: MachineConfig) -> int:
-    """The hardware reads records for whole column groups."""
-    groups = -(-len(layer.parameters.bias) // config.columns)
-    return groups * config.columns * CONSTANTS.bits // 8
-
-
-def _constants(parameters: Parameters, config: MachineConfig) -> bytes:
-    """The channels' records, and harmless ones up to whole column groups."""
-    records = [
-        CONSTANTS.pack(bias=bias, multiplier=multiplier, shift=shift)
+def _material(layer: Layer, config: MachineConfig) -> Material:
+    """What the program of a layer has to make."""
+    parameters = layer.parameters
+    packed = [
+        store_constants(bias, multiplier, shift).to_bytes(STORED_CONSTANTS.bits // 8, "little")
         for bias, multiplier, shift in zip(
             parameters.bias, parameters.multiplier, parameters.shift, strict=True
         )
     ]
-    records += [CONSTANTS.pack(shift=SHIFTS[0])] * (-len(records) % config.columns)
-    return b"".join(record.to_bytes(CONSTANTS.bits // 8, "little") for record in records)
+    records = []
+    for group in range(0, len(packed), config.columns):
+        block = b"".join(packed[group : group + config.columns])
+        block += bytes(-len(block) % config.columns)
+        records.append(np.frombuffer(bytearray(block), np.int8).reshape(-1, config.columns))
+    return Material(
+        len(packed),
+        tuple(records),
+        parameters.rows,
+        parameters.distances,
+        used_once=bool(layer.fields.get("stream_weights", 0)),
+    )
 
 
-def _program(layer: Layer) -> list[Instruction]:
-    """The shortest program of a layer's weights; none where it takes no weights.
-
-    Where each row is used once, the array waits for short instructions, as it takes longer to fetch the next
-    one: an instruction must save the literals of a row there.
-    """
-    rows = layer.parameters.rows
-    if rows is None:
-        return []
-    row_bits = 8 * rows.shape[-1] if layer.fields["stream_weights"] else 0
-    return literal_program(rows.reshape(-1, rows.shape[-1]), INSTRUCTION.bits + row_bits)
-
-
-def _assemble(plan: Schedule, programs: list[list[Instruction]], config: MachineConfig) -> Program:
-    """One program for all layers."""
-    rows = [
-        layer.parameters.rows.reshape(-1, config.columns)
-        for layer in plan.layers
-        if layer.parameters.rows is not None
-    ]
-    weights = np.concatenate([np.zeros((0, config.columns), np.int8), *rows])
-    return assemble([instruction for program in programs for instruction in program], weights, config.columns)
-
-
-def _reports(
-    plan: Schedule,
-    programs: list[list[Instruction]],
+def _write(
+    writer: Writer,
+    layer: Layer,
+    material: Material,
+    choice: Choice,
     weights: tuple[Mapping[str, int], Mapping[str, int]],
-    config: MachineConfig,
-) -> tuple[LayerReport, ...]:
-    """What the layers cost; ``weights`` are those that each had before and after simplification."""
-    return tuple(
-        LayerReport(
-            name=layer.name,
-            op=layer.op,
-            weights=weights[0].get(layer.made, 0),
-            live_weights=weights[1].get(layer.made, 0),
-            positions=layer.positions,
-            fold=layer.fold,
-            bits=sum(
-                INSTRUCTION.bits + instruction.rows * instruction.bits * config.columns
-                for instruction in program
-            ),
-            instructions=Counter(P0(instruction.op).name for instruction in program),
-        )
-        for layer, program in zip(plan.layers, programs, strict=True)
+) -> LayerReport:
+    """Write the program of a layer and say what it costs."""
+    first = len(writer.instructions)
+    bits, constant_bits = writer.layer(material, choice)
+    return LayerReport(
+        name=layer.name,
+        op=layer.op,
+        weights=weights[0].get(layer.made, 0),
+        live_weights=weights[1].get(layer.made, 0),
+        positions=layer.positions,
+        fold=layer.fold,
+        bits=bits,
+        constant_bits=constant_bits,
+        instructions=Counter(P0(one.op).name for one in writer.instructions[first:]),
     )

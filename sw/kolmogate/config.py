@@ -35,6 +35,8 @@ class MachineConfig:
         The array rests for a cycle after a tile, so that accumulators in multiplier cells can be cleared.
     residual_adder : bool
         The machine executes RESIDUAL records.
+    entropy_engines : int
+        0 or 1: whether weight programs may hold coded rows.
     clock_hz : int
         Nominal clock of the boards that carry this configuration.
     """
@@ -51,6 +53,7 @@ class MachineConfig:
     accumulator_bits: int = 26
     tile_gap: bool = False
     residual_adder: bool = True
+    entropy_engines: int = 1
 
     def __post_init__(self) -> None:
         def require(condition: bool, rule: str) -> None:
@@ -88,6 +91,7 @@ class MachineConfig:
             power_of_two(self.column_buffer_depth),
             f"column_buffer_depth must be a power of two, not {self.column_buffer_depth}",
         )
+        require(self.entropy_engines in (0, 1), f"entropy_engines must be 0 or 1, not {self.entropy_engines}")
         require(
             20 <= self.accumulator_bits <= 26,
             f"accumulator_bits must be 20 to 26, not {self.accumulator_bits}",
@@ -121,6 +125,7 @@ CONFIGURATIONS = {
             accumulator_bits=24,
             tile_gap=True,
             residual_adder=False,
+            entropy_engines=0,
         ),
         MachineConfig("ecp5-25f", 4, 8, 4, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),

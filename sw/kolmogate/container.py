@@ -28,7 +28,7 @@ from .simplify import Dropped
 __all__ = ["from_bytes", "load_image", "save_image", "to_bytes"]
 
 MAGIC = b"\x89KG\r\n\x1a\n\x00"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct("<8sHII")
 
 T = TypeVar("T", MachineConfig, Dropped)
@@ -168,5 +168,6 @@ def _layer(item: Mapping[str, Any]) -> LayerReport:
         positions=checked.integer(item, "positions"),
         fold=checked.integer(item, "fold", 4, 1),
         bits=checked.integer(item, "bits"),
+        constant_bits=checked.integer(item, "constant_bits"),
         instructions={name: checked.integer(instructions, name) for name in instructions},
     )

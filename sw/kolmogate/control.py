@@ -13,7 +13,20 @@ from typing import Any
 
 from numba import njit
 
-__all__ = ["ARRAY", "DONE", "END", "FILL", "RESIDUAL", "RUNNING", "STUCK", "run"]
+__all__ = [
+    "ARRAY",
+    "DONE",
+    "END",
+    "FILL",
+    "LOOP",
+    "PREDICT",
+    "RESIDUAL",
+    "ROWS",
+    "RUNNING",
+    "STOP",
+    "STUCK",
+    "run",
+]
 
 # A record of `kolmogate.registers`, which the functions change in place.
 Registers = Any
@@ -28,8 +41,11 @@ END, ARRAY, FILL, RESIDUAL = range(4)
 
 # Who asks for the scratchpad, highest priority first. With two ports the readers have one for themselves.
 OUTPUTS, ACTIVATIONS_1, ACTIVATIONS_0, OPERANDS = 1, 2, 4, 8
-CONSTANTS, CODE, LITERALS, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
-READS = ACTIVATIONS_0 | OPERANDS | CONSTANTS | CODE | LITERALS | DESCRIPTORS
+CODE, LITERALS, CODED, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
+READS = ACTIVATIONS_0 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
+
+# Kinds of instructions: those that make rows, those that only take the time to be fetched.
+STOP, ROWS, PREDICT, LOOP = range(4)
 
 
 @njit(cache=True)
@@ -52,7 +68,7 @@ def run(
     """
     core, sequencer, filler = state.core, state.sequencer, state.filler
     fetcher, compute, columns = state.fetcher, state.compute, state.columns
-    decoder, code, literals = state.decoder, state.code, state.literals
+    decoder, code, literals, engine = state.decoder, state.code, state.literals, state.engine
     constants, drain, draining = state.constants, state.drain, state.draining
     requantiser, residual = state.requantiser, state.residual
     writer, writing = state.writer, state.writing
@@ -67,7 +83,7 @@ def run(
         start_layer = dispatching and d.kind == ARRAY
         start_fill = dispatching and d.kind == FILL and not filler.busy
         start_residual = dispatching and d.kind == RESIDUAL
-        done = dispatching and d.kind == END
+        done = dispatching and d.kind == END and not filler.busy
         end_layer = sequencer.state == AWAIT_FILL and not filler.busy
 
         # Scratchpad.
@@ -75,9 +91,9 @@ def run(
         requests |= ACTIVATIONS_0 if lanes[0].request else 0
         requests |= ACTIVATIONS_1 if two_ports and lanes[1].request else 0
         requests |= OPERANDS if residual.state == ASK else 0
-        requests |= CONSTANTS if constants.channels_left != 0 and constants.groups != 2 else 0
         requests |= CODE if code.asking else 0
         requests |= LITERALS if literals.room != 0 else 0
+        requests |= CODED if engine.asks != 0 else 0
         loading = sequencer.state == LOAD and sequencer.asked != machine.descriptor_words
         requests |= DESCRIPTORS if loading else 0
         requests |= BORDERS if filler.busy else 0
@@ -100,7 +116,7 @@ def run(
             rows[r].pop = step and at_last(d, rows[r])
 
         # Drain: a batch goes to the requantisers.
-        offered = drain.draining and not drain.skipping and constants.here != 0
+        offered = drain.draining and not drain.skipping and constants.readable != 0
         transfer = offered and requantiser_ready(machine, requantiser, residual)
         batch_end = last_batch(machine, draining)
         position_end = last_position(d, draining)
@@ -130,10 +146,13 @@ def run(
         writer_done = writer.done
         clock_feeders(machine, d, rows, waiting, lanes, step)
         clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
-        clock_decoder(machine, program, decoder, code, literals, columns, granted)
+        group_made = decoder.last
+        accepted = decoder.valid and decoder.of_records and constants.here != 2
+        clock_engine(decoder, engine, granted & CODED != 0, core.cycles)
+        clock_decoder(machine, program, decoder, code, literals, engine, columns, constants, granted)
         clock_columns(d, columns, step, last, final)
         clock_compute(machine, compute, step and last, drained)
-        clock_constants(machine, d, constants, granted & CONSTANTS != 0, release, start_layer)
+        clock_constants(constants, accepted and group_made, release)
         clock_drain(machine, drain, captured, transfer, batch_end, tile_end)
         clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
         clock_writer(machine, d, writer, writing, written, start_layer)
@@ -449,31 +468,42 @@ def clock_decoder(
     decoder: Registers,
     code: Registers,
     literals: Registers,
+    engine: Registers,
     columns: Registers,
+    constants: Registers,
     granted: int,
 ) -> None:
-    ready = columns.written - columns.first != machine.column_buffer_depth
-    literal = decoder.bits != 0
-    step = decoder.running and (not decoder.valid or ready) and (not literal or available(literals, decoder))
+    room = columns.written - columns.first != machine.column_buffer_depth
+    ready = constants.here != 2 if decoder.of_records else room
+    literal, coded = decoder.bits != 0, decoder.cycles != 0
+    made = available(literals, decoder) if literal else not coded or engine.wait == 0
+    step = decoder.running and (not decoder.valid or ready) and made
     free = not decoder.running or (step and decoder.left == 0)
-    take = code.valid and free
+    instruction = program[code.index]
+    looping = instruction.kind == LOOP
+    take = code.valid and (free or looping)
 
     clock_literals(literals, decoder.bits, step and literal, granted & LITERALS != 0)
-    columns.written += decoder.valid and ready
+    columns.written += decoder.valid and ready and not decoder.of_records
     if ready:
         decoder.valid = 0
     if step:
         decoder.valid = 1
+        decoder.of_records = decoder.records
+        decoder.last = decoder.left == 0
         decoder.left -= 1
+        if coded and decoder.left >= 0:
+            begin_row(decoder, engine)
     if free:
         decoder.running = 0
-    more = False
-    if take:
-        instruction = program[code.index]
-        decoder.left = instruction.rows - 1
-        decoder.bits = instruction.bits
-        more = instruction.rows != 0
-        decoder.running = more
+    if take and not looping:
+        decoder.rows, decoder.left = instruction.rows, instruction.rows - 1
+        decoder.bits, decoder.records = instruction.bits, instruction.records
+        decoder.cycles, decoder.coded_bits = instruction.cycles, instruction.coded_bits
+        decoder.running = instruction.kind == ROWS
+        if decoder.cycles != 0:
+            begin_row(decoder, engine)
+            engine.wait += 1
 
     # Instruction fetcher.
     answered = code.answers & 1
@@ -485,7 +515,32 @@ def clock_decoder(
     if take:
         code.index += 1
         code.valid = 0
-        code.asking = more
+        code.asking = instruction.kind != STOP
+
+
+# Entropy engine: it takes what the golden decoder says of an instruction, evenly over its rows.
+
+ENGINE_START = 1035
+"""The first cycle in which it can begin: it has forgotten its contexts and read the first bits."""
+CODED_AHEAD = 2
+"""Bytes that may be asked for before it has to wait for them."""
+
+
+@njit(cache=True)
+def begin_row(decoder: Registers, engine: Registers) -> None:
+    row = decoder.rows - decoder.left - 1
+    engine.wait = decoder.cycles * (row + 1) // decoder.rows - decoder.cycles * row // decoder.rows
+
+
+@njit(cache=True)
+def clock_engine(decoder: Registers, engine: Registers, granted: bool, cycle: int) -> None:
+    engine.asks -= granted
+    if decoder.running and engine.wait > 0 and cycle >= ENGINE_START and engine.asks <= CODED_AHEAD:
+        engine.wait -= 1
+        engine.bits += decoder.coded_bits
+        if engine.bits >= 8 * decoder.cycles:
+            engine.bits -= 8 * decoder.cycles
+            engine.asks += 1
 
 
 @njit(cache=True)
@@ -514,27 +569,10 @@ def clock_literals(literals: Registers, bits: int, take: bool, granted: bool) ->
 
 
 @njit(cache=True)
-def clock_constants(
-    machine: Registers, d: Registers, constants: Registers, granted: bool, release: bool, start: bool
-) -> None:
-    answered = constants.answers & 1
-    constants.answers = constants.answers >> 1 | granted << 1
-    if granted:
-        constants.asking += 1
-        if constants.asking == machine.constants_words:
-            constants.asking = 0
-            constants.groups += 1
-            constants.channels_left = max(constants.channels_left - machine.columns, 0)
-    constants.groups -= release
-    constants.here += constants.arrived - release
-    constants.arrived = 0
-    if answered:
-        constants.arriving += 1
-        if constants.arriving == machine.constants_words:
-            constants.arriving = 0
-            constants.arrived = 1
-    if start:
-        constants.channels_left = d.channels
+def clock_constants(constants: Registers, arrived: bool, release: bool) -> None:
+    constants.here += arrived - release
+    constants.readable += constants.arrived - release
+    constants.arrived = arrived
 
 
 # Drain.

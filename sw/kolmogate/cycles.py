@@ -14,20 +14,23 @@ from . import control, registers
 from .config import MachineConfig
 from .errors import InputError
 from .image import Image
-from .isa import COUNTS, DESCRIPTOR, INSTRUCTION, RESIDUAL, Opcode, window_taps
+from .isa import COUNTS, DESCRIPTOR, P0, RESIDUAL, Opcode, window_taps
 from .machine_arithmetic import requantiser_interval
-from .programs.p0 import Instruction
+from .programs.p0 import ProgramEnd, code_words, walk
+from .programs.reader import Reader
 
 __all__ = ["LayerCycles", "cycles", "split"]
 
 LONGEST = 1_000_000_000
 """Cycles of an inference that is not worth predicting."""
 
+LONGEST_PROGRAM = 1 << 20
+"""Instructions run after which a program is taken for one that never ends."""
+
 # Played at a time: an interrupt and the progress bar wait for their end.
 _CYCLES_A_CALL = 1_000_000
 
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
-_CONSTANTS_WORDS = 8
 _FEEDER_DEPTH = 8
 _LITERAL_WORDS = 8
 _RESIDUAL_BITS = 9
@@ -120,7 +123,6 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         **{name: getattr(config, name) for name in names if hasattr(config, name)},
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
-        "constants_words": _CONSTANTS_WORDS,
         "residual_bits": _RESIDUAL_BITS,
     }
     return _records(registers.MACHINE, [values])
@@ -177,15 +179,35 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
 
 
 def _program(image: Image) -> npt.NDArray[np.void]:
-    """The instructions of the weight program; END makes no rows, and one is always there."""
-    code = image.program().code
-    size = INSTRUCTION.bits // 8
-    instructions = []
-    for start in range(0, len(code) // size * size, size):
-        instruction = Instruction.of(int.from_bytes(code[start : start + size], "little"))
-        if instruction.op == instruction.op.END:
-            break
-        instructions.append({"rows": instruction.rows, "bits": instruction.bits})
+    """The instructions of the weight program in the order in which they run, and what their rows take."""
+    program, config = image.program(), image.config
+    # One more word, so that there is a memory even if both streams are empty.
+    memory = np.frombuffer(program.coded + program.literals + bytes(config.columns), np.uint8)
+    words = code_words(program)
+    reader = Reader(
+        words, memory, len(program.coded), config.columns, entropy_engine=bool(config.entropy_engines)
+    )
+    instructions: list[dict[str, int]] = []
+    try:
+        for _, instruction in walk(words):
+            if instruction.op == P0.END or len(instructions) > LONGEST_PROGRAM:
+                break
+            made = {
+                "kind": {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT}.get(instruction.op, control.ROWS)
+            }
+            if made["kind"] == control.ROWS:
+                cycles, bits = reader.engine_cycles, reader.coded_bits
+                reader.step()
+                made |= {
+                    "rows": instruction.rows,
+                    "records": instruction.op == P0.RECORDS,
+                    "bits": instruction.literal_bits,
+                    "cycles": reader.engine_cycles - cycles,
+                    "coded_bits": reader.coded_bits - bits,
+                }
+            instructions.append(made)
+    except ProgramEnd:
+        pass
     return _records(registers.INSTRUCTION, [*instructions, {}])
 
 

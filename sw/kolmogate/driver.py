@@ -1,5 +1,6 @@
 """The driver: a device at the other end of a byte link, real or simulated."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,7 +25,7 @@ from .protocol import (
 __all__ = ["Device", "Progress"]
 
 _TRIES = 5
-_SLOWEST_CLOCK_HZ = 1e6
+_PATIENCE_SECONDS = 1.0
 
 _ADVICE = {
     ErrorCode.BAD_DESCRIPTOR: "the image in its memory is damaged; load it again",
@@ -45,7 +46,9 @@ class Progress:
 class Device:
     """A device that answers the protocol.
 
-    Every request is repeated until it is answered, a few times; then the device is given up.
+    Opening it ends whatever an earlier user left running. Every request is repeated until it is answered, a
+    few times; then the device is given up. A request that is given up or interrupted leaves a connection
+    that the next request opens anew.
 
     Parameters
     ----------
@@ -64,6 +67,7 @@ class Device:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._sequence = 0
+        self._connected = False
         # An answer that still waits for an earlier user of the link is not for us.
         link.read(0)
         answer = self._request(Command.IDENTIFY)
@@ -74,6 +78,7 @@ class Device:
                 "program the device with the bitstream of this release"
             )
         self.identity = IDENTITY.unpack(int.from_bytes(answer, "little"))
+        self.reset()
 
     def require(self, config: MachineConfig) -> None:
         """Raise `DeviceError` unless the device can run what was compiled for ``config``."""
@@ -119,14 +124,18 @@ class Device:
         return Progress(bool(fields["busy"]), fields["error"], fields["cycles"])
 
     def wait(self, seconds: float) -> int:
-        """Wait until the inference has ended, up to ``seconds``; returns the cycles it took.
+        """Wait until the inference has ended; returns the cycles it took.
 
-        Raises `DeviceError` when it ended in an error or did not end.
+        Raises `DeviceError` when it ended in an error, or makes no progress for ``seconds``: the device's own
+        cycle limit bounds one that does.
         """
         waited, pause = 0.0, 10e-6
+        reached, since = -1, 0.0
         while (progress := self.status()).busy:
-            if waited >= seconds:
-                raise DeviceError(f"the device is still busy after {seconds:.3g} s: reset it")
+            if progress.cycles != reached:
+                reached, since = progress.cycles, waited
+            elif waited - since >= seconds:
+                raise DeviceError(f"the device makes no progress, still busy after {waited:.3g} s: reset it")
             # Growing pauses: late by a few per cent at most, and few questions about a long inference.
             self._link.read(pause)
             waited += pause
@@ -135,17 +144,31 @@ class Device:
             known = progress.error in _ADVICE
             name = ErrorCode(progress.error).name if known else f"error {progress.error}"
             advice = _ADVICE[ErrorCode(progress.error)] if known else "reset it and load the image again"
-            raise DeviceError(f"the device stopped after {progress.cycles} cycles with {name}: {advice}")
+            raise DeviceError(
+                f"the device stopped after {progress.cycles} cycles with {name}: {advice}", progress.error
+            )
         return progress.cycles
 
     def run(self, *, descriptors: int, code: int, literals: int, limit: int) -> int:
-        """`start` an inference and `wait` for its end; returns the cycles it took."""
-        self.start(descriptors=descriptors, code=code, literals=literals, limit=limit)
-        return self.wait(1 + limit / _SLOWEST_CLOCK_HZ)
+        """`start` an inference and `wait` for its end; returns the cycles it took.
+
+        An inference whose end is not waited for, because of an error or an interrupt, is ended by `reset`.
+        """
+        try:
+            self.start(descriptors=descriptors, code=code, literals=literals, limit=limit)
+            return self.wait(_PATIENCE_SECONDS)
+        except BaseException:
+            with suppress(DeviceError):
+                self.reset()
+            raise
 
     def reset(self) -> None:
         """End whatever runs; the scratchpad keeps its contents."""
         self._request(Command.RESET)
+
+    def now(self) -> float:
+        """Seconds on the link's clock."""
+        return self._link.now()
 
     def close(self) -> None:
         """Close the link."""
@@ -170,6 +193,10 @@ class Device:
 
     def _request(self, command: Command, payload: bytes = b"") -> bytes:
         """Send a request until it is answered; returns the answer's payload."""
+        if not self._connected and command != Command.IDENTIFY:
+            self._request(Command.IDENTIFY)
+        # Until the answer is here, nobody knows which sequence number the device expects next.
+        self._connected = False
         self._sequence = (self._sequence + 1) % 256
         frame = pack_frame(bytes((self._sequence, command)) + payload)
         for _ in range(_TRIES):
@@ -177,6 +204,7 @@ class Device:
             self._link.write(b"\0" + frame)
             answer = self._answer()
             if answer is not None:
+                self._connected = True
                 status, content = answer[1], answer[2:]
                 if status != Status.OK:
                     raise _refusal(command, status)

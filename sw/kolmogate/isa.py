@@ -1,4 +1,4 @@
-"""What the device executes: layer descriptors, channel constants and P0 weight-program instructions.
+"""What the device executes: layer descriptors, channel constants and weight programs.
 
 This module is the only home of these bit layouts; the compiler, the machine model, the disassembler
 and the gateware all derive from it. `docs/machine.md` explains how the fields are used.
@@ -18,14 +18,20 @@ __all__ = [
     "CONSTANTS",
     "COUNTS",
     "DESCRIPTOR",
+    "HISTORY_ROWS",
     "INSTRUCTION",
+    "NO_PREDICTION",
     "P0",
+    "RECORD_WORDS",
     "RESIDUAL",
     "RESIDUAL_FRACTION",
     "SHIFTS",
+    "SHIFT_BASE",
+    "STORED_CONSTANTS",
     "ErrorCode",
     "Opcode",
     "Record",
+    "store_constants",
     "window_taps",
 ]
 
@@ -151,8 +157,6 @@ DESCRIPTOR = Record(
         # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
         # input words g*columns bytes further on.
         "channels": 12,
-        # Channel constants of channel 0; channel c's record is 8*c bytes further.
-        "constants_base": ADDRESS_BITS,
         "zero_point!": 8,
         "minimum!": 8,
         "maximum!": 8,
@@ -202,13 +206,43 @@ def window_taps(fields: Mapping[str, int]) -> int:
     return fields["outer_count"] * fields["inner_count"] * (1 if fields["word_mode"] else fields["run"])
 
 
-CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6, "reserved": 1})
-"""Requantisation of one output channel, 8 bytes: with ``a = accumulator + bias``,
+CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6})
+"""Requantisation of one output channel: with ``a = accumulator + bias``,
 
     y = clamp(zero_point + ((a * multiplier + 2**(shift-1) + nudge) >> shift), minimum, maximum)
 
 where ``nudge`` is ``+2**30`` for ``a >= 0`` and ``-2**30`` otherwise if the layer rounds twice and
 ``shift >= 32``, else 0; ``shift`` is in `SHIFTS` and ``>>`` rounds towards minus infinity."""
+
+STORED_CONSTANTS = Record(
+    "stored constants",
+    {"low": 8, "fraction!": 22, "sign": 2, "bias_low": 24, "shift": 6, "bias_high": 2},
+)
+"""`CONSTANTS` as a program makes them, 8 bytes a channel that are small numbers where they can be, for that
+is what the entropy coder finds cheap. ``low`` are the lowest 8 bits of the multiplier in reverse, so that
+trailing zeros make it small; ``fraction`` those above but the highest, less ``1 << 21``, which is to say
+with the upper one inverted; ``sign`` repeats its sign where the multiplier's highest bit is 1, as it mostly
+is, and the opposite where it is 0. ``shift`` is less
+by `SHIFT_BASE`, ``bias_high`` are bits 24 and 25 of the bias, inverted each where bit 23, or the sign of
+the stored shift, is 1 and the other is not."""
+
+SHIFT_BASE = 36
+
+
+def store_constants(bias: int, multiplier: int, shift: int) -> int:
+    """Pack `STORED_CONSTANTS`."""
+    CONSTANTS.pack(bias=bias, multiplier=multiplier, shift=shift)
+    fraction, stored_shift = (multiplier >> 8) % (1 << 22) - (1 << 21), (shift - SHIFT_BASE) % 64
+    inverted = (bias >> 23 & 1) ^ (stored_shift >> 5)
+    return STORED_CONSTANTS.pack(
+        low=int(f"{multiplier & 255:08b}"[::-1], 2),
+        fraction=fraction,
+        sign=3 if (fraction < 0) == (multiplier >> 30) else 0,
+        bias_low=bias & (1 << 24) - 1,
+        shift=stored_shift,
+        bias_high=(bias >> 24 & 3) ^ (3 * inverted),
+    )
+
 
 SHIFTS = range(24, 59)
 """Shifts that the requantisers take. Smaller ones belong to scales of 128 and more, where next to every
@@ -216,22 +250,47 @@ output is clamped; larger ones leave nothing, as ``|a * multiplier|`` is less th
 
 
 class P0(IntEnum):
-    """Operations of the generator lanes. All lanes run in lockstep; a *row* is one weight a lane."""
+    """Operations of the weight programs. All lanes run in lockstep; a *row* is one byte a lane."""
 
     ZERO = 0
     """``n`` rows of zeros."""
     LITERAL = 1
     """``n`` rows of ``argument + 1``-bit two's complement numbers, read from the literal stream."""
-    END = 3
+    CODED = 3
+    """``n`` rows from the entropy engine, which makes ``argument + 1`` eighths of the columns; the others
+    are zeros."""
+    RECORDS = 4
+    """``n`` rows that hold the `STORED_CONSTANTS` of a column group, C/8 channels a row, at most 8. By
+    ``argument``: 0 literals of 8 bits, 1 from the entropy engine without prediction, 2 from the entropy
+    engine as differences to the row above."""
+    PREDICT = 5
+    """From here on the entropy engine adds to each number ``1 / 2**shift`` of an earlier one of the same
+    instruction, none if ``shift`` is `NO_PREDICTION`: of the same column ``count`` rows back, of the column
+    to the left if ``count`` is 0. ``argument`` is ``2 * shift`` plus which of two such terms is set. No
+    rows."""
+    LOOP = 6
+    """Run the ``argument + 1`` instructions before this one ``n`` times more. One loop at a time."""
+    END = 7
     """End of the program."""
 
 
-INSTRUCTION = Record("instruction", {"count": 11, "argument": 3, "op": 2})
-"""A P0 instruction, 16 bits: ``n = count + 1`` rows.
+INSTRUCTION = Record("instruction", {"count": 10, "argument": 3, "op": 3})
+"""An instruction, 16 bits: ``n = count + 1``.
 
-A program is two streams. *Code*: instructions, 16 bits each, packed into scratchpad words, first one
-lowest. *Literals*: scratchpad words whose byte i belongs to lane i, which reads it from the least
-significant bit up; bits left over by one instruction are the first of the next. Both start at the
-word address given when an inference starts, and run through all layers in order: column group by
-column group, tap by tap. Columns beyond a layer's last channel have weights like any other (the
+A program is three streams. *Code*: instructions, packed into scratchpad words, first one lowest.
+*Literals*: scratchpad words whose byte i belongs to lane i, which reads it from the least significant bit
+up; bits left over by one instruction are the first of the next. *Coded*: the entropy engine's bits, bytes
+from their most significant bit down, each byte one address below the one before.
+
+Code starts at the word address given when an inference starts, literals at another, and the coded bytes
+just below the literals. All run through all layers in order: column group by column group, its records
+and then its weights, tap by tap. Columns beyond a layer's last channel have weights like any other (the
 compiler stores zeros)."""
+
+NO_PREDICTION = 3
+
+HISTORY_ROWS = 256
+"""Rows of an instruction that the entropy engine remembers: PREDICT reaches less far back than this."""
+
+RECORD_WORDS = 8
+"""Rows that the records of a column group take at most."""

@@ -1,5 +1,6 @@
 """The byte link between driver and device, whatever carries it."""
 
+import time
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,10 @@ class Link(ABC):
     @abstractmethod
     def read(self, timeout: float) -> bytes:
         """What has arrived; waits up to ``timeout`` seconds for the first byte, and is empty if none came."""
+
+    def now(self) -> float:
+        """Seconds since some moment that stays the same."""
+        return time.monotonic()
 
     @abstractmethod
     def close(self) -> None:

@@ -13,12 +13,12 @@ from .config import MachineConfig
 from .errors import DeviceError, InputError, UsageError
 from .isa import (
     ADDRESS_BITS,
-    CONSTANTS,
     COUNTS,
     DESCRIPTOR,
-    P0,
     RESIDUAL,
+    SHIFT_BASE,
     SHIFTS,
+    STORED_CONSTANTS,
     ErrorCode,
     Opcode,
     Record,
@@ -26,7 +26,8 @@ from .isa import (
 )
 from .machine_arithmetic import add_residual, requantise
 from .network import Int8Array
-from .programs.p0 import Instruction, literal_rows
+from .programs.p0 import ProgramEnd
+from .programs.reader import Reader
 
 __all__ = ["Machine"]
 
@@ -82,7 +83,16 @@ class Machine:
         BAD_DESCRIPTOR here; the device defines no outcome for them, nor for a layer that writes over what
         it or the program still reads.
         """
-        rows = _WeightReader(self.memory, code, literals, self.config.columns)
+        # A copy: the program that runs is the one that was there.
+        words = np.roll(self.memory, -code).view("<u2")
+        reader = Reader(
+            words,
+            self.memory.copy(),
+            literals,
+            self.config.columns,
+            entropy_engine=self.config.entropy_engines > 0,
+            cycles=limit,
+        )
         size = DESCRIPTOR.size(self.config.columns)
         cycles = 0
         residual = None
@@ -105,7 +115,7 @@ class Machine:
             elif fields["opcode"] == Opcode.RESIDUAL:
                 residual = RESIDUAL.unpack(packed)
             else:
-                self._run_layer(fields, rows, residual)
+                self._run_layer(fields, reader, residual)
                 residual = None
             descriptors += size
 
@@ -135,24 +145,34 @@ class Machine:
         for line in lines:
             self.memory[self._wrap(line + np.arange(fields["run"]))] = fields["zero_point"] & 0xFF
 
-    def _run_layer(
-        self, fields: dict[str, int], rows: "_WeightReader", residual: dict[str, int] | None
-    ) -> None:
+    def _run_layer(self, fields: dict[str, int], reader: Reader, residual: dict[str, int] | None) -> None:
         config, depth, channels = self.config, window_taps(fields), fields["channels"]
         positions = fields["x_count"] * fields["y_count"]
         groups = -(-channels // config.columns)
-        constants = self._constants(fields)
         # Passes over positions that take their own weights: one, or one a tile.
         passes = [slice(0, positions)]
         if fields["stream_weights"]:
             passes = [slice(p, min(p + config.rows, positions)) for p in range(0, positions, config.rows)]
-        if fields["unit_weights"]:
-            weights = np.ones((groups, len(passes), depth, config.columns), np.int8)
-        else:
-            if depth > config.column_buffer_depth and not fields["stream_weights"]:
-                raise DeviceError("a filter is deeper than the column buffer", ErrorCode.TIMEOUT)
-            weights = rows.take(groups * len(passes) * depth)
-            weights = weights.reshape(groups, len(passes), depth, config.columns)
+        if depth > config.column_buffer_depth and not (fields["stream_weights"] or fields["unit_weights"]):
+            raise DeviceError("a filter is deeper than the column buffer", ErrorCode.TIMEOUT)
+        weights = np.ones((groups, len(passes), depth, config.columns), np.int8)
+        packed = np.zeros((groups, config.columns, STORED_CONSTANTS.bits // 8), np.uint8)
+        try:
+            for group in range(groups):
+                block = reader.records().view(np.uint8).reshape(-1, STORED_CONSTANTS.bits // 8)
+                packed[group, : len(block)] = block
+                if not fields["unit_weights"]:
+                    weights[group] = reader.weights(weights[group].size // config.columns).reshape(
+                        weights[group].shape
+                    )
+        except ProgramEnd as error:
+            # The device would wait for more until its time is up.
+            raise DeviceError(str(error), ErrorCode.TIMEOUT) from None
+        except InputError as error:
+            raise DeviceError(str(error), ErrorCode.BAD_PROGRAM) from None
+        constants = _constants(packed.reshape(-1, packed.shape[-1])[:channels])
+        if not np.isin(constants["shift"], SHIFTS).all():
+            raise DeviceError("a channel's shift is out of range", ErrorCode.BAD_DESCRIPTOR)
         windows, outputs = _positions(fields, "input"), _positions(fields, "output")
         for index, span in enumerate(passes):
             for part in _chunks(span, depth * config.columns):
@@ -170,15 +190,6 @@ class Machine:
                     operands = self.memory.view(np.int8)[self._wrap(places + residual["offset"])]
                     y = add_residual(y, operands, residual)
                 self.memory[self._wrap(places)] = y.astype(np.int8).view(np.uint8)
-
-    def _constants(self, fields: dict[str, int]) -> dict[str, Int64Array]:
-        """The requantisation constants of each channel."""
-        count, size = fields["channels"], CONSTANTS.bits // 8
-        addresses = self._wrap(fields["constants_base"] + np.arange(size * count))
-        constants = _unpack_all(CONSTANTS, self.memory[addresses].reshape(count, size))
-        if not np.isin(constants["shift"], SHIFTS).all():
-            raise DeviceError("a channel's shift is out of range", ErrorCode.BAD_DESCRIPTOR)
-        return constants
 
     def _accumulate(self, fields: dict[str, int], windows: Int64Array, weights: Int8Array) -> Int64Array:
         """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns)."""
@@ -211,50 +222,6 @@ class Machine:
         return ((total + half) & (2 * half - 1)) - half
 
 
-class _WeightReader:
-    """The weight program in the scratchpad, decoded as far as rows are taken."""
-
-    def __init__(self, memory: npt.NDArray[np.uint8], code: int, literals: int, columns: int) -> None:
-        self._code = np.roll(memory, -code).view("<u2")
-        words = np.roll(memory, -literals).reshape(-1, columns)
-        self._bits = np.unpackbits(words, axis=0, bitorder="little").view(np.int8)
-        self._next = 0
-        self._position = 0
-        # Bits a weight and rows left of the instruction at work.
-        self._width = 0
-        self._left = 0
-
-    def take(self, count: int) -> Int8Array:
-        """The next rows, (count, columns). Raises `DeviceError` if the program does not make them."""
-        rows = np.zeros((count, self._bits.shape[1]), np.int8)
-        done = 0
-        while done < count:
-            if self._left == 0:
-                self._fetch()
-            n = min(self._left, count - done)
-            if self._width:
-                rows[done : done + n] = self._literals(n)
-            self._left -= n
-            done += n
-        return rows
-
-    def _fetch(self) -> None:
-        try:
-            instruction = Instruction.of(int(self._code[self._next % len(self._code)]))
-        except InputError as error:
-            raise DeviceError(str(error), ErrorCode.BAD_PROGRAM) from None
-        if instruction.op == P0.END:
-            # The device would wait for weights until its time is up.
-            raise DeviceError("the weight program ends before the last layer", ErrorCode.TIMEOUT)
-        self._next += 1
-        self._width, self._left = instruction.bits, instruction.rows
-
-    def _literals(self, count: int) -> Int8Array:
-        bits = self._position + np.arange(count * self._width)
-        self._position += len(bits)
-        return literal_rows(self._bits[bits % len(self._bits)].reshape(count, self._width, -1))
-
-
 def _positions(fields: dict[str, int], prefix: str) -> Int64Array:
     """Address of each output position, in raster order, in the input or the output."""
     step, wrap, x_count = fields[f"{prefix}_step"], fields[f"{prefix}_wrap"], fields["x_count"]
@@ -267,6 +234,20 @@ def _chunks(span: slice, bytes_each: int) -> Iterator[slice]:
     step = max(1, CHUNK // bytes_each)
     for start in range(span.start, span.stop, step):
         yield slice(start, min(start + step, span.stop))
+
+
+def _constants(packed: npt.NDArray[np.uint8]) -> dict[str, Int64Array]:
+    """The constants of channels, from `STORED_CONSTANTS` (channels, 8)."""
+    stored = _unpack_all(STORED_CONSTANTS, packed)
+    inverted = (stored["bias_low"] >> 23) ^ (stored["shift"] >> 5)
+    bias = ((stored["bias_high"] ^ (3 * inverted)) << 24) | stored["bias_low"]
+    highest = 1 ^ (stored["sign"] & 1) ^ (stored["fraction"] < 0)
+    low = np.packbits(np.unpackbits(packed[:, :1], axis=1), axis=1, bitorder="little")[:, 0]
+    return {
+        "bias": bias - ((bias >> 25) << 26),
+        "multiplier": (highest << 30) + ((stored["fraction"] + (1 << 21)) << 8) + low,
+        "shift": (stored["shift"] + SHIFT_BASE) % 64,
+    }
 
 
 def _unpack_all(record: Record, packed: npt.NDArray[np.uint8]) -> dict[str, Int64Array]:

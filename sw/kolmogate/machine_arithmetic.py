@@ -9,7 +9,7 @@ from .config import MachineConfig
 from .errors import InputError
 from .isa import RESIDUAL_FRACTION, SHIFTS
 
-__all__ = ["add_residual", "constants_from_tflite", "requantise", "requantiser_interval"]
+__all__ = ["add_residual", "constants_from_tflite", "normalise", "requantise", "requantiser_interval"]
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -70,6 +70,12 @@ def add_residual(outputs: npt.ArrayLike, operands: npt.ArrayLike, record: Mappin
     total += (x - record["operand_zero_point"]) * record["operand_scale"]
     rounded = (total + (1 << RESIDUAL_FRACTION - 1)) >> RESIDUAL_FRACTION
     return np.clip(rounded + record["zero_point"], record["minimum"], record["maximum"])
+
+
+def normalise(multiplier: int, shift: int) -> tuple[int, int]:
+    """The same scale with a multiplier in [2**30, 2**31), for a single rounding."""
+    missing = 31 - multiplier.bit_length()
+    return multiplier << missing, shift + missing
 
 
 def requantiser_interval(config: MachineConfig) -> int:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from .config import MachineConfig
 from .errors import InputError
 from .isa import CONSTANTS, SHIFTS
-from .machine_arithmetic import constants_from_tflite
+from .machine_arithmetic import constants_from_tflite, normalise
 from .network import (
     AveragePool2D,
     Conv2D,
@@ -27,6 +27,7 @@ from .network import (
     Relu,
     Weighted,
 )
+from .shorten import shorten
 
 __all__ = ["Parameters", "average_constants", "parameters", "row_count", "weights_of_rows"]
 
@@ -45,6 +46,8 @@ class Parameters:
         As in `isa.CONSTANTS`.
     rows : int8 array (groups, taps, columns) or None
         Weights in the order of the program, zeros beyond the last channel; None where all are 1.
+    distances : tuple of int
+        Taps from one to its neighbour along each axis of the window.
     """
 
     fields: Mapping[str, int]
@@ -52,6 +55,7 @@ class Parameters:
     multiplier: Int64Array
     shift: Int64Array
     rows: Int8Array | None = field(repr=False)
+    distances: tuple[int, ...] = ()
 
 
 def parameters(
@@ -81,16 +85,33 @@ def parameters(
             filters = _filters(operation)
         case _:
             raise TypeError(f"{operation.kind} has no parameters")
-    fields = {
-        "single_rounding": int(isinstance(operation, Dense)),
-        "zero_point": zero_points[1],
-        **_clamp(operation.clamp),
-    }
     wide = filters.astype(np.int64)
     bias = operation.bias.astype(np.int64) - zero_points[0] * wide.sum(axis=1)
     multiplier, shift = _constants(operation)
-    _check_range(operation, wide, bias, config)
-    return Parameters(fields, bias, multiplier, shift, _rows(filters, config.columns))
+    sums = _sums(wide)
+    _check_range(operation, sums, bias, config)
+    single_rounding = isinstance(operation, Dense)
+    lowest, highest = (limit - zero_points[1] for limit in operation.clamp)
+    reachable = sums[0] + bias, sums[1] + bias
+    multiplier = shorten(multiplier, shift, reachable, (lowest, highest), single_rounding=single_rounding)
+    fields = {
+        "single_rounding": int(single_rounding),
+        "zero_point": zero_points[1],
+        **_clamp(operation.clamp),
+    }
+    rows = _rows(filters, config.columns)
+    return Parameters(fields, bias, multiplier, shift, rows, _distances(operation))
+
+
+def _distances(operation: Weighted) -> tuple[int, ...]:
+    """Inputs of a dense layer may be flattened images of any width."""
+    match operation:
+        case Conv2D():
+            _, _, width, channels = operation.weights.shape
+            return channels, width * channels
+        case DepthwiseConv2D():
+            return 1, operation.weights.shape[1]
+    return 16, 32, 64, 128
 
 
 def _unit(channels: int, bias: int, multiplier: int, shift: int, **fields: int) -> Parameters:
@@ -144,15 +165,22 @@ def weights_of_rows(operation: Weighted, rows: Int8Array) -> Int8Array:
     return np.ascontiguousarray(filters).reshape(operation.weights.shape)
 
 
-def _check_range(operation: Operation, filters: Int64Array, bias: Int64Array, config: MachineConfig) -> None:
-    """Every reachable accumulator, at any tap, and every bias must fit."""
+def _sums(filters: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Lowest and highest accumulator of each channel, whatever the inputs."""
     positive, negative = filters.clip(min=0).sum(axis=1), -filters.clip(max=0).sum(axis=1)
-    highest, lowest = 127 * positive + 128 * negative, 128 * positive + 127 * negative
+    return -128 * positive - 127 * negative, 127 * positive + 128 * negative
+
+
+def _check_range(
+    operation: Operation, sums: tuple[Int64Array, Int64Array], bias: Int64Array, config: MachineConfig
+) -> None:
+    """Every reachable accumulator, at any tap, and every bias must fit."""
+    lowest, highest = sums[0].min(), sums[1].max()
     limit = 1 << config.accumulator_bits - 1
-    if highest.max() >= limit or lowest.max() > limit:
+    if highest >= limit or -lowest > limit:
         raise InputError(
             f"{operation.kind} {operation.name!r} cannot be run exactly on this target: its sums reach"
-            f" {max(highest.max(), lowest.max())}, beyond an accumulator of {config.accumulator_bits} bits;"
+            f" {max(highest, -lowest)}, beyond an accumulator of {config.accumulator_bits} bits;"
             " make its filters smaller"
         )
     limit = 1 << CONSTANTS.widths["bias"] - 1
@@ -165,7 +193,7 @@ def _check_range(operation: Operation, filters: Int64Array, bias: Int64Array, co
 
 @cache
 def average_constants(count: int) -> tuple[int, int]:
-    """(multiplier, shift) whose single rounding is TFLite's average of ``count`` int8 numbers.
+    """(multiplier, shift), normalised, whose single rounding is TFLite's average of ``count`` int8 numbers.
 
     That average rounds half away from zero. It is the smallest shift that is right for every
     reachable sum; all are tried.
@@ -183,5 +211,5 @@ def average_constants(count: int) -> tuple[int, int]:
                 )
                 for total in trials
             ):
-                return multiplier, shift
+                return normalise(multiplier, shift)
     raise InputError(f"no exact average of {count} numbers is known: pool over a smaller window")

@@ -38,7 +38,9 @@ from .isa import Record
 
 __all__ = [
     "ACCESS",
+    "BAUD",
     "IDENTITY",
+    "LONGEST_FRAME",
     "PAGE_BYTES",
     "PROGRESS",
     "RUN",
@@ -57,8 +59,13 @@ VERSION = 1
 PAGE_BYTES = 256
 """The scratchpad is whole pages; one READ or WRITE moves up to one of them."""
 
+BAUD = 1_000_000
+"""Bits a second of a serial port, unless a board and its user agree on another rate."""
+
+LONGEST_FRAME = 2 * PAGE_BYTES
+"""More bytes than any frame has."""
+
 _CRC_BYTES = 4
-_LONGEST_FRAME = 2 * PAGE_BYTES
 
 
 class Command(IntEnum):
@@ -101,8 +108,8 @@ IDENTITY = Record(
         "rows": 8,
         "columns": 8,
         "requantisers": 8,
-        "requantiser_digit_bits": 8,
-        "scratchpad_ports": 8,
+        "requantiser_digit_bits": 6,
+        "scratchpad_ports": 2,
         "accumulator_bits": 8,
         "column_buffer_depth": 16,
         "scratchpad_bytes": 24,
@@ -141,7 +148,7 @@ class FrameReader:
         """Yield the bodies of the good frames that ``received`` completes; damaged ones are dropped."""
         *frames, partial = (self._partial + received).split(b"\0")
         # What is longer than any frame is noise, and stays damaged when its head is cut off.
-        self._partial = partial[-_LONGEST_FRAME:]
+        self._partial = partial[-LONGEST_FRAME:]
         for frame in frames:
             body = unpack_frame(frame)
             if body is not None:

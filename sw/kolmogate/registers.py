@@ -13,8 +13,8 @@ MACHINE = _registers(
     *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth", "tile_gap"),
     # cycles from a batch of the requantisers to the next; 1 is the pipelined form
     "interval",
-    # scratchpad words of a descriptor, and of the constants of a column group
-    *("descriptor_words", "constants_words"),
+    # scratchpad words of a descriptor
+    "descriptor_words",
     # bits of a difference in the residual adder, which takes one a cycle
     "residual_bits",
 )
@@ -27,8 +27,9 @@ DESCRIPTOR = _registers(
 )
 """A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
 
-INSTRUCTION = _registers("rows", "bits")
-"""An instruction of the weight program: rows that it makes, literal bits that a row of it takes."""
+INSTRUCTION = _registers("kind", "rows", "records", "bits", "cycles", "coded_bits")
+"""An instruction of the weight program as it runs: rows that it makes, whether they are constants, literal
+bits that a row of it takes; cycles and bits that the entropy engine takes for all of them."""
 
 SPENT = _registers("total", "compute", "drain", "decode", "memory")
 """Cycles of a layer: all of them; those that took a tap; those that waited for the shadow registers, for
@@ -52,13 +53,17 @@ STATE = np.dtype(
         ),
         ("compute", _registers("undrained", "resting", "captured")),
         ("columns", _registers("written", "taken", "first")),
-        ("decoder", _registers("valid", "running", "bits", "left")),
+        (
+            "decoder",
+            _registers(
+                *("valid", "of_records", "last", "running", "left"),
+                *("rows", "records", "bits", "cycles", "coded_bits"),
+            ),
+        ),
+        ("engine", _registers("wait", "bits", "asks")),
         ("code", _registers("index", "asking", "answers", "valid")),
         ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
-        (
-            "constants",
-            _registers("channels_left", "asking", "groups", "arriving", "answers", "arrived", "here"),
-        ),
+        ("constants", _registers("here", "arrived", "readable")),
         ("drain", _registers("draining", "skipping", "row", "column")),
         ("draining", _COUNTER),
         ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),

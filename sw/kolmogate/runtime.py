@@ -1,25 +1,31 @@
 """Running compiled networks: on the machine model, or on a device behind a link."""
 
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
 from .config import MachineConfig
+from .container import load_image
 from .cycles import cycles, split
 from .driver import Device
-from .errors import InputError, ToolMissingError, UsageError
+from .errors import DeviceError, InputError, ToolMissingError, UsageError
 from .image import Image
 from .machine import Machine
 from .network import Int8Array
+from .protocol import BAUD, PAGE_BYTES
+from .serial_link import SerialLink, usb_ports
 
-__all__ = ["LoadedNetwork", "Opened", "open"]
+if TYPE_CHECKING:
+    from kolmogate_sim.device import SimulatedLink
+
+__all__ = ["LoadedNetwork", "Opened", "open", "simulated_link"]
 
 # An inference is given up after this many times the cycles that the model predicts.
 _PATIENCE = 4
@@ -48,56 +54,103 @@ class LoadedNetwork:
         Cycles of each inference of the last call: measured on a device, predicted on the machine model.
     layers : list of LayerCycles
         Cycles of each layer: predicted, and on the RTL, after a call, those counted in its last inference.
+    compute_seconds : list of float
+        The same in seconds of the image's nominal clock.
+    link_seconds : list of float
+        What each inference took beside: moving input and output, and asking for the end.
     """
 
-    def __init__(self, target: _Target, image: Image, spent: _Spent | None = None) -> None:
+    def __init__(self, opened: "Opened", image: Image) -> None:
         self.image = image
         self.cycles: list[int] = []
-        self._target = target
-        self._spent = spent
+        self.compute_seconds: list[float] = []
+        self.link_seconds: list[float] = []
+        self._opened = opened
         self.layers = cycles(image)
         self._predicted = sum(layer.total for layer in self.layers)
-        target.require(image.config)
-        for section in _with_progress(image.sections.values(), "load"):
-            target.write(section.address, section.data)
 
     def __call__(self, x: Int8Array) -> Int8Array:
-        """The network's int8 outputs (batch, *output shape) for int8 inputs (batch, *input shape)."""
-        image, target = self.image, self._target
+        """The network's int8 outputs (batch, *output shape) for int8 inputs (batch, *input shape).
+
+        Puts the network into the device's memory again if another one, or an error, has displaced it.
+        """
+        image = self.image
         expected = image.input.tensor.shape
         if x.dtype != np.int8 or x.shape[1:] != expected:
             raise InputError(
                 f"the model takes int8 inputs of shape (batch, {', '.join(map(str, expected))}), not "
                 f"{x.dtype} of {x.shape}"
             )
-        self.cycles = []
+        self.cycles, self.compute_seconds, self.link_seconds = [], [], []
         results = np.empty((len(x), *image.result.shape), np.int8)
-        for one, result in _with_progress(list(zip(x, results, strict=True)), "run"):
-            target.write(image.input.address, image.pack_input(one))
-            measured = target.run(
-                descriptors=image.sections["descriptors"].address,
-                code=image.sections["code"].address,
-                literals=image.sections["literals"].address,
-                limit=max(_LEAST_LIMIT, _PATIENCE * self._predicted),
-            )
-            self.cycles.append(self._predicted if measured is None else measured)
-            region = target.read(image.output.address, image.output.layout.size)
-            result[...] = image.unpack_output(region)
-        if self._spent is not None and len(x):
-            self.layers = split(self._spent(len(image.layers)), image)
+        with self._opened.resident(self) as target:
+            for one, result in _with_progress(list(zip(x, results, strict=True)), "run"):
+                result[...] = self._infer(target, one)
+        if self._opened.spent is not None and len(x):
+            self.layers = split(self._opened.spent(len(image.layers)), image)
         return results
+
+    def _infer(self, target: _Target, x: Int8Array) -> Int8Array:
+        image = self.image
+        started = self._opened.now()
+        target.write(image.input.address, image.pack_input(x))
+        # An empty section may begin where the scratchpad ends, which the device would refuse.
+        entry = {
+            name: image.sections[name].address if image.sections[name].data else 0
+            for name in ("descriptors", "code", "literals")
+        }
+        measured = target.run(**entry, limit=max(_LEAST_LIMIT, _PATIENCE * self._predicted))
+        region = target.read(image.output.address, image.output.layout.size)
+        seconds = self._opened.now() - started
+        spent = self._predicted if measured is None else measured
+        compute = spent / image.config.clock_hz
+        self.cycles.append(spent)
+        self.compute_seconds.append(compute)
+        # The machine model has neither a link nor a clock.
+        self.link_seconds.append(0.0 if measured is None else max(0.0, seconds - compute))
+        return image.unpack_output(region)
 
 
 class Opened(AbstractContextManager["Opened"]):
-    """An open device; load networks into it. Closes its link at the end of a ``with`` block."""
+    """An open device; load networks into it. Closes its link at the end of a ``with`` block.
+
+    Images have fixed addresses, and all use the scratchpad from its ends, so one network is resident at a
+    time. Any number may be loaded and called in turn: each is uploaded again when another was in between.
+    """
 
     def __init__(self, target: Machine | Device, spent: _Spent | None = None) -> None:
         self._target = target
-        self._spent = spent
+        self.spent = spent
+        self._resident: LoadedNetwork | None = None
 
-    def load(self, image: Image) -> LoadedNetwork:
-        """Put ``image`` into the device's memory; raises `DeviceError` if it was compiled for another."""
-        return LoadedNetwork(self._target, image, self._spent)
+    def load(self, image: Image | str | PathLike[str]) -> LoadedNetwork:
+        """Put an image, or the one in a file, into the device's memory.
+
+        Raises `DeviceError` if it was compiled for another device, `InputError` if the file is no image.
+        """
+        if not isinstance(image, Image):
+            image = load_image(image)
+        self._target.require(image.config)
+        network = LoadedNetwork(self, image)
+        with self.resident(network):
+            return network
+
+    @contextmanager
+    def resident(self, network: LoadedNetwork) -> Iterator[_Target]:
+        """The device with ``network`` in its memory. After an error nobody knows what is in there."""
+        try:
+            if self._resident is not network:
+                for address, content in _with_progress(_pieces(network.image), "load"):
+                    self._target.write(address, content)
+                self._resident = network
+            yield self._target
+        except BaseException:
+            self._resident = None
+            raise
+
+    def now(self) -> float:
+        """Seconds on the device's clock; they stand still on the machine model."""
+        return self._target.now() if isinstance(self._target, Device) else 0.0
 
     def close(self) -> None:
         """Close the link; closing twice does nothing."""
@@ -110,30 +163,46 @@ class Opened(AbstractContextManager["Opened"]):
         self.close()
 
 
-def open(where: str, config: MachineConfig, *, waves: str | PathLike[str] | None = None) -> Opened:
+def open(
+    where: str,
+    config: MachineConfig | None = None,
+    *,
+    waves: str | PathLike[str] | None = None,
+    baud: int = BAUD,
+) -> Opened:
     """A device to run images on.
 
     Parameters
     ----------
     where : str
-        ``machine``, the machine model; or ``rtl``, the gateware itself, simulated in this process.
-    config : MachineConfig
-        The configuration to simulate.
+        ``machine``, the machine model; ``rtl``, the gateware itself, simulated in this process; the name of
+        a serial port; or ``auto``, the one serial port on USB where a device answers.
+    config : MachineConfig, optional
+        The configuration to simulate. A device at a port tells its own.
     waves : path, optional
         Record all signals of the RTL into this FST file.
+    baud : int
+        Rate of a serial port.
 
-    Raises `UsageError` for another place, `ToolMissingError` where the simulator is not installed.
+    Raises `UsageError` for arguments that do not fit together, `ToolMissingError` where the simulator is
+    not installed, `DeviceError` if the port cannot be opened or no device answers.
     """
     if waves is not None and where != "rtl":
         raise UsageError("waveforms are recorded from the RTL alone: use --on rtl with --waves")
-    if where == "machine":
-        return Opened(Machine(config))
-    if where == "rtl":
-        return _simulate(config, waves)
-    raise UsageError(f"cannot run on {where!r}: choose golden, machine or rtl")
+    if where in ("machine", "rtl"):
+        if config is None:
+            raise UsageError(
+                f"opening {where!r} needs the configuration to simulate: open({where!r}, config)"
+            )
+        if where == "machine":
+            return Opened(Machine(config))
+        link = simulated_link(config, waves)
+        return Opened(Device(link), link.spent)
+    return Opened(_find(baud) if where == "auto" else _at_port(where, baud))
 
 
-def _simulate(config: MachineConfig, waves: str | PathLike[str] | None) -> Opened:
+def simulated_link(config: MachineConfig, waves: str | PathLike[str] | None = None) -> "SimulatedLink":
+    """A link to the gateware of ``config``, simulated in this process."""
     # The gateware is imported here alone: whoever only compiles or drives boards need not have it.
     try:
         from kolmogate_hw.device import Device as Gateware
@@ -142,8 +211,47 @@ def _simulate(config: MachineConfig, waves: str | PathLike[str] | None) -> Opene
         raise ToolMissingError(
             f"the RTL simulation needs {error.name}: install it with `pip install 'kolmogate[sim]'`"
         ) from None
-    link = SimulatedLink(Gateware(config), config.clock_hz, Path(waves) if waves else None)
-    return Opened(Device(link), link.spent)
+    return SimulatedLink(Gateware(config), config.clock_hz, Path(waves) if waves else None)
+
+
+def _at_port(port: str, baud: int) -> Device:
+    link = SerialLink(port, baud)
+    try:
+        return Device(link)
+    except BaseException:
+        link.close()
+        raise
+
+
+def _find(baud: int) -> Device:
+    """The one device that answers at a serial port on USB."""
+    ports = usb_ports()
+    if not ports:
+        raise DeviceError(
+            "no serial port is on USB: plug the board in, check that its cable carries data, or name the port"
+        )
+    found, failures = {}, []
+    for port in ports:
+        try:
+            found[port] = _at_port(port, baud)
+        except DeviceError as error:
+            failures.append(f"{port}: {error}")
+    if len(found) == 1:
+        return next(iter(found.values()))
+    for device in found.values():
+        device.close()
+    if found:
+        raise UsageError(f"devices answer at {' and '.join(found)}: name the one to use")
+    raise DeviceError(f"no device answers at {baud:,} baud ({'; '.join(failures)})")
+
+
+def _pieces(image: Image) -> list[tuple[int, bytes]]:
+    """The image's bytes page by page, with their addresses."""
+    return [
+        (section.address + start, section.data[start : start + PAGE_BYTES])
+        for section in image.sections.values()
+        for start in range(0, len(section.data), PAGE_BYTES)
+    ]
 
 
 Item = TypeVar("Item")

@@ -26,7 +26,8 @@ from .network import (
     Window,
 )
 from .parameters import row_count, weights_of_rows
-from .programs.p0 import Program, count_rows, decode
+from .programs.p0 import Program
+from .programs.reader import count_rows, decode
 
 __all__ = ["from_record", "regenerate", "skeleton", "to_record"]
 
@@ -61,10 +62,10 @@ def regenerate(empty: Network, program: Program, columns: int, folds: Mapping[st
         row_count(operation, columns) if isinstance(operation, Weighted) else 0 for operation in made_as
     ]
     # Before any row is made: a few bytes of program can make very many.
-    made = count_rows(program)
+    made, _ = count_rows(program)
     if made != sum(counts):
         raise InputError(f"the weight program makes {made} rows, the network's layers take {sum(counts)}")
-    rows = np.split(decode(program, columns), np.cumsum(counts)[:-1]) if counts else []
+    rows = np.split(decode(program, columns)[0], np.cumsum(counts)[:-1]) if counts else []
     operations = (
         replace(operation, weights=_weights(operation, made, part))
         if isinstance(operation, Weighted) and isinstance(made, Weighted)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 from kolmogate.config import MachineConfig
-from kolmogate.isa import CONSTANTS, SHIFTS
+from kolmogate.isa import SHIFTS, store_constants
 from kolmogate.machine_arithmetic import requantise, requantiser_interval
 from kolmogate_hw.drain import Drain
-from kolmogate_sim.memories import random_memory, serve_reads, serve_writes
-from kolmogate_sim.models import groups, random_layer, store
-from kolmogate_sim.streams import simulate, stalls
+from kolmogate_sim.memories import random_memory, serve_writes
+from kolmogate_sim.models import groups, random_layer, record_rows, store
+from kolmogate_sim.streams import drive, simulate, stalls
 
 MEMORY = 1 << 13
 
@@ -29,21 +29,19 @@ CORNERS: dict[str, dict[str, Any]] = {
 class Outputs:
     """A layer's random accumulators and constants, and the outputs that follow from them."""
 
-    def __init__(
-        self, config: MachineConfig, source: random.Random, constants_base: int, **fixed: int
-    ) -> None:
+    def __init__(self, config: MachineConfig, source: random.Random, **fixed: int) -> None:
         low, high = sorted((source.randrange(-128, 128), source.randrange(-128, 128)))
         self.layer = layer = random_layer(
             source,
             config,
             MEMORY,
-            constants_base=constants_base,
             single_rounding=source.randrange(2),
             zero_point=source.randrange(-128, 128),
             minimum=low,
             maximum=high,
             **fixed,
         )
+        self.config, self.columns = config, config.columns
         self.groups = groups(config, layer)
         self.positions = layer["x_count"] * layer["y_count"]
         channels = self.groups * config.columns
@@ -68,9 +66,11 @@ class Outputs:
         rounded = requantise(self.accumulators, **columns, single_rounding=bool(layer["single_rounding"]))
         self.values = np.clip(rounded + layer["zero_point"], low, high).astype(np.int8)
 
-    def stored_constants(self) -> np.ndarray:
-        packed = b"".join(CONSTANTS.pack(**c).to_bytes(8, "little") for c in self.constants)
-        return np.frombuffer(packed, np.uint8)
+    def records(self) -> list[dict[str, Any]]:
+        """The constants as rows of the weight decoder."""
+        stored = [store_constants(**one) for one in self.constants]
+        groups = [stored[first : first + self.columns] for first in range(0, len(stored), self.columns)]
+        return [row for group in groups for row in record_rows(self.config, group)]
 
 
 def run(
@@ -80,10 +80,7 @@ def run(
     dut = Drain(config)
     memory = random_memory(source, MEMORY)
     expected = memory.copy()
-    constants = np.zeros(MEMORY, np.uint8)
-    for outputs in layers.values():
-        stored = outputs.stored_constants()
-        constants[outputs.layer["constants_base"] :][: len(stored)] = stored
+    records = [row for outputs in layers.values() for row in outputs.records()]
     lanes = config.requantisers
     noise_bits = config.accumulator_bits
     taken = 0
@@ -125,28 +122,25 @@ def run(
                 await ctx.tick()
             np.testing.assert_array_equal(memory, expected, err_msg=name)
 
-    async def reads(ctx: Any) -> None:
-        await serve_reads(ctx, dut.constants_port, constants, stalls(source, None if stalled else 0.0))
+    async def constants(ctx: Any) -> None:
+        await drive(ctx, dut.records, records, stalls(source, None if stalled else 0.0))
 
     async def writes(ctx: Any) -> None:
         await serve_writes(ctx, dut.write_port, memory, repeat(False))
 
-    simulate(dut, array, cycles=50_000, background=[reads, writes])
+    simulate(dut, array, cycles=50_000, background=[constants, writes])
     return taken
 
 
 def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> None:
     """The corners one after the other in random order."""
-    # Constants of up to four groups each, apart.
-    spacing = 4 * 8 * config.columns
     layers = {
         corner: Outputs(
             config,
             source,
-            place * spacing,
             **{field: value(config) if callable(value) else value for field, value in fixed.items()},
         )
-        for place, (corner, fixed) in enumerate(source.sample(sorted(CORNERS.items()), len(CORNERS)))
+        for corner, fixed in source.sample(sorted(CORNERS.items()), len(CORNERS))
     }
     run(config, layers, source)
 
@@ -155,9 +149,7 @@ def test_pace(config: MachineConfig, source: random.Random) -> None:
     """Q outputs an interval of the requantisers, and a shift a cycle for columns that hold nothing."""
     batches = config.columns // config.requantisers
     for live in {1, batches}:
-        outputs = Outputs(
-            config, source, 0, x_count=config.rows, y_count=2, channels=live * config.requantisers
-        )
+        outputs = Outputs(config, source, x_count=config.rows, y_count=2, channels=live * config.requantisers)
         taken = run(config, {"paced": outputs}, source, stalled=False)
         interval = requantiser_interval(config)
         # What is skipped meanwhile costs only what exceeds the interval; the last row skips nothing.

@@ -1,30 +1,24 @@
 """The weight decoder: the rows that the golden decoder makes, however memory and array are stalled."""
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from amaranth.sim import Simulator
 from kolmogate.config import MachineConfig
-from kolmogate.isa import INSTRUCTION, P0
-from kolmogate.programs.p0 import Instruction, Program, assemble, literal_program
+from kolmogate.isa import INSTRUCTION
+from kolmogate.programs.p0 import Program, assemble, literal, zero
+from kolmogate.programs.search import literal_program
 from kolmogate_hw.lanes import LiteralLanes, WeightDecoder
 from kolmogate_sim.memories import random_memory, serve_reads
-from kolmogate_sim.streams import StreamMonitor, collect, simulate, stalls
+from kolmogate_sim.stimuli import random_program
+from kolmogate_sim.streams import StreamMonitor, simulate, stalls
 
 
-def random_program(
-    source: random.Random, columns: int, instructions: int, longest: int = 12
-) -> tuple[Program, np.ndarray]:
-    """A program of random instructions, its literals using the whole range of their bits, and its rows."""
-    program, rows = [], []
-    for _ in range(instructions):
-        count, bits = source.randrange(1, longest + 1), source.randrange(9)
-        program.append(Instruction(P0.LITERAL if bits else P0.ZERO, count, bits))
-        low, high = (-(1 << bits - 1), 1 << bits - 1) if bits else (0, 1)
-        rows += [[source.randrange(low, high) for _ in range(columns)] for _ in range(count)]
-    weights = np.array(rows, np.int8).reshape(-1, columns)
-    return assemble(program, weights, columns), weights
+def signed_row(row: Any) -> list[int]:
+    values: list[int] = np.array(list(row)).astype(np.uint8).view(np.int8).tolist()
+    return values
 
 
 class Bench:
@@ -35,15 +29,17 @@ class Bench:
         self.source = source
         self.dut = WeightDecoder(config)
         self.memory = random_memory(source, 1 << 14)
-        self.end = 0
+        # The coded stream of the first program is read beyond its end.
+        self.end = 2 * config.columns
         self.probability = None if stalled else 0.0
 
     def store(self, program: Program) -> dict[str, int]:
         """Put a program into the memory behind the last; the word addresses of its streams."""
         bases = {}
-        for name in ("code", "literals"):
+        for name in ("code", "coded", "literals"):
             stream = np.frombuffer(getattr(program, name), np.uint8)
-            bases[name] = self.end // self.config.columns
+            if name != "coded":
+                bases[name] = self.end // self.config.columns
             self.memory[self.end : self.end + len(stream)] = stream
             self.end += len(stream)
         assert self.end + LiteralLanes.WORDS * self.config.columns <= len(self.memory)
@@ -59,18 +55,39 @@ class Bench:
         for name in bases:
             ctx.set(getattr(self.dut, name), 0)
 
-    async def check(self, ctx: Any, weights: np.ndarray, then: int = 0) -> None:
+    async def check(
+        self, ctx: Any, weights: np.ndarray, records: Sequence[np.ndarray] = (), then: int = 0
+    ) -> None:
         """Take these rows, and make sure that none follows within ``then`` cycles."""
-        taken = 0
-        if len(weights):
-            async for row in collect(ctx, self.dut.o, stalls(self.source, self.probability)):
-                got = np.array(list(row)).astype(np.uint8).view(np.int8)
-                assert got.tolist() == weights[taken].tolist(), f"row {taken}"
-                taken += 1
-                if taken == len(weights):
-                    break
+        dut = self.dut
+        expected = {
+            "o": [(row.tolist(), None) for row in weights],
+            "records": [
+                (row.tolist(), index == len(block) - 1)
+                for block in records
+                for index, row in enumerate(block)
+            ],
+        }
+        pauses = {name: stalls(self.source, self.probability) for name in expected}
+        while any(expected.values()):
+            for name in expected:
+                ctx.set(getattr(dut, name).ready, bool(expected[name]) and not next(pauses[name]))
+            *_, o, o_row, records_, record = await ctx.tick().sample(
+                dut.o.valid & dut.o.ready,
+                dut.o.payload,
+                dut.records.valid & dut.records.ready,
+                dut.records.payload,
+            )
+            if o:
+                assert (signed_row(o_row), None) == expected["o"].pop(0), (
+                    f"{len(expected['o'])} rows before the end"
+                )
+            if records_:
+                assert (signed_row(record.row), record.last) == expected["records"].pop(0)
+        ctx.set(dut.o.ready, 0)
+        ctx.set(dut.records.ready, 0)
         for _ in range(then):
-            _, _, valid = await ctx.tick().sample(self.dut.o.valid)
+            _, _, valid = await ctx.tick().sample(dut.o.valid | dut.records.valid)
             assert not valid, "a row beyond the end of the program"
 
     def memories(self) -> list[Any]:
@@ -83,7 +100,7 @@ class Bench:
 
             return answer
 
-        return [answering(name) for name in ("code_port", "literal_port")]
+        return [answering(name) for name in ("code_port", "literal_port", "coded_port")]
 
     def run(self, bench: Any, cycles: int) -> None:
         simulate(self.dut, bench, cycles=cycles, background=self.memories())
@@ -92,15 +109,17 @@ class Bench:
 def test_random_programs(config: MachineConfig, source: random.Random) -> None:
     bench = Bench(config, source)
     programs = [random_program(source, config.columns, 25) for _ in range(3)]
-    programs.append((assemble([], np.zeros((0, config.columns), np.int8), config.columns), []))
+    programs.append(
+        (assemble([], np.zeros((0, config.columns), np.int8), config.columns), np.zeros((0, 8)), [])
+    )
 
     async def run(ctx: Any) -> None:
-        for program, weights in programs:
+        for program, weights, records in programs:
             await bench.start(ctx, bench.store(program))
-            await bench.check(ctx, weights, then=60)
+            await bench.check(ctx, weights, records, then=60)
             assert not ctx.get(bench.dut.error)
 
-    bench.run(run, cycles=20_000)
+    bench.run(run, cycles=400_000)
 
 
 def test_longest_instructions(config: MachineConfig, source: random.Random) -> None:
@@ -119,8 +138,8 @@ def test_longest_instructions(config: MachineConfig, source: random.Random) -> N
 def test_a_row_a_cycle(config: MachineConfig, source: random.Random) -> None:
     """Without stalls nothing is lost between instructions of eight rows, even of eight bits."""
     bench = Bench(config, source, stalled=False)
-    instructions = [Instruction(P0.LITERAL, 8, bits) for bits in (8, 8, 1, 8, 3, 8)]
-    instructions.insert(3, Instruction(P0.ZERO, 8))
+    instructions = [literal(bits, 8) for bits in (8, 8, 1, 8, 3, 8)]
+    instructions.insert(3, zero(8))
     weights = np.zeros((8 * len(instructions), config.columns), np.int8)
     program = assemble(instructions, weights, config.columns)
     first = last = 0
@@ -146,8 +165,8 @@ def test_start_abandons_what_runs(config: MachineConfig, source: random.Random) 
     """Started again at any moment, the decoder makes the new program's rows and no others."""
     bench = Bench(config, source)
     dut = bench.dut
-    programs = [random_program(source, config.columns, 6) for _ in range(6)]
-    stored = [(bench.store(program), weights.tolist()) for program, weights in programs]
+    programs = [random_program(source, config.columns, 6, coded=False) for _ in range(6)]
+    stored = [(bench.store(program), weights.tolist()) for program, weights, _ in programs]
     rows = 0
 
     async def check(ctx: Any) -> None:
@@ -157,6 +176,7 @@ def test_start_abandons_what_runs(config: MachineConfig, source: random.Random) 
             bases, weights = source.choice(stored)
             expected = iter(weights)
             ctx.set(dut.o.ready, 0)
+            ctx.set(dut.records.ready, 1)
             await bench.start(ctx, bases)
             # The start may withdraw what was offered, so that each run has its own monitor.
             monitor = StreamMonitor("o")
@@ -174,25 +194,25 @@ def test_start_abandons_what_runs(config: MachineConfig, source: random.Random) 
         simulator.add_testbench(memory, background=True)
     simulator.add_testbench(check)
     simulator.run()
-    assert rows > 100
+    assert rows > 80
 
 
 def test_unknown_instruction(config: MachineConfig, source: random.Random) -> None:
     bench = Bench(config, source)
-    program, weights = random_program(source, config.columns, 3)
+    program, weights, records = random_program(source, config.columns, 3)
     code = bytearray(program.code)
     unknown = INSTRUCTION.pack(op=2, argument=5, count=9)
     code[6:8] = unknown.to_bytes(2, "little")
-    bad = bench.store(Program(bytes(code), program.literals))
+    bad = bench.store(Program(bytes(code), program.coded, program.literals))
     good = bench.store(program)
 
     async def run(ctx: Any) -> None:
         await bench.start(ctx, bad)
-        await bench.check(ctx, weights, then=60)
+        await bench.check(ctx, weights, records, then=60)
         assert ctx.get(bench.dut.error)
         await bench.start(ctx, good)
         assert not ctx.get(bench.dut.error)
-        await bench.check(ctx, weights, then=60)
+        await bench.check(ctx, weights, records, then=60)
         assert not ctx.get(bench.dut.error)
 
-    bench.run(run, cycles=5000)
+    bench.run(run, cycles=20_000)

@@ -319,12 +319,25 @@ def test_damaged_input_files_are_refused_or_read(files, cli, tmp_path):
 
 def test_usage_errors(files, cli, tmp_path):
     run = ("run", files.image, "--input", files.inputs)
-    refused(cli(*run, "--on", "moon"), 2, "cannot run on 'moon': choose golden, machine or rtl")
+    refused(
+        cli(*run, "--on", "moon"),
+        2,
+        "cannot run on 'moon': choose golden, machine, rtl, auto or a serial port",
+    )
+    refused(cli(*run, "--on", "/dev/none"), 4, "there is no port /dev/none (")
+    refused(cli(*run, "--on", "/dev/none", "--baud", 9600), 2, "from 115,200 to 3,000,000, not 9,600")
     refused(cli(*run, "--waves", tmp_path / "w.fst"), 2, "waveforms are recorded from the RTL alone")
     refused(cli("run", files.tflite, "--input", files.inputs), 2, "is not compiled: run it with --on golden")
     outcome = cli("compile", files.tflite, "-o", tmp_path / "m.kg", "--target", "moon")
     refused(outcome, 2, "unknown target 'moon': choose one of up5k, ")
-    for arguments in ([], ["fly"], ["run", "m.kg"], ["compile", "m.tflite"], ["inspect", "m.kg", "--faster"]):
+    for arguments in (
+        [],
+        ["fly"],
+        ["run", "m.kg"],
+        ["compile", "m.tflite"],
+        ["inspect", "m.kg", "--faster"],
+        ["simulate"],
+    ):
         with pytest.raises(SystemExit) as caught:
             main(arguments)
         assert caught.value.code == 2

@@ -87,7 +87,7 @@ def test_foreign_files_are_refused(image, tmp_path):
 def test_other_version_is_refused(image):
     data = bytearray(to_bytes(image))
     data[8:10] = (9).to_bytes(2, "little")
-    with pytest.raises(InputError, match="has format 9, this release reads 1; compile it again"):
+    with pytest.raises(InputError, match="has format 9, this release reads 2; compile it again"):
         from_bytes(bytes(data))
 
 
@@ -177,8 +177,8 @@ def test_unsound_host_parts_are_refused_or_harmless(image, infer):
     ("part", "value", "sentence"),
     [
         (("sections", 0, "address"), 4, "section descriptors is not whole scratchpad words"),
-        (("sections", 3, "address"), 1 << 20, "literals lies outside the scratchpad"),
-        (("sections", 1, "address"), 0, "constants and output overlap"),
+        (("sections", 2, "address"), 1 << 20, "literals lies outside the scratchpad"),
+        (("sections", 3, "address"), 0, "code and output overlap"),
         (("sections", 0, "name"), "weights", "its sections do not make up the device part"),
         (("input", "address"), 131072, "input lies outside the scratchpad of 131072 bytes"),
         (("input", "layout", "channels"), 4, "'pixel_pitch' is not in 4 to"),
@@ -229,7 +229,7 @@ def test_unsound_values_are_named(image, part, value, sentence):
 def test_host_part_that_is_no_json(image, host):
     data = to_bytes(image)
     device = b"".join(section.data for section in image.sections.values())
-    body = HEADER.pack(data[:8], 1, len(host), len(device)) + host + device
+    body = HEADER.pack(data[:8], 2, len(host), len(device)) + host + device
     with pytest.raises(InputError, match="the host part of the image is not JSON"):
         from_bytes(body + struct.pack("<I", zlib.crc32(body)))
     with pytest.raises(InputError, match="the host part is not a record"):
@@ -273,5 +273,5 @@ def test_programs_of_other_rows_are_refused(image):
 def test_overlapping_sections_are_refused(image):
     sections = dict(image.sections)
     sections["code"] = Section(sections["literals"].address, sections["code"].data)
-    with pytest.raises(InputError, match="code and literals overlap"):
+    with pytest.raises(InputError, match="literals and code overlap"):
         dataclasses.replace(image, sections=sections)

@@ -9,13 +9,15 @@ from kolmogate.compiler import compile
 from kolmogate.config import configuration
 from kolmogate.errors import DeviceError, UsageError
 from kolmogate.image import Section
-from kolmogate.isa import CONSTANTS, DESCRIPTOR, INSTRUCTION, P0, SHIFTS, ErrorCode, Opcode
+from kolmogate.isa import DESCRIPTOR, INSTRUCTION, P0, SHIFTS, ErrorCode, Opcode, store_constants
 from kolmogate.machine import Machine
-from kolmogate.programs.p0 import assemble, literal_program
+from kolmogate.programs.entropy import Reference
+from kolmogate.programs.p0 import assemble, coded, predict, records
+from kolmogate.programs.search import literal_program
 
 UP5K = configuration("up5k")
-CONSTANTS_AT, CODE_AT, LITERALS_AT, DESCRIPTORS_AT = 0x8000, 0x9000, 0xA000, 0x1F000
-IDENTITY = {"multiplier": 1 << 30, "shift": 30}
+CODE_AT, LITERALS_AT, DESCRIPTORS_AT = 0x9000, 0xA000, 0x1F000
+IDENTITY = {"bias": 0, "multiplier": 1 << 30, "shift": 30}
 
 DENSE = {
     "opcode": Opcode.ARRAY,
@@ -29,7 +31,6 @@ DENSE = {
     "inner_count": 1,
     "run": 4,
     "channels": 8,
-    "constants_base": CONSTANTS_AT,
     "minimum": -128,
     "maximum": 127,
 }
@@ -38,9 +39,8 @@ DENSE = {
 
 @pytest.fixture
 def machine():
-    """A machine whose constants are 32 identities and whose program is one END."""
+    """A machine whose program is one END."""
     machine = Machine(UP5K)
-    machine.write(CONSTANTS_AT, CONSTANTS.pack(**IDENTITY).to_bytes(8, "little") * 32)
     machine.write(CODE_AT, INSTRUCTION.pack(op=P0.END).to_bytes(2, "little"))
     return machine
 
@@ -51,10 +51,22 @@ def put_descriptors(machine, *descriptors):
         machine.write(DESCRIPTORS_AT + index * size, DESCRIPTOR.pack(**fields).to_bytes(size, "little"))
 
 
-def put_weights(machine, rows):
-    program = assemble(literal_program(rows), rows, machine.config.columns)
+def record_rows(**constants):
+    """The rows of a column group whose channels have all the same constants."""
+    return np.frombuffer(store_constants(**constants).to_bytes(8, "little") * 8, np.int8).reshape(8, 8)
+
+
+def put_program(machine, instructions, *rows):
+    program = assemble(instructions, np.concatenate(rows), machine.config.columns)
     machine.write(CODE_AT, program.code)
+    machine.write(LITERALS_AT - len(program.coded), program.coded)
     machine.write(LITERALS_AT, program.literals)
+
+
+def put_weights(machine, rows, groups=1, constants=IDENTITY):
+    """A program of so many groups of the same constants, and then weights."""
+    block = record_rows(**constants)
+    put_program(machine, [records(8)] * groups + literal_program(rows), *[block] * groups, rows)
 
 
 def execute(machine, *descriptors, limit=1 << 20):
@@ -130,6 +142,7 @@ def test_stored_weights_serve_all_tiles(machine):
 
 
 def test_word_mode_pools_each_column_on_its_own(machine):
+    put_weights(machine, np.zeros((0, 8), np.int8), groups=2)
     machine.write(0x100, bytes(range(32)))
     fields = {**DENSE, "word_mode": 1, "unit_weights": 1, "stream_weights": 0, "run": 8, "channels": 16}
     execute(machine, {**fields, "inner_count": 2, "inner_step": 16})
@@ -139,10 +152,8 @@ def test_word_mode_pools_each_column_on_its_own(machine):
 def test_accumulators_wrap_at_their_width(machine):
     """2,100 products of 127 by 127 exceed 25 bits and a sign."""
     taps = 2100
-    put_weights(machine, np.full((taps, 8), 127, np.int8))
+    put_weights(machine, np.full((taps, 8), 127, np.int8), constants={**IDENTITY, "shift": 50})
     machine.write(0x100, b"\x7f" * taps)
-    shift = {"multiplier": 1 << 30, "shift": 50}
-    machine.write(CONSTANTS_AT, CONSTANTS.pack(**shift).to_bytes(8, "little") * 8)
     execute(machine, {**DENSE, "run": taps})
     assert outputs(machine) == [(127 * 127 * taps - (1 << 26)) >> 20] * 8
 
@@ -156,8 +167,7 @@ def test_descriptors_without_meaning(machine):
     for field in ("x_count", "y_count", "outer_count", "inner_count", "run", "channels"):
         assert error_of(machine, {**DENSE, field: 0}) == ErrorCode.BAD_DESCRIPTOR
     assert error_of(machine, {"opcode": Opcode.FILL, "run": 8}) == ErrorCode.BAD_DESCRIPTOR
-    put_weights(machine, np.ones((4, 8), np.int8))
-    machine.write(CONSTANTS_AT, CONSTANTS.pack(shift=SHIFTS[0] - 1).to_bytes(8, "little"))
+    put_weights(machine, np.ones((4, 8), np.int8), constants={**IDENTITY, "shift": SHIFTS[0] - 1})
     assert error_of(machine, DENSE) == ErrorCode.BAD_DESCRIPTOR
 
 
@@ -165,12 +175,14 @@ def test_programs_that_make_no_weights(machine):
     assert error_of(machine, DENSE) == ErrorCode.TIMEOUT
     machine.write(CODE_AT, INSTRUCTION.pack(op=2).to_bytes(2, "little"))
     assert error_of(machine, DENSE) == ErrorCode.BAD_PROGRAM
-    # a layer of unit weights takes none, whatever the program is
+    # a layer of unit weights takes none, only constants
+    put_weights(machine, np.zeros((0, 8), np.int8))
     execute(machine, {**DENSE, "unit_weights": 1})
 
 
 def test_filter_deeper_than_the_column_buffer(machine):
-    fields = {**DENSE, "stream_weights": 0, "run": 513}
+    put_weights(machine, np.zeros((1025, 8), np.int8))
+    fields = {**DENSE, "stream_weights": 0, "run": 1025}
     assert error_of(machine, fields) == ErrorCode.TIMEOUT
 
 
@@ -215,12 +227,14 @@ def test_wild_memory_always_ends(target):
 
 def test_damaged_images_always_end(chain, inputs, infer):
     network = chain(6, 6, 3).conv(20, padding=(1, 1, 1, 1)).depthwise().dense(5).network()
-    image = compile(network, UP5K)
+    images = [compile(network, UP5K, objective=objective) for objective in ("fastest", "smallest")]
     x = inputs(network, 1)
     ends = set()
     for seed in range(300):
         rng = np.random.default_rng(seed)
-        name = list(image.sections)[seed % 4]
+        image = images[seed % 2]
+        names = [name for name, section in image.sections.items() if section.data]
+        name = names[seed % len(names)]
         data = bytearray(image.sections[name].data)
         for position in rng.integers(0, len(data), 3):
             data[position] ^= int(rng.integers(1, 256))
@@ -235,12 +249,28 @@ def test_damaged_images_always_end(chain, inputs, infer):
 
 def test_one_instruction_may_serve_two_layers(machine):
     rows = np.arange(-32, 32, dtype=np.int8).reshape(8, 8)
-    put_weights(machine, rows)
-    assert machine.read(CODE_AT + 2, 2) == INSTRUCTION.pack(op=P0.END).to_bytes(2, "little")
+    put_weights(machine, rows, groups=2)
+    assert machine.read(CODE_AT + 6, 2) == INSTRUCTION.pack(op=P0.END).to_bytes(2, "little")
     machine.write(0x100, bytes([1, 2, 255, 0]))
     execute(machine, DENSE, {**DENSE, "output_base": 0x7008})
     x = np.array([1, 2, -1, 0])
     assert outputs(machine, 16) == [*(x @ rows[:4]), *(x @ rows[4:])]
+
+
+def test_coded_layer_by_hand(machine):
+    """Constants and weights from the entropy engine, the weights predicted from the row above."""
+    rows = np.arange(-16, 16, dtype=np.int8).reshape(4, 8)
+    program = [records(8, 2), predict(0, Reference(1, 1)), coded(4)]
+    put_program(machine, program, record_rows(**IDENTITY), rows)
+    machine.write(0x100, bytes([1, 2, 255, 0]))
+    execute(machine, DENSE)
+    assert outputs(machine) == (np.array([1, 2, -1, 0]) @ rows).tolist()
+
+
+def test_coded_rows_need_an_entropy_engine():
+    machine = Machine(dataclasses.replace(UP5K, entropy_engines=0))
+    put_program(machine, [records(8, 1)], record_rows(**IDENTITY))
+    assert error_of(machine, {**DENSE, "unit_weights": 1}) == ErrorCode.BAD_PROGRAM
 
 
 def test_host_access_outside_the_scratchpad(machine):

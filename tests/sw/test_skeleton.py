@@ -103,10 +103,11 @@ def replaced(image, **changes):
 def test_programs_of_other_networks_are_refused(network):
     image = compile(network, configuration("up5k"))
     code, literals = image.program().code, image.program().literals
-    zero = INSTRUCTION.pack(op=P0.ZERO, count=2047).to_bytes(2, "little")
+    end = INSTRUCTION.pack(op=P0.END).to_bytes(2, "little")
+    zero = INSTRUCTION.pack(op=P0.ZERO, count=1023).to_bytes(2, "little")
     for damaged, sentence in (
         # many gigabytes of zeros if they were made
-        (replaced(image, code=zero * (len(code) // 2 - 1) + b"\xff\xff"), "rows, the network's layers take"),
+        (replaced(image, code=zero * (len(code) // 2 - 1) + end), "rows, the network's layers take"),
         (replaced(image, code=bytes(len(code))), "the weight program has no END"),
         (replaced(image, literals=literals[:-8]), "bits a lane of"),
     ):

@@ -2,5 +2,6 @@
 
 from .cobs import Decoder, Encoder
 from .link import Link
+from .turn import Turn
 
-__all__ = ["Decoder", "Encoder", "Link"]
+__all__ = ["Decoder", "Encoder", "Link", "Turn"]

@@ -87,13 +87,15 @@ class Encoder(wiring.Component):
         write = block.write
 
         code = Signal(8, init=1)  # bytes in the block, and one
-        index = Signal(8)  # place of the byte after the one that is read
+        index = Signal(8, init=1)  # place of the byte after the one that is read
         full = Signal()  # the block sent last was full: no zero was left out after it
         last = Signal()  # this block ends the frame
+        complete = Signal()  # all bytes of the block are sent, or there are none
+        m.d.comb += complete.eq(index == code)
         m.d.comb += [write.addr.eq(code), write.data.eq(self.i.p.data), block.read_address.eq(index)]
 
         def end_block() -> None:
-            m.d.sync += code.eq(1)
+            m.d.sync += [code.eq(1), index.eq(1)]
             with m.If(last):
                 m.next = "DELIMITER"
             with m.Else():
@@ -102,10 +104,9 @@ class Encoder(wiring.Component):
         with m.FSM():
             with m.State("GATHER"):
                 m.d.comb += self.i.ready.eq(1)
-                m.d.sync += index.eq(1)
                 with m.If(self.i.valid):
                     m.d.sync += last.eq(self.i.p.end)
-                    with m.If(self.i.p.end & full & (code == 1)):
+                    with m.If(self.i.p.end & full & complete):
                         m.next = "DELIMITER"
                     with m.Elif(self.i.p.end | (self.i.p.data == 0)):
                         m.d.sync += full.eq(0)
@@ -121,7 +122,7 @@ class Encoder(wiring.Component):
                 with m.If(self.o.ready):
                     m.d.sync += index.eq(index + 1)
                     m.next = "BYTES"
-                    with m.If(code == 1):
+                    with m.If(complete):
                         end_block()
             with m.State("BYTES"):
                 m.d.comb += [
@@ -131,7 +132,7 @@ class Encoder(wiring.Component):
                 ]
                 with m.If(self.o.ready):
                     m.d.sync += index.eq(index + 1)
-                    with m.If(index == code):
+                    with m.If(complete):
                         end_block()
             with m.State("DELIMITER"):
                 m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(0)]

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.crc.catalog import CRC32_ISO_HDLC
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.errors import UsageError
@@ -13,13 +12,16 @@ from kolmogate.protocol import ACCESS, IDENTITY, PAGE_BYTES, PROGRESS, RUN, Comm
 
 from ..block_ram import BlockRam
 from ..ports import HostPort
-from .cobs import TOKEN, Decoder, Encoder
+from .cobs import Decoder, Encoder
+from .turn import Turn
 
 __all__ = ["Link"]
 
 # Bytes of a request around its payload: sequence number and command before it, the CRC after it.
 _HEAD, _CRC = 2, 4
 _ACCESS = ACCESS.bits // 8
+# Bytes of an answer around its payload: sequence number and status, the same CRC.
+_REPLY = 2
 # A request's bytes are counted from here, so that a right WRITE ends with the counter at its `last`.
 _START = -(_HEAD + _ACCESS + 1 + _CRC) % 512
 
@@ -32,8 +34,9 @@ class Link(wiring.Component):
     """Answers the requests of `kolmogate.protocol`.
 
     Half duplex: a request is received into one block RAM, checked, carried out and answered before the
-    next is taken from ``i``. Reception takes a byte a cycle; a WRITE then one cycle a byte as long as
-    ``host`` takes them, a READ one access and two cycles a byte.
+    next is taken from ``i``. The CRC takes a bit a cycle, so a byte takes 9 cycles to receive and 11 to
+    answer, which is much faster than any UART; a WRITE then takes one cycle a byte as long as ``host``
+    takes them.
 
     Parameters
     ----------
@@ -46,6 +49,12 @@ class Link(wiring.Component):
     i, o : streams of bytes
         From and to the host.
     host : HostPort, out
+
+    Attributes
+    ----------
+    decoder, turn, receiving
+        Parts of it, for the proofs: all frames come through the decoder, the CRC is in `Turn`, and nothing is
+        done or answered while ``receiving`` is high.
     """
 
     i: stream.Interface
@@ -58,6 +67,9 @@ class Link(wiring.Component):
                 f"scratchpad_bytes must be a multiple of {PAGE_BYTES}, not {config.scratchpad_bytes}"
             )
         self.config = config
+        self.decoder = Decoder()
+        self.turn = Turn()
+        self.receiving = Signal()
         super().__init__(
             {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8)), "host": Out(HostPort())}
         )
@@ -65,41 +77,51 @@ class Link(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         host = self.host
-        m.submodules.decoder = decoder = Decoder()
+        m.submodules.decoder = decoder = self.decoder
         m.submodules.encoder = encoder = Encoder()
-        crc, restart = CRC32_ISO_HDLC(data_width=8).create(), Signal()
-        # The processor's own `start` may come with the first byte, which costs a multiplexer.
-        m.submodules.crc = ResetInserter(restart)(crc)
+        m.submodules.turn = turn = self.turn
         m.submodules.request = request = BlockRam(8, 512)
         store = request.write
         wiring.connect(m, wiring.flipped(self.i), decoder.i)
         wiring.connect(m, encoder.o, wiring.flipped(self.o))
 
-        # Data path, which needs no reset. The payload's newest bytes are kept in a shift register.
+        # Data path, which needs no reset. The newest bytes of a payload, or what is left of an answer, are
+        # in a shift register, whose flip-flops have room for the loading of the answer.
         count = Signal(range(512), init=_START)  # place in `request`
         place = Signal(4)  # place in the request's or the answer's leading bytes; keeps its last value
         sequence = Signal(8, reset_less=True)
         command = Signal(8, reset_less=True)
-        arguments = Signal(RUN.bits, reset_less=True)
-        run = data.View(_layout(RUN), arguments)
-        access = data.View(_layout(ACCESS), arguments[-ACCESS.bits :])
+        chain = Signal(max(RUN.bits, 8 * _REPLY + max(IDENTITY.bits, PROGRESS.bits)), reset_less=True)
+        # The address of a READ stays where it is while an answer's first bytes leave.
+        low, high = chain[: -ACCESS.bits], chain[-ACCESS.bits :]
+        run = data.View(_layout(RUN), chain[-RUN.bits :])
+        access = data.View(_layout(ACCESS), high)
         offset, page = access.address[:8], access.address[8:]
         final = Signal(9, reset_less=True)  # offset of the last byte to move
         status = Signal(Status, reset_less=True)
         previous = Signal(8, reset_less=True)  # sequence number of the request before
         started = Signal()  # that request started an inference
 
-        # The answer leaves through a register, because what it tells may change while a byte waits.
-        token = Signal(TOKEN, reset_less=True)
+        # Every byte, received or sent, turns round once. One to send then waits for the encoder.
         pending = Signal()
-        room = Signal()
-        progress = Signal(_layout(PROGRESS))
+        free = Signal()
+        tail = Signal()  # the CRC is sent
+        m.d.comb += [
+            free.eq(~turn.turning & ~pending),
+            turn.tail.eq(tail),
+            encoder.i.valid.eq(pending),
+            encoder.i.p.data.eq(turn.byte),
+        ]
+        with m.If(turn.last):
+            m.d.sync += pending.eq(~self.receiving)
+        with m.If(pending & encoder.i.ready):
+            m.d.sync += pending.eq(0)
 
+        progress = Signal(_layout(PROGRESS))
         m.d.comb += [
             store.addr.eq(count),
             store.data.eq(decoder.o.p.data),
             request.read_address.eq(count),
-            crc.data.eq(decoder.o.p.data),
             host.request.p.address.eq(access.address),
             host.request.p.data.eq(request.read_data),
             host.descriptors.eq(run.descriptors),
@@ -109,15 +131,12 @@ class Link(wiring.Component):
             progress.busy.eq(host.busy),
             progress.error.eq(host.error),
             progress.cycles.eq(host.cycles),
-            encoder.i.valid.eq(pending),
-            encoder.i.payload.eq(token),
-            room.eq(~pending | encoder.i.ready),
         ]
-        with m.If(encoder.i.ready):
-            m.d.sync += pending.eq(0)
 
-        again = sequence == previous
-        repeated = started & again
+        # A request's distance from the one before: 0 if it is repeated, else 1. All others are dropped.
+        distance = Signal(8)
+        repeated = Signal()
+        m.d.comb += [distance.eq(sequence - previous), repeated.eq(started & ~distance[0])]
 
         def expect(condition: Any, otherwise: Status) -> None:
             with m.If(~condition):
@@ -126,16 +145,16 @@ class Link(wiring.Component):
         def length(payload: int) -> Any:
             return count == (_START + _HEAD + payload + _CRC) % 512
 
-        def answer(byte: Any, *, covered: bool = True) -> None:
-            """Send a byte, which the CRC covers; only when there is room."""
-            m.d.comb += [crc.data.eq(byte), crc.valid.eq(covered)]
-            m.d.sync += [token.data.eq(byte), token.end.eq(0), pending.eq(1)]
+        def take(value: Any) -> None:
+            m.d.comb += [turn.load.eq(1), turn.value.eq(value)]
 
         with m.FSM():
             with m.State("RECEIVE"):
-                m.d.comb += decoder.o.ready.eq(1)
-                with m.If(decoder.o.valid & ~decoder.o.p.end):
-                    m.d.comb += [crc.valid.eq(1), store.en.eq(1)]
+                m.d.comb += decoder.o.ready.eq(~turn.turning)
+                m.d.comb += self.receiving.eq(1)
+                with m.If(decoder.o.valid & decoder.o.ready & ~decoder.o.p.end):
+                    take(decoder.o.p.data)
+                    m.d.comb += store.en.eq(1)
                     # A request that is too long stays too long.
                     with m.If(count != _START - 1):
                         m.d.sync += count.eq(count + 1)
@@ -149,12 +168,12 @@ class Link(wiring.Component):
                         (place < _HEAD + _ACCESS)
                         | ((command == Command.RUN) & (place < _HEAD + RUN.bits // 8))
                     ):
-                        m.d.sync += arguments.eq(Cat(arguments[8:], decoder.o.p.data))
-                with m.If(decoder.o.valid & decoder.o.p.end):
-                    m.d.comb += restart.eq(1)
+                        m.d.sync += chain.eq(Cat(chain[8:], decoder.o.p.data))
+                with m.If(decoder.o.valid & decoder.o.ready & decoder.o.p.end):
+                    m.d.comb += turn.restart.eq(1)
                     m.d.sync += [count.eq(_START), place.eq(0)]
                     # No frame with a right CRC has fewer bytes than the CRC, but it can be all it has.
-                    with m.If((decoder.o.p.data == 0) & crc.match_detected & (place >= _HEAD + _CRC)):
+                    with m.If((decoder.o.p.data == 0) & turn.match & (place >= _HEAD + _CRC)):
                         m.d.sync += count.eq(count)
                         m.next = "CHECK"
 
@@ -178,7 +197,7 @@ class Link(wiring.Component):
                     with m.Default():
                         m.d.sync += status.eq(Status.BAD_COMMAND)
                 m.next = "EXECUTE"
-                with m.If((command != Command.IDENTIFY) & ~again & (sequence != (previous + 1)[:8])):
+                with m.If((command != Command.IDENTIFY) & distance[1:].any()):
                     m.d.sync += count.eq(_START)
                     m.next = "RECEIVE"
 
@@ -189,6 +208,11 @@ class Link(wiring.Component):
                     previous.eq(sequence),
                     started.eq((command == Command.RUN) & repeated),
                 ]
+                constant = Const(IDENTITY.pack(**identity(self.config)), IDENTITY.bits)
+                reply = Cat(sequence, Const(0, 8), Mux(command == Command.IDENTIFY, constant, progress))
+                m.d.sync += low.eq(reply)
+                with m.If(command == Command.IDENTIFY):
+                    m.d.sync += high.eq(reply[len(low) :])
                 m.next = "HEAD"
                 with m.If(status == Status.OK):
                     size = self.config.scratchpad_bytes
@@ -215,24 +239,18 @@ class Link(wiring.Component):
                     with m.If(offset == final[:8]):
                         m.next = "HEAD"
 
-            with m.State("HEAD"), m.If(room):
+            with m.State("HEAD"), m.If(free):
                 last = Signal.like(place)
-                m.d.sync += place.eq(place + 1)
-                m.d.comb += last.eq(1)
-                with m.If(place == 0):
-                    answer(sequence)
-                with m.Elif(place == 1):
-                    answer(status)
-                with m.Elif(command == Command.IDENTIFY):
-                    constant = Const(IDENTITY.pack(**identity(self.config)), IDENTITY.bits)
-                    answer(Cat(Const(0, 8 * _HEAD), constant).word_select(place, 8))
-                with m.Else():
-                    answer(Cat(Const(0, 8 * _HEAD), progress).word_select(place, 8))
+                take(low[:8] | Mux(place == 1, status, 0))
+                m.d.sync += [place.eq(place + 1), low.eq(chain[8:])]
+                with m.If(command == Command.IDENTIFY):
+                    m.d.sync += high.eq(high[8:])
+                m.d.comb += last.eq(_REPLY - 1)
                 with m.If(status == Status.OK), m.Switch(command):
                     with m.Case(Command.IDENTIFY):
-                        m.d.comb += last.eq(1 + IDENTITY.bits // 8)
+                        m.d.comb += last.eq(_REPLY - 1 + IDENTITY.bits // 8)
                     with m.Case(Command.STATUS):
-                        m.d.comb += last.eq(1 + PROGRESS.bits // 8)
+                        m.d.comb += last.eq(_REPLY - 1 + PROGRESS.bits // 8)
                 with m.If(place == last):
                     m.d.sync += place.eq(0)
                     m.next = "CRC"
@@ -241,23 +259,25 @@ class Link(wiring.Component):
 
             with m.State("READ"):
                 # What is read has nowhere to wait but the register.
-                m.d.comb += host.request.valid.eq(~pending)
-                with m.If(host.request.ready & ~pending):
+                m.d.comb += host.request.valid.eq(free)
+                with m.If(host.request.ready & free):
                     m.next = "AWAIT"
             with m.State("AWAIT"), m.If(host.valid):
-                answer(host.data)
+                take(host.data)
                 m.d.sync += offset.eq(offset + 1)
                 m.next = "READ"
                 with m.If(offset == final[:8]):
                     m.next = "CRC"
 
-            with m.State("CRC"), m.If(room):
-                answer(crc.crc.word_select(place[:2], 8), covered=False)
-                m.d.sync += place.eq(place + 1)
-                with m.If(place == _CRC - 1):
+            with m.State("CRC"), m.If(free):
+                m.d.comb += turn.load.eq(place != _CRC)
+                m.d.sync += [tail.eq(1), place.eq(place + 1)]
+                with m.If(place == _CRC):
+                    m.d.sync += [pending.eq(1), place.eq(0), count.eq(_START)]
                     m.next = "END"
-            with m.State("END"), m.If(room):
-                m.d.comb += restart.eq(1)
-                m.d.sync += [token.end.eq(1), pending.eq(1), count.eq(_START), place.eq(0)]
-                m.next = "RECEIVE"
+            with m.State("END"):
+                m.d.comb += [encoder.i.p.end.eq(1), turn.restart.eq(1)]
+                with m.If(free):
+                    m.d.sync += tail.eq(0)
+                    m.next = "RECEIVE"
         return m

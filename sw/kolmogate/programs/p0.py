@@ -1,10 +1,10 @@
-"""P0, the programs of the generator lanes: encoding, golden decoder, disassembler and encoder.
+"""P0, the instructions of weight programs: encoding, assembler, disassembler.
 
-A program makes rows of int8 weights, one weight a column; `kolmogate.isa.INSTRUCTION` fixes its bits.
-Rows per cycle of the decoder are in `kolmogate_hw.lanes`.
+A program makes rows of int8 numbers, one a column: weights, and the records of requantisation constants.
+`kolmogate.isa.INSTRUCTION` fixes its bits, `kolmogate.programs.reader` says what it makes, and
+`kolmogate_hw.lanes` how long that takes.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,18 +12,27 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..isa import INSTRUCTION, P0
+from ..isa import HISTORY_ROWS, INSTRUCTION, NO_PREDICTION, P0, RECORD_WORDS
+from .entropy import Coder, Reference
 
 __all__ = [
     "MAXIMUM_ROWS",
+    "RECORD_REFERENCES",
     "Instruction",
     "Program",
+    "ProgramEnd",
     "assemble",
-    "count_rows",
-    "decode",
-    "disassemble",
-    "literal_program",
-    "literal_rows",
+    "bits_needed",
+    "check_rows",
+    "code_words",
+    "coded",
+    "execute",
+    "literal",
+    "loop",
+    "predict",
+    "records",
+    "walk",
+    "zero",
 ]
 
 Int8Array = npt.NDArray[np.int8]
@@ -31,207 +40,247 @@ Int8Array = npt.NDArray[np.int8]
 MAXIMUM_ROWS = 1 << INSTRUCTION.widths["count"]
 """Rows that one instruction makes at most."""
 
-INSTRUCTION_BYTES = INSTRUCTION.bits // 8
+EIGHTHS = 8
+"""Parts of the columns that CODED counts in."""
+
+RECORD_REFERENCES = {1: (Reference(), Reference()), 2: (Reference(1, 0), Reference())}
+"""How coded records are predicted, by the argument of RECORDS."""
+
+_ROWS = range(1, MAXIMUM_ROWS + 1)
+_COUNTS = {P0.RECORDS: range(1, RECORD_WORDS + 1), P0.PREDICT: range(HISTORY_ROWS), P0.END: range(1, 2)}
+_ARGUMENTS = {
+    P0.LITERAL: range(1, 9),
+    P0.CODED: range(1, EIGHTHS + 1),
+    P0.RECORDS: range(3),
+    P0.PREDICT: range(2 * NO_PREDICTION + 2),
+    P0.LOOP: range(1, 9),
+}
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction: ``rows`` rows whose weights take ``bits`` bits each of the literal stream."""
+    """One instruction; `zero`, `literal`, `coded`, `records`, `predict` and `loop` make them.
+
+    Parameters
+    ----------
+    op : P0
+    count : int
+        Rows that it makes; of PREDICT the distance, of LOOP how often the body runs again.
+    argument : int
+        Of LITERAL the bits of a weight, of CODED the eighths of the columns that are coded, of RECORDS how
+        they are stored (0 as literals, 1 coded, 2 coded as differences to the row above), of PREDICT twice
+        the shift plus the term's index, of LOOP the instructions of its body.
+    """
 
     op: P0
-    rows: int = 1
-    bits: int = 0
+    count: int = 1
+    argument: int = 0
 
     def __post_init__(self) -> None:
-        widths = range(1, 9) if self.op == P0.LITERAL else range(1)
-        if not 1 <= self.rows <= MAXIMUM_ROWS or self.bits not in widths:
+        counts = _COUNTS.get(self.op, _ROWS)
+        arguments = _ARGUMENTS.get(self.op, range(1))
+        if self.count not in counts or self.argument not in arguments:
             raise InputError(
-                f"{self.op.name} of {self.bits} bits x {self.rows} rows is no instruction: rows must be 1 to"
-                f" {MAXIMUM_ROWS}, bits {widths[0]} to {widths[-1]}"
+                f"{self.op.name} with count {self.count} and argument {self.argument} is no instruction: the"
+                f" count must be {counts[0]} to {counts[-1]}, the argument {arguments[0]} to {arguments[-1]}"
             )
+
+    @property
+    def rows(self) -> int:
+        """Rows that it makes each time it runs."""
+        return self.count if self.op in (P0.ZERO, P0.LITERAL, P0.CODED, P0.RECORDS) else 0
+
+    @property
+    def literal_bits(self) -> int:
+        """Bits that a lane reads of the literal stream for each row."""
+        if self.op == P0.RECORDS:
+            return 0 if self.argument else 8
+        return self.argument if self.op == P0.LITERAL else 0
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the entropy engine makes its rows."""
+        return self.op == P0.CODED or (self.op == P0.RECORDS and self.argument > 0)
+
+    def live(self, columns: int) -> int:
+        """Columns that the entropy engine makes of each row."""
+        return columns * (self.argument if self.op == P0.CODED else EIGHTHS) // EIGHTHS
 
     def __str__(self) -> str:
         match self.op:
-            case P0.ZERO:
-                return f"ZERO     {self.rows} rows"
             case P0.LITERAL:
-                return f"LITERAL  {self.bits} bits x {self.rows} rows"
-            case P0.END:
-                return "END"
+                return f"LITERAL  {self.argument} bits x {self.count} rows"
+            case P0.CODED:
+                return f"CODED    {self.argument}/8 columns x {self.count} rows"
+            case P0.RECORDS:
+                kind = ("literal", "coded", "coded differences")[self.argument]
+                return f"RECORDS  {kind} x {self.count} rows"
+            case P0.PREDICT:
+                term, shift = self.argument & 1, self.argument >> 1
+                if shift == NO_PREDICTION:
+                    return f"PREDICT  term {term} nothing"
+                source = f"{self.count} rows back" if self.count else "left"
+                return f"PREDICT  term {term} 1/{1 << shift} of {source}"
+            case P0.LOOP:
+                return f"LOOP     {self.argument} instructions x {self.count} more"
+            case P0.ZERO:
+                return f"ZERO     {self.count} rows"
+        return self.op.name
 
     def encode(self) -> int:
         """The instruction as it is stored."""
-        return INSTRUCTION.pack(op=self.op, argument=max(self.bits - 1, 0), count=self.rows - 1)
+        first_argument = _ARGUMENTS.get(self.op, range(1))[0]
+        first_count = _COUNTS.get(self.op, _ROWS)[0]
+        return INSTRUCTION.pack(
+            op=self.op, argument=self.argument - first_argument, count=self.count - first_count
+        )
 
     @classmethod
     def of(cls, word: int) -> "Instruction":
-        """From its stored form; raises `InputError` if there is no such operation."""
+        """From its stored form, as the device reads it; raises `InputError` if there is no such operation."""
         fields = INSTRUCTION.unpack(word)
         try:
             op = P0(fields["op"])
         except ValueError:
             raise InputError(f"there is no weight instruction {fields['op']}") from None
-        if op == P0.END:
-            return cls(op)
-        return cls(op, fields["count"] + 1, fields["argument"] + 1 if op == P0.LITERAL else 0)
+        counts, arguments = _COUNTS.get(op, _ROWS), _ARGUMENTS.get(op, range(1))
+        # The device does not look at bits that have no meaning: all ranges of counts are powers of two.
+        count = counts[fields["count"] % len(counts)]
+        argument = arguments[min(fields["argument"], len(arguments) - 1)]
+        return cls(op, count, argument)
+
+
+def zero(rows: int) -> Instruction:
+    return Instruction(P0.ZERO, rows)
+
+
+def literal(bits: int, rows: int) -> Instruction:
+    return Instruction(P0.LITERAL, rows, bits)
+
+
+def coded(rows: int, eighths: int = EIGHTHS) -> Instruction:
+    return Instruction(P0.CODED, rows, eighths)
+
+
+def records(rows: int, kind: int = 0) -> Instruction:
+    return Instruction(P0.RECORDS, rows, kind)
+
+
+def predict(term: int, reference: Reference) -> Instruction:
+    return Instruction(P0.PREDICT, reference.distance, 2 * reference.shift + term)
+
+
+def loop(instructions: int, times: int) -> Instruction:
+    return Instruction(P0.LOOP, times, instructions)
+
+
+class ProgramEnd(InputError):
+    """The program makes no more rows."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """The two streams of a program, whole scratchpad words each."""
+    """The three streams of a program, whole scratchpad words each, in ascending addresses.
+
+    ``coded`` lies just below ``literals`` in memory.
+    """
 
     code: bytes
+    coded: bytes
     literals: bytes
 
 
-def assemble(instructions: Sequence[Instruction], weights: Int8Array, columns: int) -> Program:
-    """The program of ``instructions`` and an END, for ``weights`` of shape (rows, columns).
+def walk(words: npt.NDArray[np.uint16]) -> Iterator[tuple[int, Instruction]]:
+    """The instructions in the order in which they run, LOOP among them, to END and with it, and their places.
 
-    Raises `InputError` if the instructions make other rows than these.
+    Raises `InputError` if one is unknown, `ProgramEnd` if there is no END. It may never end: whoever takes
+    instructions counts them.
     """
-    _check_rows(weights, columns)
-    made = sum(instruction.rows for instruction in instructions)
-    if made != len(weights):
-        raise InputError(f"the instructions make {made} rows, but there are {len(weights)}")
-    needed = _bits_needed(weights)
-    literals = [np.zeros((0, columns), np.uint8)]
-    row = 0
-    for instruction in instructions:
-        if instruction.op == P0.END:
-            raise InputError("END is added by the assembler and cannot be among the instructions")
-        block = slice(row, row + instruction.rows)
-        if needed[block].max() > instruction.bits:
-            raise InputError(
-                f"{instruction} cannot make rows {row} to {block.stop - 1}: a weight there takes"
-                f" {needed[block].max()} bits"
-            )
-        # (rows, columns) to (rows, bits, columns), bits from the least significant up.
-        bits = weights[block, np.newaxis].view(np.uint8) >> np.arange(instruction.bits)[:, np.newaxis] & 1
-        literals.append(bits.reshape(-1, columns).astype(np.uint8))
-        row = block.stop
-    words = [instruction.encode() for instruction in (*instructions, Instruction(P0.END))]
-    code = np.array(words, f"<u{INSTRUCTION_BYTES}").tobytes()
-    return Program(
-        code + bytes(-len(code) % columns),
-        np.packbits(np.concatenate(literals), axis=0, bitorder="little").tobytes(),
-    )
-
-
-def decode(program: Program, columns: int) -> Int8Array:
-    """The weights that a program makes, (rows, columns).
-
-    Raises `InputError` if it holds an unknown instruction, has no END, or reads beyond its literals.
-    """
-    if len(program.literals) % columns:
-        raise InputError(f"the literals are {len(program.literals)} bytes, no whole words of {columns}")
-    words = np.frombuffer(program.literals, np.uint8).reshape(-1, columns)
-    bits = np.unpackbits(words, axis=0, bitorder="little").view(np.int8)
-    blocks = [np.zeros((0, columns), np.int8)]
-    position = 0
-    for index, instruction in enumerate(_instructions(program)):
-        rows, width = instruction.rows, instruction.bits
-        end = position + rows * width
-        if end > len(bits):
-            raise InputError(
-                f"instruction {index}, {instruction}, reads {end} bits a lane of {len(bits)}: the literals"
-                " are cut short or belong to another program"
-            )
-        blocks.append(literal_rows(bits[position:end].reshape(rows, width, columns)))
-        position = end
-    return np.concatenate(blocks)
-
-
-def literal_rows(bits: Int8Array) -> Int8Array:
-    """Rows (rows, columns) of literals (rows, width, columns): two's complement, lowest bit first.
-
-    Literals of no bits, those of ZERO, are zeros.
-    """
-    places = 1 << np.arange(bits.shape[1])
-    places[-1:] *= -1
-    return np.einsum("rbc,b->rc", bits, places).astype(np.int8)
-
-
-def count_rows(program: Program) -> int:
-    """How many rows a program makes, without making them. Raises `InputError` as `disassemble` does."""
-    return sum(instruction.rows for instruction in _instructions(program))
-
-
-def disassemble(program: Program) -> list[str]:
-    """One line an instruction, END included, with the number of the first row it makes."""
-    lines = []
-    row = 0
-    for instruction in _instructions(program):
-        lines.append(f"{row:8}  {instruction}")
-        row += instruction.rows
-    return [*lines, f"{row:8}  {Instruction(P0.END)}"]
-
-
-def literal_program(weights: Int8Array, overhead: int = INSTRUCTION.bits) -> list[Instruction]:
-    """The cheapest ZERO and LITERAL instructions for ``weights`` of shape (rows, columns), without END.
-
-    ``overhead`` are the bits that an instruction is taken to cost: its own, or more where short instructions
-    cost time.
-
-    Dynamic programming over the rows: the cheapest program of the first j rows ends with an instruction of
-    b bits for rows i to j, for some b and i. For each b the best i is the least of a window that slides
-    with j, kept in a queue whose costs ascend. Time is linear in the rows.
-    """
-    _check_rows(weights, weights.shape[-1])
-    rows, columns = weights.shape
-    # Per width b: candidates (cost of the first i rows - i * b * columns, i), best first.
-    queues: list[deque[tuple[int, int]]] = [deque() for _ in range(9)]
-    costs = [0]
-    choices = [(0, 0)]
-    for j, needed in enumerate(_bits_needed(weights).tolist(), start=1):
-        best = None
-        for bits in range(9):
-            queue = queues[bits]
-            if bits < needed:
-                queue.clear()
-                continue
-            slope = bits * columns
-            key = costs[j - 1] - (j - 1) * slope
-            while queue and queue[-1][0] > key:
-                queue.pop()
-            queue.append((key, j - 1))
-            if queue[0][1] < j - MAXIMUM_ROWS:
-                queue.popleft()
-            cost = queue[0][0] + j * slope
-            if best is None or cost < best:
-                best, choice = cost, (queue[0][1], bits)
-        assert best is not None
-        costs.append(best + overhead)
-        choices.append(choice)
-    instructions = []
-    j = rows
-    while j:
-        i, bits = choices[j]
-        instructions.append(Instruction(P0.LITERAL if bits else P0.ZERO, j - i, bits))
-        j = i
-    return instructions[::-1]
-
-
-def _check_rows(weights: Int8Array, columns: int) -> None:
-    if weights.dtype != np.int8 or weights.ndim != 2 or weights.shape[1] != columns:
-        raise InputError(
-            f"weights must be int8 of shape (rows, {columns}), not {weights.dtype} of shape {weights.shape}"
-        )
-
-
-def _bits_needed(weights: Int8Array) -> npt.NDArray[np.int64]:
-    """Bits of two's complement that each row's widest weight takes, 0 for a row of zeros."""
-    # ~w has the magnitude bits of a negative w; OR keeps the widest. The sign is one bit more.
-    magnitude = np.bitwise_or.reduce(weights ^ (weights >> 7), axis=1, initial=0)
-    bits = np.searchsorted(1 << np.arange(8), magnitude, side="right") + 1
-    return np.where((weights == 0).all(axis=1), 0, bits)
-
-
-def _instructions(program: Program) -> Iterator[Instruction]:
-    """The instructions before END; raises `InputError` if there is none, or one that is unknown."""
-    whole = len(program.code) // INSTRUCTION_BYTES * INSTRUCTION_BYTES
-    for word in np.frombuffer(program.code[:whole], f"<u{INSTRUCTION_BYTES}"):
-        instruction = Instruction.of(int(word))
+    place, looping = 0, 0
+    while place < len(words):
+        instruction = Instruction.of(int(words[place]))
+        yield place, instruction
         if instruction.op == P0.END:
             return
-        yield instruction
-    raise InputError("the weight program has no END: it is cut short or not a program")
+        place += 1
+        if instruction.op == P0.LOOP:
+            looping = looping - 1 if looping else instruction.count
+            if looping:
+                place = (place - instruction.argument - 1) % len(words)
+    raise ProgramEnd("the weight program has no END: it is cut short or not a program")
+
+
+def execute(words: npt.NDArray[np.uint16]) -> Iterator[Instruction]:
+    """The instructions of `walk` alone."""
+    return (instruction for _, instruction in walk(words))
+
+
+def code_words(program: Program) -> npt.NDArray[np.uint16]:
+    """The stored instructions."""
+    return np.frombuffer(program.code[: len(program.code) // 2 * 2], "<u2")
+
+
+def assemble(instructions: Sequence[Instruction], rows: Int8Array, columns: int) -> Program:
+    """The program of ``instructions`` and an END, for all the ``rows`` (n, columns) that they make in turn.
+
+    Raises `InputError` if they do not make these rows.
+    """
+    check_rows(rows, columns)
+    if any(instruction.op == P0.END for instruction in instructions):
+        raise InputError("END is added by the assembler and cannot be among the instructions")
+    words = np.array([one.encode() for one in (*instructions, Instruction(P0.END))], "<u2")
+    literals = [np.zeros((0, columns), np.uint8)]
+    coder = Coder(columns)
+    references = [Reference(), Reference()]
+    row = 0
+    for instruction in execute(words):
+        block = rows[row : row + instruction.rows]
+        if len(block) < instruction.rows:
+            break
+        row += instruction.rows
+        if instruction.op == P0.PREDICT:
+            references[instruction.argument & 1] = Reference(instruction.count, instruction.argument >> 1)
+        elif instruction.is_coded:
+            live = instruction.live(columns)
+            if block[:, live:].any():
+                raise InputError(f"{instruction} cannot make a row with other columns that are not 0")
+            if instruction.op == P0.RECORDS:
+                coder.write(block, live, RECORD_REFERENCES[instruction.argument], records=True)
+            else:
+                coder.write(block, live, references)
+        elif instruction.rows:
+            width = instruction.literal_bits
+            needed = int(bits_needed(block).max())
+            if needed > width:
+                raise InputError(
+                    f"{instruction} cannot make rows {row - len(block)} to {row - 1}: a weight there takes"
+                    f" {needed} bits"
+                )
+            # (rows, columns) to (rows, bits, columns), bits from the least significant up.
+            bits = block[:, np.newaxis].view(np.uint8) >> np.arange(width)[:, np.newaxis] & 1
+            literals.append(bits.reshape(-1, columns).astype(np.uint8))
+    else:
+        if row == len(rows):
+            stream = coder.finish()[::-1]
+            code = words.tobytes()
+            return Program(
+                code + bytes(-len(code) % columns),
+                bytes(-len(stream) % columns) + stream,
+                np.packbits(np.concatenate(literals), axis=0, bitorder="little").tobytes(),
+            )
+    made = sum(instruction.rows for instruction in execute(words))
+    raise InputError(f"the instructions make {made} rows, but there are {len(rows)}")
+
+
+def check_rows(rows: Int8Array, columns: int) -> None:
+    """Raise `InputError` unless ``rows`` are int8 (n, columns)."""
+    if rows.dtype != np.int8 or rows.ndim != 2 or rows.shape[1] != columns:
+        raise InputError(f"rows must be int8 of shape (n, {columns}), not {rows.dtype} of shape {rows.shape}")
+
+
+def bits_needed(rows: Int8Array) -> npt.NDArray[np.int64]:
+    """Bits of two's complement that each row's widest number takes, 0 for a row of zeros."""
+    # ~w has the magnitude bits of a negative w; OR keeps the widest. The sign is one bit more.
+    magnitude = np.bitwise_or.reduce(rows ^ (rows >> 7), axis=1, initial=0)
+    bits = np.searchsorted(1 << np.arange(8), magnitude, side="right") + 1
+    return np.where((rows == 0).all(axis=1), 0, bits)

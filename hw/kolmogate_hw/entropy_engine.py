@@ -1,0 +1,464 @@
+"""The entropy engine: rows of numbers from the coded stream, P1 of the weight programs."""
+
+from enum import IntEnum
+
+from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, signed
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+from kolmogate.isa import HISTORY_ROWS, NO_PREDICTION
+from kolmogate.programs import entropy
+
+from .column_buffer import weight_row
+from .ports import ReadPort, word_address_bits
+
+__all__ = ["BitReader", "EntropyEngine", "Terms"]
+
+Terms = data.ArrayLayout(data.StructLayout({"distance": range(HISTORY_ROWS), "shift": 2}), 2)
+"""The two terms of a prediction, as PREDICT sets them."""
+
+PROBABILITY = entropy.PROBABILITY_BITS
+
+
+Context = data.StructLayout({"probability": PROBABILITY, "rate": 3})
+"""A context in its memory; a column's running mean is a probability without a rate."""
+
+
+class Stage(IntEnum):
+    """Which decision about a number is next."""
+
+    UNARY = 0
+    FIRST = 1
+    SECOND = 2
+    SIGN = 3
+
+
+class EntropyEngine(wiring.Component):
+    """Decodes what `kolmogate.programs.entropy` codes, one row of columns after the other.
+
+    While ``run`` is high it makes the rows of an instruction, first row first; each stays at ``row`` with
+    ``valid`` high until ``take``, with which ``more`` says whether the instruction has another one.
+
+    ================  =======================================================================
+    of                cycles
+    ================  =======================================================================
+    ``start``         1,024 to forget all contexts, 9 for the first bits
+    row               3
+    number            3, and one more if its sign was decided
+    decision          3, and one more for each bit but the first that the range had to be shifted
+    plain bit         1
+    ================  =======================================================================
+
+    Members
+    -------
+    start, base : begin with the byte below word ``base``, whatever was under way.
+    run, records, live, terms : an instruction, held to its end: whether its rows are records, the number of
+        its coded columns less one, in eighths of all columns, and its prediction.
+    """
+
+    start: Signal
+    base: Signal
+    run: Signal
+    records: Signal
+    live: Signal
+    terms: data.View
+    valid: Signal
+    row: data.View
+    take: Signal
+    more: Signal
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "port": Out(ReadPort(config)),
+                "start": In(1),
+                "base": In(word_address_bits(config)),
+                "run": In(1),
+                "records": In(1),
+                "live": In(3),
+                "terms": In(Terms),
+                "valid": Out(1),
+                "row": Out(weight_row(config)),
+                "take": In(1),
+                "more": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.reader = reader = BitReader(self.config)
+        decoder = RowDecoder(self.config)
+        m.submodules.decoder = ResetInserter(self.start)(decoder)
+        wiring.connect(m, reader.port, wiring.flipped(self.port))
+        m.d.comb += [reader.start.eq(self.start), reader.base.eq(self.base)]
+        m.d.comb += [
+            decoder.bit.eq(reader.bit),
+            decoder.bit_valid.eq(reader.valid),
+            reader.take.eq(decoder.bit_take),
+            decoder.run.eq(self.run),
+            decoder.records.eq(self.records),
+            decoder.live.eq(self.live),
+            decoder.terms.eq(self.terms),
+            self.valid.eq(decoder.valid),
+            self.row.eq(decoder.row),
+            decoder.take.eq(self.take),
+            decoder.more.eq(self.more),
+        ]
+        return m
+
+
+class RowDecoder(wiring.Component):
+    """The engine without its reader; its reset begins a stream. Members as those of `EntropyEngine`."""
+
+    bit: Signal
+    bit_valid: Signal
+    bit_take: Signal
+    run: Signal
+    records: Signal
+    live: Signal
+    terms: data.View
+    valid: Signal
+    row: data.View
+    take: Signal
+    more: Signal
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "bit": In(1),
+                "bit_valid": In(1),
+                "bit_take": Out(1),
+                "run": In(1),
+                "records": In(1),
+                "live": In(3),
+                "terms": In(Terms),
+                "valid": Out(1),
+                "row": Out(weight_row(config)),
+                "take": In(1),
+                "more": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        columns = self.config.columns
+        m.submodules.contexts = contexts = memory.Memory(
+            shape=Context, depth=entropy.CONTEXTS, init=[], attrs={"no_rw_check": True}
+        )
+        read_context = contexts.read_port()
+        write_context = contexts.write_port()
+        m.submodules.history = history = memory.Memory(
+            shape=weight_row(self.config), depth=HISTORY_ROWS, init=[], attrs={"no_rw_check": True}
+        )
+        read_history = history.read_port()
+        write_history = history.write_port(granularity=1)
+
+        # Where we are: row of the instruction, its highest bit saying "beyond the history", and column.
+        t = Signal(range(2 * HISTORY_ROWS), reset_less=True)
+        c = Signal(range(columns), reset_less=True)
+
+        # A number: class, unary part, decisions, magnitude, sign.
+        octave = Signal(3, reset_less=True)
+        new_octave = Signal(3)
+        noise = Signal(3)
+        h = Signal(3, reset_less=True)
+        first = Signal(reset_less=True)
+        stage = Signal(Stage, reset_less=True)
+        u = Signal(7, reset_less=True)
+        negative = Signal(reset_less=True)
+        plain = Signal(range(9), reset_less=True)
+        mean = read_context.data.probability[5:]
+        m.d.comb += noise.eq(Mux(octave[1:] == 0, 0, octave - 2))
+        for bit in range(7):
+            with m.If(mean[bit]):
+                m.d.comb += new_octave.eq(bit + 1)
+
+        # The context of the next decision, or the column's mean.
+        at_mean = Signal()
+        place = Signal(6)
+        with m.Switch(stage):
+            with m.Case(Stage.UNARY):
+                m.d.comb += place.eq(Cat(Const(0, 2), h))
+            with m.Case(Stage.FIRST):
+                m.d.comb += place.eq(Cat(Const(1, 2), h))
+            with m.Case(Stage.SECOND):
+                m.d.comb += place.eq(Cat(first, Const(1, 1), h))
+            with m.Case(Stage.SIGN):
+                m.d.comb += place.eq(Cat(u[:2], Const(entropy.SIGNS >> 2, 4)))
+        column = Signal(6)
+        m.d.comb += [
+            column.eq(c),
+            read_context.addr.eq(
+                Mux(
+                    at_mean,
+                    Cat(column[:3], Const(entropy.MEANS >> 3, 3), column[3:], self.records),
+                    Cat(place, octave, self.records),
+                )
+            ),
+        ]
+
+        # The range coder. `bound` splits the range in proportion to the probability of a 1.
+        size = Signal(entropy.RANGE_BITS, reset_less=True)
+        code = Signal(entropy.RANGE_BITS, reset_less=True)
+        bound = Signal(entropy.RANGE_BITS, reset_less=True)
+        rest = Signal(entropy.RANGE_BITS + 1)
+        one = Signal()
+        normal = size[-1]
+        shift = Signal()
+        m.d.comb += [rest.eq(code - bound), one.eq(rest[-1])]
+        with m.If(shift):
+            m.d.comb += self.bit_take.eq(self.bit_valid)
+            with m.If(self.bit_valid):
+                m.d.sync += [size.eq(size << 1), code.eq(Cat(self.bit, code))]
+
+        # What is read from the context memory moves a part of the way to where it tends.
+        target = Signal(PROBABILITY)
+        step = Signal(signed(PROBABILITY + 1))
+        rate = Signal(3)
+        m.d.comb += [
+            target.eq(Mux(one, entropy.LIMITS[1], entropy.LIMITS[0])),
+            rate.eq(read_context.data.rate),
+        ]
+        with m.If(at_mean):
+            m.d.comb += [target.eq(Cat(Const(16, 5), u)), rate.eq(entropy.MEAN_RATE)]
+        m.d.comb += [
+            step.eq((target - read_context.data.probability).as_signed() >> rate),
+            write_context.addr.eq(read_context.addr),
+            write_context.data.probability.eq(read_context.data.probability + step),
+            write_context.data.rate.eq(
+                Mux(
+                    read_context.data.rate == entropy.LAST_RATE, entropy.LAST_RATE, read_context.data.rate + 1
+                )
+            ),
+        ]
+
+        # The prediction: term 0 is read first, then term 1; each is added a cycle later.
+        prediction = Signal(8, reset_less=True)
+        which = Signal()
+        term = Signal(Terms.elem_shape)
+        back = Signal(range(2 * HISTORY_ROWS))
+        left = Signal()
+        whole_row = Signal()
+        term_0_here = Signal()
+        term_1_here = Signal()
+        source = Signal(range(columns), reset_less=True)
+        used = Signal(reset_less=True)
+        by = Signal(2, reset_less=True)
+        value = Signal(signed(8))
+        m.d.comb += [
+            term.eq(self.terms[which]),
+            left.eq(term.distance == 0),
+            back.eq(t - term.distance),
+            read_history.addr.eq(Mux(whole_row, t, back)),
+            value.eq(read_history.data.as_value().word_select(source, 8)),
+        ]
+        # A distance beyond the first row borrows, unless the row's highest bit is there.
+        m.d.sync += [
+            source.eq(c - left),
+            used.eq((term.shift != NO_PREDICTION) & Mux(left, c != 0, t >= term.distance)),
+            by.eq(term.shift),
+        ]
+        with m.If(term_0_here | term_1_here):
+            m.d.sync += prediction.eq(Mux(term_0_here, 0, prediction) + Mux(used, value >> by, 0))
+
+        number = Signal(8)
+        m.d.comb += [
+            number.eq((Cat(u, 0) ^ negative.replicate(8)) + prediction),
+            write_history.addr.eq(t),
+        ]
+        for lane in range(columns):
+            m.d.comb += write_history.data[lane].eq(number)
+
+        m.d.comb += self.row.eq(read_history.data)
+        clearing = Signal(range(entropy.CONTEXTS))
+        last = Signal()
+        m.d.comb += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
+        with m.FSM(init="CLEAR"):
+            with m.State("CLEAR"):
+                m.d.comb += [
+                    write_context.en.eq(1),
+                    write_context.addr.eq(clearing),
+                    write_context.data.probability.eq(entropy.EVEN),
+                    write_context.data.rate.eq(entropy.FIRST_RATE),
+                ]
+                m.d.sync += [clearing.eq(clearing + 1), size.eq(1)]
+                with m.If(clearing == entropy.CONTEXTS - 1):
+                    m.next = "HEAD"
+            with m.State("HEAD"):
+                # As many bits as shift a 1 through the range.
+                m.d.comb += shift.eq(1)
+                with m.If(self.bit_valid & normal):
+                    m.d.sync += size.eq((1 << entropy.RANGE_BITS) - 1)
+                    m.next = "IDLE"
+            with m.State("IDLE"):
+                m.d.sync += t.eq(0)
+                with m.If(self.run):
+                    m.next = "ROW"
+            with m.State("ROW"):
+                m.d.comb += write_history.en.eq(-1)
+                for lane in range(columns):
+                    m.d.comb += write_history.data[lane].eq(0)
+                m.d.sync += c.eq(0)
+                m.next = "MEAN"
+            with m.State("MEAN"):
+                m.d.comb += at_mean.eq(1)
+                m.next = "OCTAVE"
+            with m.State("OCTAVE"):
+                m.d.comb += [which.eq(1), term_0_here.eq(1)]
+                m.d.sync += [
+                    octave.eq(new_octave),
+                    h.eq(0),
+                    stage.eq(Mux(new_octave == 7, Stage.FIRST, Stage.UNARY)),
+                ]
+                m.next = "READ"
+            with m.State("READ"):
+                m.d.comb += shift.eq(~normal)
+                with m.If(normal | (size[-2] & self.bit_valid)):
+                    m.next = "BOUND"
+            with m.State("BOUND"):
+                # A product of 10 by 4 bits, kept out of the multipliers that the array needs.
+                p = read_context.data.probability[2:]
+                product = sum((Mux(size[5 + bit], p << bit, 0) for bit in range(3)), p << 3)
+                m.d.sync += bound.eq(product >> 5)
+                m.next = "DECIDE"
+            with m.State("DECIDE"):
+                m.d.comb += write_context.en.eq(1)
+                m.d.sync += [
+                    size.eq(Mux(one, bound, size - bound)),
+                    code.eq(Mux(one, code, rest)),
+                ]
+                m.next = "READ"
+                with m.Switch(stage):
+                    with m.Case(Stage.UNARY):
+                        # The most that the class needs: 7, or what 7 bits of magnitude leave.
+                        limit = Mux(noise[2], 0, Mux(noise[:2] == 3, 2, 6))
+                        m.d.sync += h.eq(h + one)
+                        with m.If(~one | (h == limit)):
+                            m.d.sync += stage.eq(Stage.FIRST)
+                        with m.If(one & (h == entropy.UNARY - 1)):
+                            m.d.sync += plain.eq(8)
+                            m.next = "PLAIN"
+                    with m.Case(Stage.FIRST):
+                        m.d.sync += [first.eq(one), stage.eq(Stage.SECOND)]
+                    with m.Case(Stage.SECOND):
+                        m.d.sync += [
+                            u.eq(Cat(one, first, h)),
+                            plain.eq(noise + 1),
+                            stage.eq(Stage.SIGN),
+                        ]
+                        with m.If((noise != 0) | (h != 0)):
+                            m.next = "PLAIN"
+                    with m.Case(Stage.SIGN):
+                        m.d.sync += negative.eq(one)
+                        m.next = "UPDATE"
+            with m.State("PLAIN"):
+                # Bits of the magnitude and then the sign, after those that normalise the range.
+                m.d.comb += [shift.eq(~normal), at_mean.eq(1)]
+                with m.If(normal & self.bit_valid):
+                    m.d.comb += self.bit_take.eq(1)
+                    m.d.sync += plain.eq(plain - 1)
+                    with m.If(plain == 1):
+                        m.d.sync += negative.eq(self.bit)
+                        m.next = "FINISH"
+                    with m.Else():
+                        m.d.sync += u.eq(Cat(self.bit, u))
+            with m.State("UPDATE"):
+                m.d.comb += at_mean.eq(1)
+                m.next = "FINISH"
+            with m.State("FINISH"):
+                m.d.comb += [at_mean.eq(1), write_context.en.eq(1)]
+                for lane in range(columns):
+                    m.d.comb += write_history.en[lane].eq(c == lane)
+                m.d.sync += c.eq(c + 1)
+                m.next = "MEAN"
+                with m.If(last):
+                    m.next = "FETCH"
+            with m.State("FETCH"):
+                m.d.comb += whole_row.eq(1)
+                m.next = "ROW_READY"
+            with m.State("ROW_READY"):
+                m.d.comb += [whole_row.eq(1), self.valid.eq(1)]
+                with m.If(self.take):
+                    # Saturates: from there on every distance is within reach.
+                    m.d.sync += t.eq(Cat((t + 1)[:-2], (t + 1)[-2] | t[-1]))
+                    m.next = "ROW"
+                    with m.If(~self.more):
+                        m.next = "IDLE"
+        m.d.sync += term_1_here.eq(term_0_here)
+        return m
+
+
+class BitReader(wiring.Component):
+    """Bits of a stream that grows towards lower addresses, highest bit of a byte first, one a cycle.
+
+    A byte is read ahead, so that none is waited for unless the scratchpad is busy.
+
+    Members
+    -------
+    start, base : begin with the byte below word ``base``.
+    valid, bit : the next bit; ``take`` it.
+    """
+
+    start: Signal
+    base: Signal
+    valid: Signal
+    bit: Signal
+    take: Signal
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "port": Out(ReadPort(config)),
+                "start": In(1),
+                "base": In(word_address_bits(config)),
+                "valid": Out(1),
+                "bit": Out(1),
+                "take": In(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        slot = Signal(range(self.config.columns), reset_less=True)
+        address = Signal(word_address_bits(self.config), reset_less=True)
+        asking = Signal()
+        # Answers come two cycles after their grant; those of grants before a start are not awaited.
+        awaited = Signal(2)
+        ahead = Signal(8, reset_less=True)
+        present = Signal()
+        current = Signal(8, reset_less=True)
+        left = Signal(range(9))
+        load = Signal()
+        m.d.comb += [
+            self.port.request.valid.eq(asking),
+            self.port.request.payload.eq(address),
+            self.valid.eq(left != 0),
+            self.bit.eq(current[-1]),
+            load.eq(present & ((left == 0) | ((left == 1) & self.take))),
+        ]
+        m.d.sync += awaited.eq(Cat(asking & self.port.request.ready, awaited))
+        with m.If(self.port.request.ready):
+            m.d.sync += asking.eq(0)
+        with m.If(awaited[-1]):
+            m.d.sync += [
+                ahead.eq(self.port.data.word_select(slot, 8)),
+                present.eq(1),
+                Cat(slot, address).eq(Cat(slot, address) - 1),
+            ]
+        with m.If(self.take):
+            m.d.sync += [current.eq(current << 1), left.eq(left - 1)]
+        with m.If(load):
+            m.d.sync += [current.eq(ahead), left.eq(8), present.eq(0), asking.eq(1)]
+        with m.If(self.start):
+            m.d.sync += [
+                slot.eq(-1),
+                address.eq(self.base - 1),
+                asking.eq(1),
+                awaited.eq(0),
+                present.eq(0),
+                left.eq(0),
+            ]
+        return m

@@ -1,0 +1,61 @@
+"""Damaged images and wild descriptors, for tests that no device may hang on them."""
+
+import dataclasses
+import random
+from collections.abc import Mapping
+
+from kolmogate.image import Image
+from kolmogate.isa import DESCRIPTOR
+
+__all__ = ["Mutant", "mutate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """What a device is given: the bytes of each section, and where an inference begins."""
+
+    image: Image
+    contents: Mapping[str, bytes]
+    entry: Mapping[str, int]
+
+    def sections(self) -> list[tuple[int, bytes]]:
+        """Addresses and bytes to write."""
+        return [(self.image.sections[name].address, data) for name, data in self.contents.items()]
+
+    def descriptors(self) -> list[dict[str, int]]:
+        """The fields of each descriptor, in order of execution."""
+        size = DESCRIPTOR.size(self.image.config.columns)
+        data = self.contents["descriptors"]
+        return [
+            DESCRIPTOR.unpack(int.from_bytes(data[start : start + size], "little"))
+            for start in range(0, len(data), size)
+        ]
+
+
+def mutate(image: Image, source: random.Random) -> Mutant:
+    """One of many ways to spoil ``image``: bits, fields, whole descriptors, sections, entry addresses."""
+    contents = {name: bytearray(section.data) for name, section in image.sections.items()}
+    entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
+    kind = source.choice(("bits", "bits", "field", "field", "field", "descriptor", "section", "entry"))
+    size = DESCRIPTOR.size(image.config.columns)
+    place = size * source.randrange(len(contents["descriptors"]) // size)
+    if kind == "bits":
+        name = source.choice([name for name, data in contents.items() if data])
+        for _ in range(source.randrange(1, 4)):
+            contents[name][source.randrange(len(contents[name]))] ^= 1 << source.randrange(8)
+    elif kind == "field":
+        fields = DESCRIPTOR.unpack(int.from_bytes(contents["descriptors"][place : place + size], "little"))
+        name, width = source.choice(list(DESCRIPTOR.widths.items()))
+        bits = source.choice((0, 1, (1 << width) - 1, 1 << width - 1, source.getrandbits(width)))
+        signed = name in DESCRIPTOR.signed and bits >> width - 1
+        fields[name] = bits - (1 << width) if signed else bits & (1 << width) - 1
+        contents["descriptors"][place : place + size] = DESCRIPTOR.pack(**fields).to_bytes(size, "little")
+    elif kind == "descriptor":
+        contents["descriptors"][place : place + size] = source.randbytes(size)
+    elif kind == "section":
+        name = source.choice([name for name, data in contents.items() if data])
+        count = len(contents[name])
+        contents[name][:] = source.choice((bytes(count), b"\xff" * count, source.randbytes(count)))
+    else:
+        entry[source.choice(list(entry))] = source.randrange(image.config.scratchpad_bytes)
+    return Mutant(image, {name: bytes(data) for name, data in contents.items()}, entry)

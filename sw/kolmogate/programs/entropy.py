@@ -1,0 +1,323 @@
+"""P1, the entropy code of weight programs: an adaptive binary range coder and its model of the numbers.
+
+The model, which coder and decoder keep alike:
+
+- A number is coded as its *residual*, the difference, modulo 256, from a prediction (`isa.P0.PREDICT`).
+- Its magnitude u (``~r`` for a negative residual r) is expected to be like those before it in its column,
+  whose running mean gives one of 8 classes, an octave each. The class says how many low bits, k, are noise:
+  they and the sign are stored plain. What remains, ``u >> k``, is coded: a quarter of it in unary, the rest
+  in two binary decisions. In classes without noise the sign of a small number is coded too.
+- Each decision has a context, by class and place, whose probability adapts ever slower: first by a quarter
+  of the error, at last by 1/128.
+
+The coder keeps a 9-bit range and multiplies its upper 4 bits with a 10-bit probability. Plain bits are not
+coded: they stand in the stream where the decoder comes by.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from ..isa import HISTORY_ROWS, NO_PREDICTION
+
+__all__ = ["CONTEXTS", "Coder", "Decoder", "Reference"]
+
+Int8Array = npt.NDArray[np.int8]
+
+CLASS_CONTEXTS = 64
+KIND_CONTEXTS = 8 * CLASS_CONTEXTS
+CONTEXTS = 2 * KIND_CONTEXTS
+SIGNS, MEANS = 32, 48
+"""Addresses of contexts: first those of weights, then those of records. Within a class: unary decision i at
+4 i, the two after h at 4 h + 1 and, with the first of them added, 4 h + 2; signs of small magnitudes at
+SIGNS. The engine keeps the running means of 8 columns a class at MEANS."""
+
+PROBABILITY_BITS = 12
+EVEN = 1 << PROBABILITY_BITS - 1
+"""Contexts start here; so do, with as many bits, the running means of the columns' magnitudes."""
+LIMITS = (64, 4032)
+"""What probabilities of a 1 tend to, after 0s and after 1s: they leave both outcomes a part of the range."""
+FIRST_RATE, LAST_RATE = 2, 7
+MEAN_RATE = 4
+UNARY = 7
+"""Unary decisions at most; after as many 1s the magnitude is stored plain, in 7 bits."""
+RANGE_BITS = 9
+
+# The registers of a coder: range, code or low end, bits read, bits decided, bits ordered, cycles taken.
+_RANGE, _CODE, _PLACE, _DECIDED, _ORDER, _CYCLES, _REGISTERS = range(7)
+_DECISION = 2
+# What the engine takes beside a decision's 3 cycles and a plain bit's one.
+_ROW_CYCLES, _NUMBER_CYCLES = 3, 3
+
+
+class Reference(NamedTuple):
+    """What one of the two terms of a prediction is: ``distance`` rows back, 0 for the left neighbour."""
+
+    distance: int = 0
+    shift: int = NO_PREDICTION
+
+
+class _Model:
+    """The state that coder and decoder share."""
+
+    def __init__(self, columns: int) -> None:
+        self._contexts = np.full((CONTEXTS, 2), (EVEN, FIRST_RATE), np.int64)
+        # Of weights and of records.
+        self._means = np.full((2, columns), EVEN, np.int64)
+        self._registers = np.zeros(_REGISTERS, np.int64)
+        self._registers[_RANGE] = (1 << RANGE_BITS) - 1
+
+    def _run(
+        self,
+        rows: Int8Array,
+        live: int,
+        references: Sequence[Reference],
+        records: bool,
+        encode: bool,
+        memory: npt.NDArray[np.uint8],
+        order: npt.NDArray[np.uint8],
+    ) -> None:
+        terms = np.array([(d % HISTORY_ROWS, s) for d, s in references], np.int64)
+        contexts = self._contexts[records * KIND_CONTEXTS :]
+        _code(rows, live, terms, contexts, self._means[int(records)], self._registers, encode, memory, order)
+
+    @property
+    def cycles(self) -> int:
+        """Cycles that the engine takes for all instructions so far, if it need not wait."""
+        return int(self._registers[_CYCLES])
+
+
+class Coder(_Model):
+    """Makes the coded stream of a program, instruction by instruction."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__(columns)
+        # The decided bits, which a carry can still change, and in which order they and plain bits are read.
+        self._decided = np.zeros(1 << 12, np.uint8)
+        self._order = np.zeros(1 << 12, np.uint8)
+
+    def copy(self) -> "Coder":
+        """A coder in the same state, to try on."""
+        other = Coder(self._means.shape[1])
+        for name in ("_contexts", "_means", "_registers", "_decided", "_order"):
+            setattr(other, name, getattr(self, name).copy())
+        return other
+
+    @property
+    def bits(self) -> int:
+        """Length of the stream so far."""
+        return int(self._registers[_ORDER])
+
+    def write(
+        self, rows: Int8Array, live: int, references: Sequence[Reference], *, records: bool = False
+    ) -> None:
+        """One instruction: ``rows`` (n, columns), of which the first ``live`` columns are coded."""
+        for name, used in (("_decided", _DECIDED), ("_order", _ORDER)):
+            # A number takes at most 12 decisions of 7 bits and 8 plain bits.
+            needed = int(self._registers[used]) + 92 * rows.size + 16
+            if needed > len(getattr(self, name)):
+                setattr(self, name, np.resize(getattr(self, name), 2 * needed))
+        self._run(rows, live, references, records, True, self._decided, self._order)
+
+    def finish(self) -> bytes:
+        """The whole stream, first byte first; empty if nothing was written."""
+        if self.bits == 0:
+            return b""
+        registers = self._registers
+        # Two bits more name a number in the range, whatever follows.
+        _encode_tail(registers, self._decided, self._order)
+        decided = self._decided[: registers[_DECIDED]]
+        order = np.concatenate([np.full(RANGE_BITS, _DECISION, np.uint8), self._order[: registers[_ORDER]]])
+        is_decision = order == _DECISION
+        bits = order.copy()
+        filled = np.zeros(int(is_decision.sum()), np.uint8)
+        filled[: len(decided)] = decided[: len(filled)]
+        bits[is_decision] = filled
+        # What only fills up the decoder's register need not be stored.
+        last = np.flatnonzero(~is_decision | (np.cumsum(is_decision) <= len(decided)))[-1]
+        return np.packbits(bits[: last + 1]).tobytes()
+
+
+class Decoder(_Model):
+    """Reads a coded stream, instruction by instruction.
+
+    ``memory`` is a whole scratchpad, ``base`` the address that the stream lies just below. It ends for any
+    bits; addresses wrap.
+    """
+
+    def __init__(self, memory: npt.NDArray[np.uint8], base: int, columns: int) -> None:
+        super().__init__(columns)
+        self._memory = np.ascontiguousarray(np.roll(memory, -base)[::-1])
+        _decode_head(self._registers, self._memory)
+
+    @property
+    def bits(self) -> int:
+        """Bits read so far, without those that only wait in the decoder's register."""
+        return int(self._registers[_PLACE]) - RANGE_BITS
+
+    def read(
+        self, count: int, live: int, references: Sequence[Reference], *, records: bool = False
+    ) -> Int8Array:
+        """The rows of one instruction, (count, columns)."""
+        rows = np.zeros((count, self._means.shape[1]), np.int8)
+        self._run(rows, live, references, records, False, self._memory, self._memory)
+        return rows
+
+
+@njit(cache=True)
+def _next_bit(registers: Any, memory: Any) -> int:
+    place = registers[_PLACE] % (8 * len(memory))
+    registers[_PLACE] += 1
+    return (memory[place >> 3] >> (7 - (place & 7))) & 1
+
+
+@njit(cache=True)
+def _decode_head(registers: Any, memory: Any) -> None:
+    for _ in range(RANGE_BITS):
+        registers[_CODE] = registers[_CODE] << 1 | _next_bit(registers, memory)
+
+
+@njit(cache=True)
+def _carry(registers: Any, decided: Any) -> None:
+    if registers[_CODE] >> RANGE_BITS:
+        registers[_CODE] -= 1 << RANGE_BITS
+        place = registers[_DECIDED] - 1
+        while decided[place]:
+            decided[place] = 0
+            place -= 1
+        decided[place] = 1
+
+
+@njit(cache=True)
+def _shift_out(registers: Any, decided: Any) -> None:
+    decided[registers[_DECIDED]] = registers[_CODE] >> (RANGE_BITS - 1)
+    registers[_DECIDED] += 1
+    registers[_CODE] = (registers[_CODE] << 1) & ((1 << RANGE_BITS) - 1)
+
+
+@njit(cache=True)
+def _encode_tail(registers: Any, decided: Any, order: Any) -> None:
+    _normalise(registers, True, decided, order)
+    step = 1 << (RANGE_BITS - 2)
+    registers[_CODE] = (registers[_CODE] + step - 1) & ~(step - 1)
+    _carry(registers, decided)
+    _shift_out(registers, decided)
+    _shift_out(registers, decided)
+
+
+@njit(cache=True)
+def _normalise(registers: Any, encode: bool, memory: Any, order: Any) -> int:
+    """Shift the range up to its full width; returns by how much."""
+    shifts = 0
+    while registers[_RANGE] < 1 << (RANGE_BITS - 1):
+        registers[_RANGE] <<= 1
+        shifts += 1
+        if encode:
+            _shift_out(registers, memory)
+            order[registers[_ORDER]] = _DECISION
+            registers[_ORDER] += 1
+        else:
+            mask = (1 << RANGE_BITS) - 1
+            registers[_CODE] = (registers[_CODE] << 1 & mask) | _next_bit(registers, memory)
+    return shifts
+
+
+@njit(cache=True)
+def _decide(context: Any, bit: int, registers: Any, encode: bool, memory: Any, order: Any) -> int:
+    """Code or decode one decision and adapt its context."""
+    shifts = _normalise(registers, encode, memory, order)
+    registers[_CYCLES] += 2 + max(shifts, 1)
+    size = registers[_RANGE]
+    bound = ((context[0] >> 2) * (size >> 5)) >> 5
+    if not encode:
+        bit = 1 if registers[_CODE] < bound else 0
+    if bit:
+        size = bound
+    else:
+        registers[_CODE] += bound if encode else -bound
+        size -= bound
+        if encode:
+            _carry(registers, memory)
+    context[0] += ((LIMITS[1] if bit else LIMITS[0]) - context[0]) >> context[1]
+    if context[1] < LAST_RATE:
+        context[1] += 1
+    registers[_RANGE] = size
+    return bit
+
+
+@njit(cache=True)
+def _plain(value: int, count: int, registers: Any, encode: bool, memory: Any, order: Any) -> int:
+    """``count`` bits of ``value``, most significant first."""
+    if count:
+        registers[_CYCLES] += count + _normalise(registers, encode, memory, order)
+    for place in range(count - 1, -1, -1):
+        if encode:
+            order[registers[_ORDER]] = (value >> place) & 1
+            registers[_ORDER] += 1
+        else:
+            value = (value & ~(1 << place)) | _next_bit(registers, memory) << place
+    return value
+
+
+@njit(cache=True)
+def _code(
+    rows: Any,
+    live: int,
+    terms: Any,
+    contexts: Any,
+    means: Any,
+    registers: Any,
+    encode: bool,
+    memory: Any,
+    order: Any,
+) -> None:
+    """Code or decode all ``rows``; ``memory`` then takes decided bits, ``order`` what follows what."""
+    for t in range(rows.shape[0]):
+        registers[_CYCLES] += _ROW_CYCLES
+        for c in range(live):
+            prediction = 0
+            for i in range(2):
+                distance, shift = terms[i]
+                if shift != NO_PREDICTION:
+                    if distance == 0:
+                        if c:
+                            prediction += rows[t, c - 1] >> shift
+                    elif t >= distance:
+                        prediction += rows[t - distance, c] >> shift
+            residual = ((rows[t, c] - prediction + 128) & 255) - 128 if encode else 0
+            negative = 1 if residual < 0 else 0
+            u = ~residual if negative else residual
+
+            octave = 0
+            while means[c] >> (octave + 5):
+                octave += 1
+            k = max(octave - 2, 0)
+            base = octave * CLASS_CONTEXTS
+            q = u >> k
+            limit = min(127 >> (k + 2), UNARY)
+            h = 0
+            while h < limit and _decide(
+                contexts[base + 4 * h], 1 if q >> 2 > h else 0, registers, encode, memory, order
+            ):
+                h += 1
+            if h == UNARY:
+                u = _plain(u, 7, registers, encode, memory, order)
+                q = 4 * UNARY
+            else:
+                first = _decide(contexts[base + 4 * h + 1], q >> 1 & 1, registers, encode, memory, order)
+                second = _decide(contexts[base + 4 * h + 2 + first], q & 1, registers, encode, memory, order)
+                q = 4 * h + 2 * first + second
+                u = (q << k) | _plain(u & ((1 << k) - 1), k, registers, encode, memory, order)
+            if k == 0 and q < 4:
+                negative = _decide(contexts[base + SIGNS + q], negative, registers, encode, memory, order)
+                registers[_CYCLES] += 1
+            else:
+                negative = _plain(negative, 1, registers, encode, memory, order)
+            registers[_CYCLES] += _NUMBER_CYCLES
+            means[c] += ((u << 5 | 16) - means[c]) >> MEAN_RATE
+            if not encode:
+                residual = ~u if negative else u
+                rows[t, c] = ((residual + prediction + 128) & 255) - 128

@@ -1,0 +1,219 @@
+"""What a weight program makes: the golden meaning of its instructions, on a scratchpad or by itself."""
+
+from collections import deque
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+from ..isa import P0
+from .entropy import Decoder, Reference
+from .p0 import RECORD_REFERENCES, Instruction, Program, ProgramEnd, code_words, execute, walk
+
+__all__ = ["Reader", "count_rows", "decode", "disassemble", "steps"]
+
+Int8Array = npt.NDArray[np.int8]
+
+LONGEST = 1 << 20
+"""Instructions after which a program is taken for one that never ends."""
+
+FETCH_CYCLES = 4
+"""The least that the device takes to fetch an instruction."""
+
+
+class Reader:
+    """Runs a program as far as its rows are taken.
+
+    ``words`` are its instructions and all that follows them; ``memory`` is a whole scratchpad whose bytes
+    just below ``base`` are the coded stream, and from there on the literals. Addresses wrap. A program of
+    more instructions than can be fetched in ``cycles`` ends there.
+    """
+
+    def __init__(
+        self,
+        words: npt.NDArray[np.uint16],
+        memory: npt.NDArray[np.uint8],
+        base: int,
+        columns: int,
+        *,
+        entropy_engine: bool = True,
+        cycles: int = FETCH_CYCLES * LONGEST,
+    ) -> None:
+        self._instructions = walk(words)
+        self._left = cycles // FETCH_CYCLES
+        self._columns = columns
+        self._entropy_engine = entropy_engine
+        literals = np.roll(memory, -base).reshape(-1, columns)
+        self._bits = np.unpackbits(literals, axis=0, bitorder="little").view(np.int8)
+        self._decoder = Decoder(memory, base, columns)
+        self._references = [Reference(), Reference()]
+        self._weights: deque[Int8Array] = deque()
+        self._records: deque[Int8Array] = deque()
+        self.place = 0
+        """Number of the instruction that ran last."""
+        self.literal_bits = 0
+        """Bits a lane that were read of the literals."""
+
+    @property
+    def coded_bits(self) -> int:
+        """Bits that were read of the coded stream."""
+        return self._decoder.bits
+
+    def weights(self, count: int) -> Int8Array:
+        """The next rows of weights, (count, columns).
+
+        Raises `ProgramEnd` if there are not as many, and `InputError` at an unknown instruction.
+        """
+        blocks = [np.zeros((0, self._columns), np.int8)]
+        while count:
+            while not self._weights:
+                self.step()
+            block = self._weights.popleft()
+            if len(block) > count:
+                self._weights.appendleft(block[count:])
+                block = block[:count]
+            blocks.append(block)
+            count -= len(block)
+        return np.concatenate(blocks)
+
+    def records(self) -> Int8Array:
+        """The rows of the next column group's records; raises as `weights` does."""
+        while not self._records:
+            self.step()
+        return self._records.popleft()
+
+    @property
+    def engine_cycles(self) -> int:
+        """Cycles that the entropy engine took for what was read."""
+        return self._decoder.cycles
+
+    def step(self) -> Instruction:
+        """Run the next instruction that makes rows, which are then there to be taken; raises as `weights`."""
+        while self._left > 0:
+            self._left -= 1
+            self.place, instruction = next(self._instructions)
+            if instruction.op == P0.END:
+                raise ProgramEnd("the weight program ends before the last layer")
+            if instruction.op == P0.PREDICT:
+                reference = Reference(instruction.count, instruction.argument >> 1)
+                self._references[instruction.argument & 1] = reference
+            elif instruction.rows:
+                rows = self._rows(instruction)
+                (self._records if instruction.op == P0.RECORDS else self._weights).append(rows)
+                return instruction
+        raise ProgramEnd("the weight program takes too long: compile the image again")
+
+    def _rows(self, instruction: Instruction) -> Int8Array:
+        if instruction.is_coded:
+            if not self._entropy_engine:
+                raise InputError(f"{instruction}: this machine has no entropy engine")
+            live = instruction.live(self._columns)
+            if instruction.op == P0.RECORDS:
+                references = RECORD_REFERENCES[instruction.argument]
+                return self._decoder.read(instruction.rows, live, references, records=True)
+            return self._decoder.read(instruction.rows, live, self._references)
+        width = instruction.literal_bits
+        places = self.literal_bits + np.arange(instruction.rows * width)
+        self.literal_bits += len(places)
+        bits = self._bits[places % len(self._bits)].reshape(instruction.rows, width, self._columns)
+        # Two's complement, lowest bit first; no bits are a zero.
+        values = 1 << np.arange(width)
+        values[-1:] *= -1
+        return np.einsum("rbc,b->rc", bits, values).astype(np.int8)
+
+
+def decode(program: Program, columns: int) -> tuple[Int8Array, list[Int8Array]]:
+    """All rows of weights (rows, columns) of a program, and the rows of each column group's records.
+
+    Raises `InputError` if it holds an unknown instruction, has no END, or reads beyond its streams.
+    """
+    for name, stream in (("literals", program.literals), ("coded bytes", program.coded)):
+        if len(stream) % columns:
+            raise InputError(f"the {name} are {len(stream)} bytes, no whole words of {columns}")
+    # One more word, so that there is a memory even if both streams are empty.
+    memory = np.frombuffer(program.coded + program.literals + bytes(columns), np.uint8)
+    reader = Reader(code_words(program), memory, len(program.coded), columns)
+    weights, groups = count_rows(program)
+    made = reader.weights(weights), [reader.records() for _ in range(groups)]
+    if reader.literal_bits * columns > 8 * len(program.literals):
+        raise InputError(
+            f"the weight program reads {reader.literal_bits} bits a lane of"
+            f" {8 * len(program.literals) // columns}: the literals are cut short or of another program"
+        )
+    if reader.coded_bits > 8 * len(program.coded):
+        raise InputError("the coded bytes are cut short or belong to another program")
+    return made
+
+
+def steps(program: Program, columns: int) -> list[tuple[Instruction, float]]:
+    """The instructions that make rows, as they run, and the cycles that each row takes of the decoder.
+
+    Not counted is what literals take of the scratchpad.
+    """
+    memory = np.frombuffer(program.coded + program.literals + bytes(columns), np.uint8)
+    reader = Reader(code_words(program), memory, len(program.coded), columns)
+    made: list[tuple[Instruction, float]] = []
+    while True:
+        before = reader.engine_cycles
+        try:
+            instruction = reader.step()
+        except ProgramEnd:
+            return made
+        taken = reader.engine_cycles - before
+        made.append((instruction, taken / instruction.rows if instruction.is_coded else 1.0))
+
+
+def disassemble(program: Program, columns: int) -> list[str]:
+    """One line an instruction as it is stored, END included: how often it runs, and in all the rows that it
+    makes, the bytes of the streams that it takes beside its own two, and cycles.
+
+    Raises `InputError` if the program holds an unknown instruction or has no END.
+    """
+    stored: list[Instruction] = []
+    for word in code_words(program):
+        stored.append(Instruction.of(int(word)))
+        if stored[-1].op == P0.END:
+            break
+    count_rows(program)
+    memory = np.frombuffer(program.coded + program.literals + bytes(columns), np.uint8)
+    reader = Reader(code_words(program), memory, len(program.coded), columns)
+    runs, bits, times = (np.zeros(len(stored), np.int64) for _ in range(3))
+    while True:
+        before = reader.literal_bits * columns + reader.coded_bits, reader.engine_cycles
+        try:
+            instruction = reader.step()
+        except ProgramEnd:
+            break
+        runs[reader.place] += 1
+        bits[reader.place] += reader.literal_bits * columns + reader.coded_bits - before[0]
+        times[reader.place] += (reader.engine_cycles - before[1]) or instruction.rows
+    lines = [f"{'place':>6}  {'instruction':44} {'runs':>5} {'rows':>7} {'bytes':>8} {'cycles':>9}"]
+    for place, one in enumerate(stored):
+        line = f"{place:6}  {one!s:44}"
+        if one.rows:
+            rows = runs[place] * one.rows
+            line += f" {runs[place]:5} {rows:7} {bits[place] / 8:8.1f} {times[place]:9}"
+        lines.append(line)
+    return lines
+
+
+def count_rows(program: Program) -> tuple[int, int]:
+    """Rows of weights and groups of records that a program makes, without making them.
+
+    Raises `InputError` as `decode` does, and where a program makes more than any network can take.
+    """
+    weights = groups = 0
+    for instruction in _bounded(program):
+        if instruction.op == P0.RECORDS:
+            groups += 1
+        else:
+            weights += instruction.rows
+    return weights, groups
+
+
+def _bounded(program: Program) -> Iterator[Instruction]:
+    for index, instruction in enumerate(execute(code_words(program))):
+        if index == LONGEST:
+            raise InputError("the weight program has a loop without end: compile the image again")
+        yield instruction

@@ -1,0 +1,332 @@
+"""The search for programs: for each layer the candidates, and which to take.
+
+A layer's program makes, column group by column group, the records of its constants and its weights. Both can
+be literals, which cost bytes, or coded, which costs the entropy engine's time.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+
+import numpy as np
+import numpy.typing as npt
+
+from ..isa import HISTORY_ROWS, INSTRUCTION, P0
+from .entropy import Coder, Reference
+from .p0 import (
+    EIGHTHS,
+    MAXIMUM_ROWS,
+    RECORD_REFERENCES,
+    Instruction,
+    bits_needed,
+    check_rows,
+    coded,
+    literal,
+    loop,
+    predict,
+    records,
+    zero,
+)
+
+__all__ = ["Candidate", "Choice", "Material", "Writer", "candidates", "literal_program", "select"]
+
+Int8Array = npt.NDArray[np.int8]
+
+NOTHING = (Reference(), Reference())
+LONGEST_LOOP = 8
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the program of one layer has to make.
+
+    Parameters
+    ----------
+    channels : int
+        Output channels; the weights of columns beyond the last are zeros.
+    records : tuple of int8 arrays (rows, columns)
+        Of each column group.
+    weights : int8 array (groups, passes * taps, columns) or None
+        None where all are 1 and none are taken.
+    distances : tuple of int
+        How many taps back a weight may resemble this one: one step of the window along each axis.
+    used_once : bool
+        Each row serves one tile: the array waits for short instructions, as it takes longer to fetch the
+        next one.
+    """
+
+    channels: int
+    records: tuple[Int8Array, ...]
+    weights: Int8Array | None
+    distances: tuple[int, ...] = ()
+    used_once: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the program of a layer is stored.
+
+    Parameters
+    ----------
+    records, weights : bool
+        Whether they are coded, which costs the entropy engine's time, or literals, which cost bytes.
+    references : pair of Reference or None
+        The prediction of coded weights; None to search for it.
+    """
+
+    records: bool = False
+    weights: bool = False
+    references: tuple[Reference, Reference] | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A choice for a layer, the bits that it takes and the cycles of the entropy engine."""
+
+    choice: Choice
+    bits: int
+    engine_cycles: int
+
+
+def candidates(material: Material, columns: int) -> list[Candidate]:
+    """All choices for a layer, each tried as if the layer were alone; literals first."""
+    found = []
+    references = None
+    for coded_weights in (False, True) if material.weights is not None else (False,):
+        for coded_records in (False, True):
+            writer = Writer(columns)
+            choice = Choice(coded_records, coded_weights, references)
+            bits = sum(writer.layer(material, choice))
+            if coded_weights:
+                references = writer.references
+            found.append(
+                Candidate(Choice(coded_records, coded_weights, references), bits, writer.engine_cycles)
+            )
+    return found
+
+
+def select(layers: Sequence[Sequence[Candidate]], hidden: Sequence[int], allowance: int) -> list[Candidate]:
+    """The candidate of each layer whose bits together are least within an allowance of further cycles.
+
+    ``hidden`` are the cycles of each layer that decoding need not exceed to be free. A Lagrangian: the price
+    of a cycle in bits falls until the allowance is used up.
+    """
+
+    def extra(candidate: Candidate, free: int) -> int:
+        return max(0, candidate.engine_cycles - free)
+
+    def at(price: float) -> list[Candidate]:
+        return [
+            min(layer, key=lambda one: (one.bits + price * extra(one, free), extra(one, free)))
+            for layer, free in zip(layers, hidden, strict=True)
+        ]
+
+    def cost(chosen: list[Candidate]) -> int:
+        return sum(extra(one, free) for one, free in zip(chosen, hidden, strict=True))
+
+    low, high = 0.0, 1e6
+    if cost(at(low)) <= allowance:
+        return at(low)
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if cost(at(middle)) <= allowance else (middle, high)
+    return at(high)
+
+
+class Writer:
+    """Writes the programs of layers one after the other and keeps what the next depends on.
+
+    ``instructions`` are those so far, ``rows`` what they make.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.instructions: list[Instruction] = []
+        self._rows: list[Int8Array] = [np.zeros((0, columns), np.int8)]
+        self._coder = Coder(columns)
+        self._references = NOTHING
+
+    @property
+    def rows(self) -> Int8Array:
+        return np.concatenate(self._rows)
+
+    @property
+    def engine_cycles(self) -> int:
+        """Cycles that the entropy engine takes for all of it."""
+        return self._coder.cycles
+
+    @property
+    def references(self) -> tuple[Reference, Reference]:
+        """The prediction in force."""
+        return self._references
+
+    def layer(self, material: Material, choice: Choice) -> tuple[int, int]:
+        """The shortest program found of its kind for a layer; returns bits of weights and of constants."""
+        constant_bits = weight_bits = 0
+        weights, references = material.weights, self._references
+        if weights is not None and choice.weights:
+            references = choice.references or self._best_references(material)
+        kind = self._best_kind(material) if choice.records else 0
+        bodies = []
+        for group, block in enumerate(material.records):
+            self._rows.append(block)
+            body = [records(len(block), kind)]
+            before = self._coder.bits
+            if kind:
+                self._coder.write(block, self.columns, RECORD_REFERENCES[kind], records=True)
+            else:
+                constant_bits += 8 * block.size
+            constant_bits += self._coder.bits - before
+            before = self._coder.bits
+            if weights is not None:
+                self._rows.append(weights[group])
+                if choice.weights:
+                    eighths = _eighths(material, group, self.columns)
+                    body += _coded_rows(len(weights[group]), eighths)
+                    self._write(self._coder, weights[group], eighths, references)
+                else:
+                    # There an instruction must save the literals of a row.
+                    row_bits = 8 * self.columns if material.used_once else 0
+                    body += literal_program(weights[group], INSTRUCTION.bits + row_bits)
+            bodies.append(body)
+            weight_bits += self._coder.bits - before
+        if weights is not None and not choice.weights:
+            bodies = _uniform_if_shorter(bodies, weights)
+        instructions = [
+            predict(term, new)
+            for term, (new, old) in enumerate(zip(references, self._references, strict=True))
+            if new != old
+        ]
+        instructions += _roll(bodies)
+        self._references = references
+        self.instructions += instructions
+        weight_bits += self.columns * sum(
+            one.rows * one.literal_bits for body in bodies for one in body if one.op != P0.RECORDS
+        )
+        return len(instructions) * INSTRUCTION.bits + weight_bits, constant_bits
+
+    def _write(self, coder: Coder, rows: Int8Array, eighths: int, references: Sequence[Reference]) -> None:
+        """As the instructions of `_coded_rows` do."""
+        for start in range(0, len(rows), MAXIMUM_ROWS):
+            coder.write(rows[start : start + MAXIMUM_ROWS], self.columns * eighths // EIGHTHS, references)
+
+    def _best_references(self, material: Material) -> tuple[Reference, Reference]:
+        weights = material.weights
+        assert weights is not None
+
+        def bits(references: Sequence[Reference]) -> int:
+            coder = self._coder.copy()
+            for group, rows in enumerate(weights):
+                self._write(coder, rows, _eighths(material, group, self.columns), references)
+            changes = sum(a != b for a, b in zip(references, self._references, strict=True))
+            return coder.bits + changes * INSTRUCTION.bits
+
+        return min(_candidate_references(material), key=bits)
+
+    def _best_kind(self, material: Material) -> int:
+        def bits(kind: int) -> int:
+            coder = self._coder.copy()
+            for block in material.records:
+                coder.write(block, self.columns, RECORD_REFERENCES[kind], records=True)
+            return coder.bits
+
+        return min((1, 2), key=bits)
+
+
+def _eighths(material: Material, group: int, columns: int) -> int:
+    """Parts of the columns that have channels in this group."""
+    return min(EIGHTHS, -(-(material.channels - group * columns) * EIGHTHS // columns))
+
+
+def _coded_rows(rows: int, eighths: int) -> list[Instruction]:
+    whole, rest = divmod(rows, MAXIMUM_ROWS)
+    return [coded(MAXIMUM_ROWS, eighths)] * whole + ([coded(rest, eighths)] if rest else [])
+
+
+def _candidate_references(material: Material) -> Iterator[tuple[Reference, Reference]]:
+    """Nothing; one source with weight 1/4, 1/2 or 3/4; two sources with 1/4 or 1/2 each."""
+    yield NOTHING
+    distances = sorted({0, 1, *(d for d in material.distances if 0 < d < HISTORY_ROWS)})
+    for distance in distances:
+        for shift in (1, 2):
+            yield Reference(distance, shift), Reference()
+        yield Reference(distance, 1), Reference(distance, 2)
+    for a, b in product(distances, distances):
+        if a < b:
+            for shift_a, shift_b in product((1, 2), (1, 2)):
+                yield Reference(a, shift_a), Reference(b, shift_b)
+
+
+def _roll(bodies: list[list[Instruction]]) -> list[Instruction]:
+    """The bodies one after the other, equal ones in a loop."""
+    program = []
+    for body, equal in groupby(bodies):
+        times = len(list(equal))
+        if times > 1 and len(body) <= LONGEST_LOOP:
+            program += [*body, loop(len(body), times - 1)]
+        else:
+            program += body * times
+    return program
+
+
+def _uniform_if_shorter(bodies: list[list[Instruction]], weights: Int8Array) -> list[list[Instruction]]:
+    """Literals of one width for all groups, where what a loop saves is more than they cost."""
+    width = int(bits_needed(weights.reshape(-1, weights.shape[-1])).max())
+    rows = weights.shape[1]
+    if width == 0:
+        return bodies
+    whole, rest = divmod(rows, MAXIMUM_ROWS)
+    uniform = [literal(width, MAXIMUM_ROWS)] * whole + ([literal(width, rest)] if rest else [])
+    others = [[body[0], *uniform] for body in bodies]
+
+    def bits(candidates: list[list[Instruction]]) -> int:
+        made = sum(one.rows * one.literal_bits for body in candidates for one in body)
+        return len(_roll(candidates)) * INSTRUCTION.bits + made * weights.shape[-1]
+
+    return min(bodies, others, key=bits)
+
+
+def literal_program(weights: Int8Array, overhead: int = INSTRUCTION.bits) -> list[Instruction]:
+    """The cheapest ZERO and LITERAL instructions for ``weights`` of shape (rows, columns), without END.
+
+    ``overhead`` are the bits that an instruction is taken to cost: its own, or more where short instructions
+    cost time.
+
+    Dynamic programming over the rows: the cheapest program of the first j rows ends with an instruction of
+    b bits for rows i to j, for some b and i. For each b the best i is the least of a window that slides
+    with j, kept in a queue whose costs ascend. Time is linear in the rows.
+    """
+    check_rows(weights, weights.shape[-1])
+    rows, columns = weights.shape
+    # Per width b: candidates (cost of the first i rows - i * b * columns, i), best first.
+    queues: list[deque[tuple[int, int]]] = [deque() for _ in range(9)]
+    costs = [0]
+    choices = [(0, 0)]
+    for j, needed in enumerate(bits_needed(weights).tolist(), start=1):
+        best = None
+        for bits in range(9):
+            queue = queues[bits]
+            if bits < needed:
+                queue.clear()
+                continue
+            slope = bits * columns
+            key = costs[j - 1] - (j - 1) * slope
+            while queue and queue[-1][0] > key:
+                queue.pop()
+            queue.append((key, j - 1))
+            if queue[0][1] < j - MAXIMUM_ROWS:
+                queue.popleft()
+            cost = queue[0][0] + j * slope
+            if best is None or cost < best:
+                best, choice = cost, (queue[0][1], bits)
+        assert best is not None
+        costs.append(best + overhead)
+        choices.append(choice)
+    instructions = []
+    j = rows
+    while j:
+        i, bits = choices[j]
+        instructions.append(literal(bits, j - i) if bits else zero(j - i))
+        j = i
+    return instructions[::-1]
