@@ -535,6 +535,12 @@ def begin_row(decoder: Registers, engine: Registers) -> None:
 @njit(cache=True)
 def clock_engine(decoder: Registers, engine: Registers, granted: bool, cycle: int) -> None:
     engine.asks -= granted
+    # Two bytes are read ahead, the second when the first has come, and a third with the first bits.
+    engine.asks += (engine.answers & 1) + (engine.wanted != 0 and cycle == ENGINE_START - 2)
+    engine.answers >>= 1
+    if granted and engine.wanted > 1:
+        engine.wanted = 1
+        engine.answers |= 1 << 2
     if decoder.running and engine.wait > 0 and cycle >= ENGINE_START and engine.asks <= CODED_AHEAD:
         engine.wait -= 1
         engine.bits += decoder.coded_bits

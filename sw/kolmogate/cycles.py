@@ -85,7 +85,7 @@ def cycles(image: Image) -> list[LayerCycles]:
         _machine(config)[0],
         descriptors,
         _program(image),
-        _state()[0],
+        _state(config)[0],
         _rows(config),
         np.zeros((config.rows, _FEEDER_DEPTH), np.int64),
         np.zeros(config.scratchpad_ports, registers.LANE),
@@ -128,10 +128,12 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
     return _records(registers.MACHINE, [values])
 
 
-def _state() -> npt.NDArray[np.void]:
+def _state(config: MachineConfig) -> npt.NDArray[np.void]:
     """All registers as an inference finds them in its first cycle."""
     state = np.zeros(1, registers.STATE)
     state["code"]["asking"] = 1
+    if config.entropy_engines:
+        state["engine"]["asks"], state["engine"]["wanted"] = 1, 2
     state["literals"]["room"] = _LITERAL_WORDS
     state["requantiser"]["room"] = 1
     return state

@@ -60,7 +60,7 @@ STATE = np.dtype(
                 *("rows", "records", "bits", "cycles", "coded_bits"),
             ),
         ),
-        ("engine", _registers("wait", "bits", "asks")),
+        ("engine", _registers("wait", "bits", "asks", "wanted", "answers")),
         ("code", _registers("index", "asking", "answers", "valid")),
         ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
         ("constants", _registers("here", "arrived", "readable")),
