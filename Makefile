@@ -2,6 +2,7 @@
 #   make demo     compress the shipped network, run it on the simulated RTL, compare every output byte
 #   make test     the test suite (what takes longer is marked slow: make test-slow)
 #   make regress  the cocotb benches alone, on every simulator found; SEED=n repeats a run
+#   make bench    the MLPerf Tiny networks of KOLMOGATE_MODELS on the RTL; writes benchmarks/cycles.md and .json
 #   make lint     formatting, lint rules and types
 #   make clean    remove the environment and everything built
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 SEED ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.randbelow(1 << 31))')
 JOBS ?= 2
 
-.PHONY: demo test test-slow regress lint clean prerequisites
+.PHONY: demo test test-slow regress bench lint clean prerequisites
 
 demo: $(VENV)/sim.installed
 	$(BIN)/kolmogate demo
@@ -26,6 +27,14 @@ regress: $(VENV)/test.installed
 	@echo "seed: $(SEED)   (repeat with: make regress SEED=$(SEED))"
 	@mkdir -p build
 	KOLMOGATE_SEED=$(SEED) $(BIN)/pytest -n $(JOBS) tests/sim -m cocotb --junitxml=build/regress.xml
+
+TARGETS := up5k ecp5-25f ecp5-45f ecp5-85f
+NETWORKS := kws_ref_model pretrainedResnet_quant vww_96_int8 ad01_int8 str_ww_ref_model
+bench: $(VENV)/sim.installed
+	@test -n "$(KOLMOGATE_MODELS)" || \
+	    { echo "KOLMOGATE_MODELS is not set: it names the folder of the MLPerf Tiny networks" >&2; exit 1; }
+	$(BIN)/kolmogate bench $(NETWORKS:%=$(KOLMOGATE_MODELS)/%.tflite) \
+	    $(TARGETS:%=--target %) --on rtl -o benchmarks/cycles
 
 lint: $(VENV)/lint.installed
 	$(BIN)/ruff format --check .

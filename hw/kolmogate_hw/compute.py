@@ -23,6 +23,7 @@ class Compute(wiring.Component):
     push, run, pop : from and to the window fetcher.
     weights : rows of weights from the decoder.
     captured, drained, shift, accumulators : to and from the drain.
+    fed, weighted, step : every row has an activation; the columns have weights; a tap is taken.
     """
 
     weights: stream.Interface
@@ -30,6 +31,9 @@ class Compute(wiring.Component):
     captured: Signal
     drained: Signal
     shift: Signal
+    fed: Signal
+    weighted: Signal
+    step: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -44,6 +48,9 @@ class Compute(wiring.Component):
                 "drained": In(1),
                 "shift": In(1),
                 "accumulators": Out(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
+                "fed": Out(1),
+                "weighted": Out(1),
+                "step": Out(1),
             }
         )
 
@@ -54,7 +61,7 @@ class Compute(wiring.Component):
         m.submodules.columns = columns = ColumnBuffer(config)
         wiring.connect(m, wiring.flipped(self.weights), columns.i)
 
-        step = Signal()
+        step = self.step
         feeders = []
         for r in range(config.rows):
             m.submodules[f"feeder_{r}"] = feeder = RowFeeder(config)
@@ -80,12 +87,9 @@ class Compute(wiring.Component):
         m.d.comb += [
             last.eq(feeders[-1].window_end),
             final.eq(feeders[-1].final_tile),
-            step.eq(
-                Cat(feeder.valid for feeder in feeders).all()
-                & (descriptor.unit_weights | columns.available)
-                & ~(last & undrained)
-                & ~resting
-            ),
+            self.fed.eq(Cat(feeder.valid for feeder in feeders).all()),
+            self.weighted.eq(descriptor.unit_weights | columns.available),
+            step.eq(self.fed & self.weighted & ~(last & undrained) & ~resting),
             columns.step.eq(step & ~descriptor.unit_weights),
             columns.rewind.eq(last),
             columns.release.eq((last & final) | descriptor.stream_weights),

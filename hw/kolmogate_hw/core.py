@@ -2,7 +2,7 @@
 
 from amaranth.hdl import Cat, Module, ResetInserter, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In
+from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ErrorCode
 
@@ -12,7 +12,7 @@ from .fetcher import WindowFetcher
 from .filler import Filler
 from .host_access import HostAccess
 from .lanes import WeightDecoder
-from .ports import HostPort
+from .ports import ACTIVITY, HostPort
 from .scratchpad import Scratchpad
 from .sequencer import Sequencer
 
@@ -23,12 +23,13 @@ class Core(wiring.Component):
     """The accelerator behind a `HostPort`.
 
     An inference ends by itself, by an error, or at its cycle limit; whichever it is, the core is then ready
-    for the next. ``cycles`` counts from the start command to the last output byte.
+    for the next. ``cycles`` counts from the start command to the last output byte. ``activity`` says what
+    each of them is spent on (`ACTIVITY`).
     """
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
-        super().__init__({"host": In(HostPort())})
+        super().__init__({"host": In(HostPort()), "activity": Out(ACTIVITY)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -107,6 +108,21 @@ class Core(wiring.Component):
             compute.shift.eq(drain.shift),
             drain.accumulators.eq(compute.accumulators),
         ]
+
+        activity = self.activity
+        begun = Signal()
+        m.d.comb += [
+            activity.busy.eq(host.busy),
+            activity.end_layer.eq(sequencer.end_layer),
+            activity.compute.eq(compute.step),
+            activity.decode.eq(compute.fed & ~compute.weighted),
+            activity.drain.eq(compute.fed & compute.weighted & ~compute.step),
+            activity.memory.eq(~compute.fed & fetcher.walking & begun),
+        ]
+        with m.If(compute.step):
+            m.d.sync += begun.eq(1)
+        with m.If(sequencer.start_layer):
+            m.d.sync += begun.eq(0)
 
         cycles_left = Signal(32)
         with m.If(host.busy):

@@ -8,6 +8,7 @@ from kolmogate.isa import ErrorCode
 
 from .core import Core
 from .link import Link
+from .ports import ACTIVITY
 
 __all__ = ["Device"]
 
@@ -16,6 +17,7 @@ class Device(wiring.Component):
     """Accelerator with byte streams from (``i``) and to (``o``) the host.
 
     ``busy`` is high while an inference runs, ``failed`` after one that ended in an error.
+    ``activity`` is for simulations (`ACTIVITY`); boards leave it unconnected.
     """
 
     i: stream.Interface
@@ -31,6 +33,7 @@ class Device(wiring.Component):
                 "o": Out(stream.Signature(8)),
                 "busy": Out(1),
                 "failed": Out(1),
+                "activity": Out(ACTIVITY),
             }
         )
 
@@ -41,5 +44,9 @@ class Device(wiring.Component):
         wiring.connect(m, wiring.flipped(self.i), link.i)
         wiring.connect(m, link.o, wiring.flipped(self.o))
         wiring.connect(m, link.host, core.host)
-        m.d.comb += [self.busy.eq(core.host.busy), self.failed.eq(core.host.error != ErrorCode.NONE)]
+        m.d.comb += [
+            self.busy.eq(core.host.busy),
+            self.failed.eq(core.host.error != ErrorCode.NONE),
+            self.activity.eq(core.activity),
+        ]
         return m

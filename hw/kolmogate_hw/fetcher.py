@@ -24,8 +24,10 @@ class WindowFetcher(wiring.Component):
     last position's words.
 
     The fetcher runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted
-    request of a port two cycles later.
+    request of a port two cycles later. ``walking`` is high while there is a word left to ask for.
     """
+
+    walking: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -38,6 +40,7 @@ class WindowFetcher(wiring.Component):
                 "push": Out(config.rows).array(lanes),
                 "run": Out(RunLayout(config)).array(lanes),
                 "pop": In(config.rows),
+                "walking": Out(1),
             }
         )
 
@@ -50,7 +53,7 @@ class WindowFetcher(wiring.Component):
 
         # Where the walk is: column group, position, rows of the tile (one a lane), run of the window, word of
         # the run. What ends at a count of the descriptor is counted from 1, so that it meets it as it is.
-        walking = Signal()
+        walking = self.walking
         channels_left = Signal(12, reset_less=True)
         group_base = Signal(address, reset_less=True)
         x = Signal(12, reset_less=True)

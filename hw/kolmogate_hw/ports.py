@@ -5,7 +5,14 @@ from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS
 
-__all__ = ["HostPort", "ReadPort", "word_address_bits", "write_port"]
+__all__ = ["ACTIVITY", "HostPort", "ReadPort", "word_address_bits", "write_port"]
+
+ACTIVITY = data.StructLayout({"busy": 1, "end_layer": 1, "compute": 1, "drain": 1, "decode": 1, "memory": 1})
+"""What the core does in a cycle, for a simulation to count; nothing of it is built where nobody looks.
+
+``busy`` during an inference, ``end_layer`` in the last cycle of a layer. At most one of the others, which
+`kolmogate.cycles.LayerCycles` explains.
+"""
 
 
 def word_address_bits(config: MachineConfig) -> int:

@@ -20,6 +20,7 @@ class Sequencer(wiring.Component):
     start, base : begin with the descriptor at word address ``base``.
     descriptor : the present one, steady while its layer runs.
     start_layer, layer_done : an ARRAY descriptor begins; its last output is in the scratchpad.
+    end_layer : high for one cycle when its borders are there too.
     start_fill, filling : a FILL descriptor begins; the filler is at work.
     start_residual, residual : a RESIDUAL record for the next layer.
     done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
@@ -32,6 +33,7 @@ class Sequencer(wiring.Component):
     descriptor: data.View
     start_layer: Signal
     layer_done: Signal
+    end_layer: Signal
     start_fill: Signal
     filling: Signal
     done: Signal
@@ -47,6 +49,7 @@ class Sequencer(wiring.Component):
                 "descriptor": Out(struct_layout(DESCRIPTOR)),
                 "start_layer": Out(1),
                 "layer_done": In(1),
+                "end_layer": Out(1),
                 "start_fill": Out(1),
                 "filling": In(1),
                 "start_residual": Out(1),
@@ -104,5 +107,6 @@ class Sequencer(wiring.Component):
             with m.State("ARRAY"), m.If(self.layer_done):
                 m.next = "FILL"
             with m.State("FILL"), m.If(~self.filling):
+                m.d.comb += self.end_layer.eq(1)
                 m.next = "LOAD"
         return m

@@ -1,8 +1,11 @@
 // A Verilated device behind a C interface: bytes in, bytes out, and a clock that runs while they do.
 //
-// The device has byte streams `i` and `o`, a clock `clk` and a synchronous reset `rst`. Compiled together
-// with Verilator's output by kolmogate_sim.verilate, called by kolmogate_sim.device.
+// The device has byte streams `i` and `o`, a clock `clk` and a synchronous reset `rst`, and may say what it
+// does in `activity` (kolmogate_hw.ports.ACTIVITY). Compiled together with Verilator's output by
+// kolmogate_sim.verilate, called by kolmogate_sim.device.
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -21,12 +24,28 @@ namespace {
 // Cycles of silence after which what has come is handed over: longer than the pauses inside an answer.
 constexpr uint64_t kSilence = 8;
 
+// Bits of `activity`. Those from kCompute on are counted.
+enum { kBusy, kEndLayer, kCompute, kActivities = 6 };
+
+// All cycles of a layer, then those of each counted activity.
+using Spent = std::array<uint64_t, 1 + kActivities - kCompute>;
+
+template <class Top>
+auto activity(const Top& top, int) -> decltype(uint32_t(top.activity)) { return top.activity; }
+
+// A device that does not say.
+template <class Top>
+uint32_t activity(const Top&, long) { return 0; }
+
 struct Device {
     VerilatedContext context;
     Vdevice top{&context};
     std::vector<uint8_t> input;
     size_t taken = 0;
     uint64_t cycles = 0;
+    bool busy = false;
+    // Of the last inference: its layers, and what followed the last of them.
+    std::vector<Spent> spent;
 #if VM_TRACE
     std::unique_ptr<VerilatedFstC> waves;
 #endif
@@ -38,6 +57,18 @@ struct Device {
 #if VM_TRACE
         if (waves) waves->dump(2 * cycles + clock);
 #endif
+    }
+
+    // Counts what this cycle is spent on.
+    void count() {
+        const auto now = activity(top, 0);
+        const bool was_busy = busy;
+        busy = now >> kBusy & 1;
+        if (!busy) return;
+        if (!was_busy) spent.assign(1, {});
+        ++spent.back()[0];
+        for (int k = kCompute; k < kActivities; ++k) spent.back()[1 + k - kCompute] += now >> k & 1;
+        if (now >> kEndLayer & 1) spent.push_back({});
     }
 };
 
@@ -88,6 +119,7 @@ size_t device_read(void* handle, uint8_t* bytes, size_t capacity, uint64_t limit
         if (PORT(i, valid)) PORT(i, payload) = device.input[device.taken];
         PORT(o, ready) = 1;
         device.level(false);
+        device.count();
         device.taken += PORT(i, valid) && PORT(i, ready);
         ++silence;
         if (PORT(o, valid)) {
@@ -98,6 +130,16 @@ size_t device_read(void* handle, uint8_t* bytes, size_t capacity, uint64_t limit
         ++device.cycles;
     }
     return count;
+}
+
+// Stores what the layers of the last inference were spent on, for up to `capacity` of them and what followed.
+// Returns how many there are.
+size_t device_spent(void* handle, uint64_t* counts, size_t capacity) {
+    const auto& spent = static_cast<Device*>(handle)->spent;
+    for (size_t n = 0; n < std::min(capacity, spent.size()); ++n) {
+        counts = std::copy(spent[n].begin(), spent[n].end(), counts);
+    }
+    return spent.size();
 }
 
 uint64_t device_cycles(void* handle) { return static_cast<Device*>(handle)->cycles; }

@@ -5,9 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from amaranth.lib import wiring
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.link import Link
+from kolmogate.registers import SPENT
 
 from . import verilate
 
@@ -49,6 +52,17 @@ class SimulatedLink(Link):
     def cycles(self) -> int:
         """Clock cycles since power-up."""
         return self._library.device_cycles(self._open())
+
+    def spent(self, layers: int) -> npt.NDArray[np.void]:
+        """What the last inference spent its cycles on: `SPENT` for its ``layers``, and for what followed.
+
+        Raises `DeviceError` if it had another number of layers, or the device does not say.
+        """
+        spent = np.zeros(layers + 1, SPENT)
+        counted = self._library.device_spent(self._open(), spent.ctypes.data, len(spent))
+        if counted != len(spent):
+            raise DeviceError(f"the device counted {counted - 1} layers, not {layers}")
+        return spent
 
     def write(self, data: bytes) -> None:
         self._library.device_write(self._open(), data, len(data))
@@ -96,6 +110,7 @@ def _declared(library: ctypes.CDLL) -> Any:
         ("device_open", handle, [ctypes.c_char_p]),
         ("device_write", None, [handle, ctypes.c_char_p, size]),
         ("device_read", size, [handle, ctypes.c_char_p, size, ctypes.c_uint64]),
+        ("device_spent", size, [handle, ctypes.c_void_p, size]),
         ("device_cycles", ctypes.c_uint64, [handle]),
         ("device_close", None, [handle]),
     ):

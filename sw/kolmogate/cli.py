@@ -1,4 +1,4 @@
-"""The command line: `kolmogate demo | compile | run | simulate | inspect | boards | build | flash`.
+"""The command line: `kolmogate demo | compile | run | simulate | inspect | bench | boards | build | flash`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
@@ -16,6 +16,7 @@ from typing import Any
 
 from . import golden
 from .arrays import load_inputs, save_outputs
+from .bench import bench, format_bench, save_bench
 from .board_commands import add_board_commands
 from .compiler import OBJECTIVES, compile
 from .config import CONFIGURATIONS, configuration
@@ -133,6 +134,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("image", type=Path, metavar="M.kg")
     command.add_argument("--programs", action="store_true", help="disassemble the weight programs")
     command.set_defaults(command=_inspect)
+
+    command = commands.add_parser("bench", parents=[common], help="networks on machines: cycles and bytes")
+    command.add_argument("models", type=Path, nargs="+", metavar="MODEL.tflite")
+    command.add_argument(
+        "--target", action="append", help=f"a machine, again for more: {', '.join(CONFIGURATIONS)} (up5k)"
+    )
+    command.add_argument("--on", default="machine", help="machine or rtl (machine)")
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="NAME", help="write the results to NAME.md and NAME.json"
+    )
+    command.set_defaults(command=_bench)
 
     add_board_commands(commands, common)
     return parser
@@ -264,3 +276,20 @@ def _inspect(options: argparse.Namespace) -> None:
     print(_summary(image, report))
     if listing is not None:
         print("\n".join(listing))
+
+
+def _bench(options: argparse.Namespace) -> None:
+    if options.on not in ("machine", "rtl"):
+        raise UsageError(f"cannot bench on {options.on!r}: choose machine or rtl")
+    if options.output is not None:
+        require_folder(options.output)
+    results = bench(options.models, options.target or ["up5k"], options.on)
+    if options.output is not None:
+        targets = "".join(f" --target {target}" for target in options.target or [])
+        models = " ".join(model.name for model in options.models)
+        command = f"kolmogate bench {models}{targets} --on {options.on} -o {options.output.name}"
+        save_bench(results, options.output, command)
+    if options.json:
+        _print_json(results)
+    else:
+        print(format_bench(results))

@@ -1,232 +1,219 @@
-"""The cycle model: how long the RTL takes for an image, layer by layer.
+"""The cycle model: how long the gateware takes for an image, layer by layer, and what for.
 
-It plays the three walkers of a layer against each other (`docs/machine.md`): words that the fetcher asks
-for, taps that the array takes, tiles that drain. Column groups after the second repeat its time, so they are
-not played again. RTL simulation holds the total within 2%.
+`kolmogate.control` plays the core's control cycle by cycle; here the image becomes what that works on. It
+plays about ten million cycles a second; the first use after a change compiles it, in some seconds.
 """
 
-# ruff: noqa: B023 (the closure ends with the iteration that makes it)
+from dataclasses import dataclass
 
-from collections import deque
-from dataclasses import dataclass, field
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
 
+from . import control, registers
 from .config import MachineConfig
+from .errors import InputError
 from .image import Image
-from .isa import ADDRESS_BITS, DESCRIPTOR, P0, Opcode, window_taps
+from .isa import COUNTS, DESCRIPTOR, P0, RESIDUAL, Opcode, window_taps
 from .machine_arithmetic import requantiser_interval
-from .programs.reader import steps
+from .programs.p0 import ProgramEnd, code_words, walk
+from .programs.reader import Reader
 
-__all__ = ["LayerCycles", "cycles"]
+__all__ = ["LayerCycles", "cycles", "split"]
 
-# Pipeline depths of the gateware, in cycles.
-_GRANT_TO_FEEDER = 4
-"""From a granted read to the word's first activation at the head of its feeder."""
-_TAP_TO_DRAIN = 5
-"""From the last tap of a tile to its first batch being offered to the requantisers."""
-_DISPATCH = 5
-"""Loading a descriptor, beside its words: latency of the memory, hand-over to the units."""
-_DECODER_START = 12
-"""From the start of an inference to the first row of weights."""
+LONGEST = 1_000_000_000
+"""Cycles of an inference that is not worth predicting."""
+
+LONGEST_PROGRAM = 1 << 20
+"""Instructions run after which a program is taken for one that never ends."""
+
+# Played at a time: an interrupt and the progress bar wait for their end.
+_CYCLES_A_CALL = 1_000_000
+
+# What the core has that is no parameter; the comparison with the RTL holds them equal.
 _FEEDER_DEPTH = 8
-_ROW_TO_TAP = 1
-"""From a row of weights entering the column buffer to the tap that may use it."""
+_LITERAL_WORDS = 8
+_RESIDUAL_BITS = 9
 
 
 @dataclass(frozen=True)
 class LayerCycles:
     """Cycles from the end of the layer before to the end of this one, and what they were spent on.
 
-    ``compute`` is what the taps alone need; ``utilisation`` the part of all multiplier cycles that
-    contributed to a live output.
+    Parameters
+    ----------
+    total : int
+        All of them. Those of the last layer include what ends the inference, so that the sum is its time.
+    compute : int
+        A tap was taken.
+    drain : int
+        The last tap of a tile waited for the shadow registers, or the array rested after one
+        (`MachineConfig.tile_gap`).
+    decode : int
+        Every row had an activation, but the columns had no weights.
+    memory : int
+        A row had no activation, between the layer's first tap and the last word asked for.
+    utilisation : float
+        The part of all multiplier cycles that multiplied a live weight with an activation.
     """
 
     total: int
     compute: int
+    drain: int
+    decode: int
+    memory: int
     utilisation: float
 
-
-@dataclass
-class _Program:
-    """The rows that the weight decoder makes: when the next one can be in the column buffer."""
-
-    config: MachineConfig
-    instructions: deque[tuple[int, int, float, bool]]
-    """Rows left, bits a row, cycles a row of each instruction to come, and whether it makes constants."""
-    time: float = _DECODER_START
-    made: int = 0
-    released: deque[tuple[int, int]] = field(default_factory=deque)
-    """Rows freed in all, and when."""
-    freed: int = 0
-    drained: list[int] = field(default_factory=list)
-    """When the last output of each column group left the array."""
-
-    def take(self, rows: int, words_a_tap: float) -> list[float]:
-        """When each of the next ``rows`` rows is there; activations need ``words_a_tap`` of the memory."""
-        times: list[float] = []
-        for _ in range(rows):
-            if not self.instructions:
-                return times
-            left, bits, cycles, _ = self.instructions[0]
-            # A row of literals takes `bits` of the eight bits that a word holds for each lane.
-            self.time += max(cycles, bits / 8 + (words_a_tap if bits else 0))
-            while self.made - self.freed >= self.config.column_buffer_depth and self.released:
-                self.freed, when = self.released.popleft()
-                self.time = max(self.time, when + 1)
-            self.made += 1
-            times.append(self.time)
-            if left == 1:
-                self.instructions.popleft()
-            else:
-                self.instructions[0] = (left - 1, bits, cycles, False)
-        return times
-
-    def records(self, words_a_tap: float) -> None:
-        """Make the constants of the next column group; there is room for two groups."""
-        if len(self.drained) >= 2:
-            self.time = max(self.time, self.drained[-2])
-        if self.instructions and self.instructions[0][3]:
-            rows, bits, cycles, _ = self.instructions.popleft()
-            self.time += rows * max(cycles, bits / 8 + (words_a_tap if bits else 0))
-
-    def release(self, rows: int, when: int) -> None:
-        """The array is done with ``rows`` rows in all."""
-        self.released.append((rows, when))
-
-
-class _Group:
-    """One column group of a layer, played tile by tile."""
-
-    def __init__(self, config: MachineConfig, fields: dict[str, int]) -> None:
-        self.config = config
-        self.fields = fields
-        self.interval = requantiser_interval(config)
-
-    def play(
-        self, start: int, drained: int, live_channels: int, weights: list[float]
-    ) -> tuple[int, int, int]:
-        """Times of the last grant, the last tap and the last transfer to the requantisers."""
-        config, fields = self.config, self.fields
-        rows, columns = config.rows, config.columns
-        batches = -(-live_channels // config.requantisers)
-        dead_batches = columns // config.requantisers - batches
-        run = columns if fields["word_mode"] else fields["run"]
-        offsets = [
-            outer * fields["outer_step"] + inner * fields["inner_step"]
-            for outer in range(fields["outer_count"])
-            for inner in range(fields["inner_count"])
-        ]
-        positions = fields["x_count"] * fields["y_count"]
-        x, base = 0, fields["input_base"]
-        writes = 0 if config.scratchpad_ports == 2 else rows
-
-        grant, tap_time = start, start
-        pops: list[deque[int]] = [deque([start] * _FEEDER_DEPTH) for _ in range(rows)]
-        for first in range(0, positions, rows):
-            live = min(rows, positions - first)
-            bases = []
-            for _ in range(live):
-                bases.append(base)
-                x += 1
-                step = "input_step"
-                if x == fields["x_count"]:
-                    x, step = 0, "input_wrap"
-                base = (base + fields[step]) % (1 << ADDRESS_BITS)
-            tap = 0
-            # Words asked for and not yet used up: (first tap after it, arrival) for each row.
-            queues: list[deque[tuple[int, int]]] = [deque() for _ in range(live)]
-
-            def advance(to: int, last: bool) -> None:
-                """Take taps up to (not including) ``to``."""
-                nonlocal tap, tap_time
-                while tap < to:
-                    end = min(min(queue[0][0] for queue in queues), to)
-                    begin = max(tap_time + 1, *(queue[0][1] for queue in queues))
-                    if weights:
-                        begin = max(begin, int(weights[tap]) + _ROW_TO_TAP)
-                        tap_time = max(begin + end - tap - 1, int(weights[end - 1]) + _ROW_TO_TAP)
-                    else:
-                        tap_time = begin + end - tap - 1
-                    if last and end == to:
-                        tap_time = max(tap_time, drained + 1)
-                    tap = end
-                    for r, queue in enumerate(queues):
-                        if queue[0][0] == tap:
-                            queue.popleft()
-                            pops[r].append(tap_time)
-
-            grant += writes
-            for index, offset in enumerate(offsets):
-                run_start = index * (1 if fields["word_mode"] else run)
-                skips = [(one + offset) % columns for one in bases]
-                passes = -(-(max(skips) + run) // columns)
-                for word in range(passes):
-                    for r in range(live):
-                        used = word * columns - skips[r]
-                        grant += 1
-                        if used >= run:
-                            continue
-                        if not pops[r]:
-                            advance(queues[r][0][0], False)
-                        grant = max(grant, pops[r].popleft() + 1)
-                        upto = run_start + (1 if fields["word_mode"] else min(used + columns, run))
-                        queues[r].append((upto, grant + _GRANT_TO_FEEDER))
-            advance(window_taps(fields), True)
-            weights = []
-            begin = max(tap_time + _TAP_TO_DRAIN, drained + self.interval)
-            tap_time += config.tile_gap
-            drained = begin + (live * batches - 1) * self.interval + (live - 1) * dead_batches
-        return grant, tap_time, drained
+    @property
+    def other(self) -> int:
+        """The rest: loading descriptors, filling the pipeline, emptying it."""
+        return self.total - self.compute - self.drain - self.decode - self.memory
 
 
 def cycles(image: Image) -> list[LayerCycles]:
-    """The cycles of each layer of an image (each ARRAY descriptor); their sum is that of an inference."""
+    """The cycles of each layer of an image (each ARRAY descriptor); their sum is that of an inference.
+
+    Raises `InputError` if the image would not end, or not soon.
+    """
     config = image.config
-    words = DESCRIPTOR.size(config.columns) // config.columns
-    program = _Program(config, deque(_rows(image)))
-    results = []
-    time, taken, before = 0, 0, 0
-    for fields in image.descriptors():
-        time += words + _DISPATCH
-        if fields["opcode"] != Opcode.ARRAY:
-            continue
-        positions = fields["x_count"] * fields["y_count"]
-        tiles = -(-positions // config.rows)
-        groups = -(-fields["channels"] // config.columns)
-        group = _Group(config, fields)
-        live = min(config.rows, positions)
-        words_a_tap = live if fields["word_mode"] else live / min(fields["run"], config.columns)
-        drained = time - group.interval
-        grant = time
-        for index in range(groups):
-            program.records(words_a_tap)
-            weights: list[float] = []
-            if not fields["unit_weights"]:
-                weights = program.take(window_taps(fields), words_a_tap)
-                taken += window_taps(fields)
-            channels = min(config.columns, fields["channels"] - index * config.columns)
-            grant, tap_time, drained = group.play(grant, drained, channels, weights)
-            grant = max(grant, tap_time - _GRANT_TO_FEEDER - 2)
-            program.drained.append(drained)
-            if not fields["unit_weights"]:
-                program.release(taken, tap_time)
-        time = drained + _finish(config)
-        macs = positions * window_taps(fields) * fields["channels"]
-        total = time - before
-        results.append(
-            LayerCycles(total, groups * tiles * window_taps(fields), round(macs / (total * config.macs), 4))
+    descriptors = _descriptors(image)
+    arrays = int((descriptors["kind"] == control.ARRAY).sum())
+    if arrays != len(image.layers):
+        raise InputError(f"{arrays} layers have descriptors, {len(image.layers)} are described")
+    spent = np.zeros(len(image.layers) + 1, registers.SPENT)
+    arguments = (
+        _machine(config)[0],
+        descriptors,
+        _program(image),
+        _state(config)[0],
+        _rows(config),
+        np.zeros((config.rows, _FEEDER_DEPTH), np.int64),
+        np.zeros(config.scratchpad_ports, registers.LANE),
+        spent,
+    )
+    with tqdm(desc="predict", unit=" cycles", unit_scale=True, delay=2, leave=False, disable=None) as bar:
+        while (outcome := control.run(*arguments, _CYCLES_A_CALL)) == control.RUNNING:
+            bar.update(_CYCLES_A_CALL)
+    if outcome == control.STUCK:
+        raise InputError(
+            "the image would never end on the device: its weight program makes fewer rows than the layers"
+            " take, or a filter is deeper than the column buffer; compile it again"
         )
-        before = time
+    return split(spent, image)
+
+
+def split(spent: npt.NDArray[np.void], image: Image) -> list[LayerCycles]:
+    """The cycles of each layer from counts as `registers.SPENT` has them, one more than there are layers.
+
+    What followed the last layer counts as its own.
+    """
+    counts = spent.view(np.int64).reshape(len(spent), -1).copy()
+    counts[-2:-1] += counts[-1:]
+    results = []
+    for layer, count in zip(image.layers, counts[:-1].tolist(), strict=True):
+        total, compute, drain, decode, memory = count
+        utilisation = round(layer.live_macs / (total * image.config.macs), 4)
+        results.append(LayerCycles(total, compute, drain, decode, memory, utilisation))
     return results
 
 
-def _finish(config: MachineConfig) -> int:
-    """From a layer's last batch entering the requantisers to its end: their latency and the write."""
-    return requantiser_interval(config) + 12
+def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
+    names = registers.MACHINE.names or ()
+    values = {
+        **{name: getattr(config, name) for name in names if hasattr(config, name)},
+        "interval": requantiser_interval(config),
+        "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
+        "residual_bits": _RESIDUAL_BITS,
+    }
+    return _records(registers.MACHINE, [values])
 
 
-def _rows(image: Image) -> list[tuple[int, int, float, bool]]:
-    """What `_Program` needs to know of each instruction, as they run."""
-    return [
-        (one.rows, one.literal_bits, cycles, one.op == P0.RECORDS)
-        for one, cycles in steps(image.program(), image.config.columns)
-    ]
+def _state(config: MachineConfig) -> npt.NDArray[np.void]:
+    """All registers as an inference finds them in its first cycle."""
+    state = np.zeros(1, registers.STATE)
+    state["code"]["asking"] = 1
+    if config.entropy_engines:
+        state["engine"]["asks"], state["engine"]["wanted"] = 1, 2
+    state["literals"]["room"] = _LITERAL_WORDS
+    state["requantiser"]["room"] = 1
+    return state
+
+
+def _rows(config: MachineConfig) -> npt.NDArray[np.void]:
+    rows = np.zeros(config.rows, registers.ROW)
+    rows["credits"] = _FEEDER_DEPTH
+    return rows
+
+
+_KINDS = {
+    Opcode.END: control.END,
+    Opcode.ARRAY: control.ARRAY,
+    Opcode.FILL: control.FILL,
+    Opcode.RESIDUAL: control.RESIDUAL,
+}
+
+
+def _descriptors(image: Image) -> npt.NDArray[np.void]:
+    """The descriptors up to END. Raises `InputError` if there is none, or one that makes no sense."""
+    descriptors = []
+    least = 0
+    for fields in image.descriptors():
+        if fields["opcode"] not in _KINDS:
+            raise InputError(f"there is no descriptor opcode {fields['opcode']}: compile the image again")
+        opcode = Opcode(fields["opcode"])
+        if any(fields[name] == 0 for name in COUNTS[opcode]):
+            raise InputError("a descriptor counts nothing: compile the image again")
+        if opcode == Opcode.ARRAY:
+            tiles = -(-fields["x_count"] * fields["y_count"] // image.config.rows)
+            least += tiles * -(-fields["channels"] // image.config.columns) * window_taps(fields)
+        elif opcode == Opcode.RESIDUAL:
+            if not image.config.residual_adder:
+                raise InputError("the device has no residual adder: compile the image again")
+            fields = RESIDUAL.unpack(DESCRIPTOR.pack(**fields))
+        descriptors.append({**fields, "kind": _KINDS[opcode]})
+        if opcode == Opcode.END:
+            break
+    else:
+        raise InputError("the descriptors have no END: compile the image again")
+    if least > LONGEST:
+        raise InputError(f"an inference of the image takes {least} cycles or more: that is no sensible image")
+    return _records(registers.DESCRIPTOR, descriptors)
+
+
+def _program(image: Image) -> npt.NDArray[np.void]:
+    """The instructions of the weight program in the order in which they run, and what their rows take."""
+    program, config = image.program(), image.config
+    # One more word, so that there is a memory even if both streams are empty.
+    memory = np.frombuffer(program.coded + program.literals + bytes(config.columns), np.uint8)
+    words = code_words(program)
+    reader = Reader(
+        words, memory, len(program.coded), config.columns, entropy_engine=bool(config.entropy_engines)
+    )
+    instructions: list[dict[str, int]] = []
+    try:
+        for _, instruction in walk(words):
+            if instruction.op == P0.END or len(instructions) > LONGEST_PROGRAM:
+                break
+            made = {
+                "kind": {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT}.get(instruction.op, control.ROWS)
+            }
+            if made["kind"] == control.ROWS:
+                cycles, bits = reader.engine_cycles, reader.coded_bits
+                reader.step()
+                made |= {
+                    "rows": instruction.rows,
+                    "records": instruction.op == P0.RECORDS,
+                    "bits": instruction.literal_bits,
+                    "cycles": reader.engine_cycles - cycles,
+                    "coded_bits": reader.coded_bits - bits,
+                }
+            instructions.append(made)
+    except ProgramEnd:
+        pass
+    return _records(registers.INSTRUCTION, [*instructions, {}])
+
+
+def _records(layout: np.dtype[np.void], records: list[dict[str, int]]) -> npt.NDArray[np.void]:
+    """An array of ``records``, of whose fields the layout takes what it knows; others are 0."""
+    names = layout.names or ()
+    return np.array([tuple(record.get(name, 0) for name in names) for record in records], layout)

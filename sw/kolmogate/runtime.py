@@ -1,26 +1,29 @@
 """Running compiled networks: on the machine model, or on a device behind a link."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from .config import MachineConfig
 from .container import load_image
-from .cycles import cycles
+from .cycles import cycles, split
 from .driver import Device
 from .errors import DeviceError, InputError, ToolMissingError, UsageError
 from .image import Image
-from .link import Link
 from .machine import Machine
 from .network import Int8Array
 from .protocol import BAUD, PAGE_BYTES
 from .serial_link import SerialLink, usb_ports
+
+if TYPE_CHECKING:
+    from kolmogate_sim.device import SimulatedLink
 
 __all__ = ["LoadedNetwork", "Opened", "open", "simulated_link"]
 
@@ -38,6 +41,10 @@ class _Target(Protocol):
     def run(self, *, descriptors: int, code: int, literals: int, limit: int) -> int | None: ...
 
 
+_Spent = Callable[[int], npt.NDArray[np.void]]
+"""What so many layers of the last inference spent their cycles on, see `cycles.split`."""
+
+
 class LoadedNetwork:
     """A network in a device's memory; call it with a batch.
 
@@ -45,6 +52,8 @@ class LoadedNetwork:
     ----------
     cycles : list of int
         Cycles of each inference of the last call: measured on a device, predicted on the machine model.
+    layers : list of LayerCycles
+        Cycles of each layer: predicted, and on the RTL, after a call, those counted in its last inference.
     compute_seconds : list of float
         The same in seconds of the image's nominal clock.
     link_seconds : list of float
@@ -57,7 +66,8 @@ class LoadedNetwork:
         self.compute_seconds: list[float] = []
         self.link_seconds: list[float] = []
         self._opened = opened
-        self._predicted = sum(layer.total for layer in cycles(image))
+        self.layers = cycles(image)
+        self._predicted = sum(layer.total for layer in self.layers)
 
     def __call__(self, x: Int8Array) -> Int8Array:
         """The network's int8 outputs (batch, *output shape) for int8 inputs (batch, *input shape).
@@ -76,6 +86,8 @@ class LoadedNetwork:
         with self._opened.resident(self) as target:
             for one, result in _with_progress(list(zip(x, results, strict=True)), "run"):
                 result[...] = self._infer(target, one)
+        if self._opened.spent is not None and len(x):
+            self.layers = split(self._opened.spent(len(image.layers)), image)
         return results
 
     def _infer(self, target: _Target, x: Int8Array) -> Int8Array:
@@ -103,8 +115,9 @@ class Opened(AbstractContextManager["Opened"]):
     time. Any number may be loaded and called in turn: each is uploaded again when another was in between.
     """
 
-    def __init__(self, target: Machine | Device) -> None:
+    def __init__(self, target: Machine | Device, spent: _Spent | None = None) -> None:
         self._target = target
+        self.spent = spent
         self._resident: LoadedNetwork | None = None
 
     def load(self, image: Image | str | PathLike[str]) -> LoadedNetwork:
@@ -178,11 +191,14 @@ def open(
             raise UsageError(
                 f"opening {where!r} needs the configuration to simulate: open({where!r}, config)"
             )
-        return Opened(Machine(config) if where == "machine" else Device(simulated_link(config, waves)))
+        if where == "machine":
+            return Opened(Machine(config))
+        link = simulated_link(config, waves)
+        return Opened(Device(link), link.spent)
     return Opened(_find(baud) if where == "auto" else _at_port(where, baud))
 
 
-def simulated_link(config: MachineConfig, waves: str | PathLike[str] | None = None) -> Link:
+def simulated_link(config: MachineConfig, waves: str | PathLike[str] | None = None) -> "SimulatedLink":
     """A link to the gateware of ``config``, simulated in this process."""
     # The gateware is imported here alone: whoever only compiles or drives boards need not have it.
     try:
@@ -192,8 +208,7 @@ def simulated_link(config: MachineConfig, waves: str | PathLike[str] | None = No
         raise ToolMissingError(
             f"the RTL simulation needs {error.name}: install it with `pip install 'kolmogate[sim]'`"
         ) from None
-    link: Link = SimulatedLink(Gateware(config), config.clock_hz, Path(waves) if waves else None)
-    return link
+    return SimulatedLink(Gateware(config), config.clock_hz, Path(waves) if waves else None)
 
 
 def _at_port(port: str, baud: int) -> Device:

@@ -1,0 +1,89 @@
+"""The registers of the core, and what else `kolmogate.control` works on, as records of integers."""
+
+import numpy as np
+
+__all__ = ["DESCRIPTOR", "INSTRUCTION", "LANE", "MACHINE", "ROW", "SPENT", "STATE"]
+
+
+def _registers(*names: str) -> np.dtype[np.void]:
+    return np.dtype([(name, np.int64) for name in names])
+
+
+MACHINE = _registers(
+    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth", "tile_gap"),
+    # cycles from a batch of the requantisers to the next; 1 is the pipelined form
+    "interval",
+    # scratchpad words of a descriptor
+    "descriptor_words",
+    # bits of a difference in the residual adder, which takes one a cycle
+    "residual_bits",
+)
+"""The parameters of the machine."""
+
+DESCRIPTOR = _registers(
+    *("kind", "word_mode", "unit_weights", "stream_weights", "x_count", "y_count"),
+    *("input_base", "input_step", "input_wrap", "output_base", "output_step", "output_wrap"),
+    *("outer_count", "outer_step", "inner_count", "inner_step", "run", "channels", "largest"),
+)
+"""A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
+
+INSTRUCTION = _registers("kind", "rows", "records", "bits", "cycles", "coded_bits")
+"""An instruction of the weight program as it runs: rows that it makes, whether they are constants, literal
+bits that a row of it takes; cycles and bits that the entropy engine takes for all of them."""
+
+SPENT = _registers("total", "compute", "drain", "decode", "memory")
+"""Cycles of a layer: all of them; those that took a tap; those that waited for the shadow registers, for
+weights and for activations."""
+
+_COUNTER = _registers("x", "y", "batch", "live", "group_channels")
+STATE = np.dtype(
+    [
+        ("core", _registers("cycles", "layer", "begun", "idle")),
+        ("sequencer", _registers("state", "index", "asked", "loaded", "answers")),
+        ("filler", _registers("busy", "line", "lines", "step", "run", "address", "left")),
+        (
+            "fetcher",
+            _registers(
+                *("walking", "channels_left", "group_base", "x", "y", "position", "step", "live_step"),
+                *("live_lanes", "final_tile", "outer", "inner", "outer_offset", "run_offset", "word_offset"),
+                *("bytes_left", "first_run", "first_word", "again"),
+                # not registers: from `look_ahead` to `clock_fetcher`
+                *("placing", "ended", "next_x", "next_y", "next_position", "last_step"),
+            ),
+        ),
+        ("compute", _registers("undrained", "resting", "captured")),
+        ("columns", _registers("written", "taken", "first")),
+        (
+            "decoder",
+            _registers(
+                *("valid", "of_records", "last", "running", "left"),
+                *("rows", "records", "bits", "cycles", "coded_bits"),
+            ),
+        ),
+        ("engine", _registers("wait", "bits", "asks", "wanted", "answers")),
+        ("code", _registers("index", "asking", "answers", "valid")),
+        ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
+        ("constants", _registers("here", "arrived", "readable")),
+        ("drain", _registers("draining", "skipping", "row", "column")),
+        ("draining", _COUNTER),
+        ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
+        ("residual", _registers("enabled", "largest", "state", "bit", "index", "answers")),
+        ("writer", _registers("position", "group", "address", "port_valid", "finished", "done")),
+        ("writing", _COUNTER),
+    ]
+)
+"""All registers but those that are there once a row or once a scratchpad port."""
+
+ROW = _registers(
+    *("base", "credits"),
+    # the feeder; the tag of the word at its head is packed, see `control.tag_of`
+    *("written", "taken", "valid", "head", "pointer", "pop"),
+)
+"""Registers of an array row, in fetcher and feeder."""
+
+LANE = _registers(
+    *("request", "targets", "tag", "delayed", "answer", "pushed", "push"),
+    # not registers: from `look_ahead` to `clock_fetcher`
+    *("placed", "visit", "live", "remaining", "wanted", "more", "reserved"),
+)
+"""Registers of the fetcher for a scratchpad port that reads activations."""
