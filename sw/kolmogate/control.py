@@ -689,7 +689,7 @@ def clock_requantiser(machine: Registers, requantiser: Registers, offered: bool,
 
 # Residual adder.
 
-PASS, ASK, AWAIT, MULTIPLY, ROUND, GIVE = range(6)
+PASS, ASK, AWAIT, COMPARE, MULTIPLY, ROUND, GIVE = range(7)
 
 
 @njit(cache=True)
@@ -721,7 +721,9 @@ def clock_residual(
             residual.state = AWAIT
     elif state == AWAIT:
         if answered:
-            residual.state = GIVE if residual.largest else MULTIPLY
+            residual.state = COMPARE
+    elif state == COMPARE:
+        residual.state = GIVE if residual.largest else MULTIPLY
     elif state == MULTIPLY:
         residual.bit += 1
         if residual.bit == machine.residual_bits:

@@ -128,7 +128,7 @@ DESCRIPTOR = Record(
     {
         "opcode": 3,
         # Activations are taken a word at a time, column c using byte c (depthwise, pooling); otherwise a
-        # byte at a time, broadcast along the row.
+        # byte at a time, broadcast along the row. The addresses and steps of the input are then whole words.
         "word_mode": 1,
         # Every weight is 1 and none is taken from the column buffers (average pooling).
         "unit_weights": 1,

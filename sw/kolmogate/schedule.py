@@ -13,7 +13,7 @@ from .layout import Layout
 from .network import Conv2D, Network, Operation, Reshape, Softmax
 from .parameters import Parameters, parameters
 from .programs.search import MAXIMUM_TAPS
-from .uses import Shape, Use, image_shape, refuse, resolve
+from .uses import Shape, Use, image_shape, maker, refuse, resolve
 
 __all__ = ["Layer", "Schedule", "schedule", "split_tail"]
 
@@ -127,7 +127,8 @@ def _lay_out(network: Network, uses: list[Use], output: str, config: MachineConf
             if use.shape is None:
                 continue
             if use.shape != shape:
-                raise refuse(use.operation, f"it reads {name!r} in another shape than it is made in")
+                operation = maker(network, use.operation)
+                raise refuse(operation, f"it reads {name!r} in another shape than it is made in")
             padding = _larger(padding, _reach(use, shape))
         channels = shape[2]
         if any(use.word_mode for use in readers):

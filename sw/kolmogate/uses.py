@@ -26,7 +26,7 @@ from .network import (
 )
 from .residual import largest_record, residual_record
 
-__all__ = ["Residual", "Shape", "Use", "image_shape", "refuse", "resolve"]
+__all__ = ["Residual", "Shape", "Use", "image_shape", "maker", "refuse", "resolve"]
 
 Shape = tuple[int, int, int]
 Padding = tuple[int, int, int, int]
@@ -99,6 +99,11 @@ def refuse(operation: Operation, reason: str) -> InputError:
         f"{operation.kind} {operation.name!r} cannot be run exactly on this target yet: {reason};"
         " `--on golden` runs the network on the host"
     )
+
+
+def maker(network: Network, operation: Operation) -> Operation:
+    """The network's own operation whose output a use's operation makes; a copy has none of its own."""
+    return next((one for one in network.operations if one.output == operation.output), operation)
 
 
 def image_shape(network: Network, name: str) -> Shape:
@@ -225,7 +230,10 @@ class _Resolver:
             self.uses.append(copy)
             return _View(name, shape)
         if shape[2] != made[2]:
-            raise refuse(copy.operation, "it is read in another shape than it is made in")
+            raise refuse(
+                maker(self.network, copy.operation),
+                "what it makes is read in another shape than it is stored in",
+            )
         # Runs of positions that are neighbours in a line before and after.
         ends = sorted({*range(0, shape[0] * shape[1] + 1, shape[1]), *range(0, made[0] * made[1], made[1])})
         for first, end in pairwise(ends):

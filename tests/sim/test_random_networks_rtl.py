@@ -11,7 +11,7 @@ from kolmogate.errors import InputError
 from kolmogate.random_network import random_network
 
 INPUTS = 3
-REFUSED = 0.05
+REFUSED = 0.08
 """How many of the networks the compiler may refuse; it names the operation that it cannot run exactly."""
 
 

@@ -11,8 +11,9 @@ from kolmogate.config import configuration
 from kolmogate.cycles import cycles
 from kolmogate.driver import Device
 from kolmogate.errors import DeviceError, InputError
-from kolmogate.isa import CONSTANTS, DESCRIPTOR, SHIFTS, ErrorCode, Opcode
+from kolmogate.isa import DESCRIPTOR, P0, SHIFTS, ErrorCode, Opcode, store_constants
 from kolmogate.network import Conv2D, DepthwiseConv2D
+from kolmogate.programs.p0 import Instruction, records
 from kolmogate.protocol import Command
 from kolmogate.random_network import random_network
 from kolmogate.runtime import Opened, simulated_link
@@ -102,11 +103,13 @@ def test_memory_answers_while_an_inference_keeps_it_busy(link, case):
         inner_count=1023,
         run=CONFIG.columns,
         channels=CONFIG.columns,
-        constants_base=0x1000,
     )
-    device.write(0x1000, CONSTANTS.pack(shift=SHIFTS[0]).to_bytes(8, "little") * CONFIG.columns)
+    # Its constants, as the program's only rows.
+    program = b"".join(one.encode().to_bytes(2, "little") for one in (records(8), Instruction(P0.END)))
+    device.write(0x1000, store_constants(0, 1 << 30, SHIFTS[0]).to_bytes(8, "little") * CONFIG.columns)
+    device.write(0x1800, program)
     device.write(0x800, endless.to_bytes(size, "little"))
-    device.start(descriptors=0x800, code=0, literals=0, limit=FOREVER)
+    device.start(descriptors=0x800, code=0x1800, literals=0x1000, limit=FOREVER)
     content = random.Random(3).randbytes(700)
     before = link.cycles
     device.write(0x1100, content)
