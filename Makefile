@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment of its own, from PyPI alone.
 #   make demo     compress the shipped network, run it on the simulated RTL, compare every output byte
 #   make test     the test suite (what takes longer is marked slow: make test-slow)
+#   make bitstreams   two boards' bitstreams from scratch, held to their clocks; long
 #   make regress  the cocotb benches alone, on every simulator found; SEED=n repeats a run
 #   make bench    the MLPerf Tiny networks of KOLMOGATE_MODELS on the RTL; writes benchmarks/cycles.md and .json
 #   make lint     formatting, lint rules and types
@@ -12,16 +13,19 @@ BIN := $(VENV)/bin
 SEED ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.randbelow(1 << 31))')
 JOBS ?= 2
 
-.PHONY: demo test test-slow regress bench lint clean prerequisites
+.PHONY: demo test test-slow bitstreams regress bench lint clean prerequisites
 
 demo: $(VENV)/sim.installed
 	$(BIN)/kolmogate demo
 
 test: $(VENV)/test.installed
-	$(BIN)/pytest -n $(JOBS) -m "not slow"
+	$(BIN)/pytest -n $(JOBS) -m "not slow and not bitstream"
 
 test-slow: $(VENV)/test.installed
 	$(BIN)/pytest -n $(JOBS) -m slow
+
+bitstreams: $(VENV)/boards.installed
+	$(BIN)/pytest -m bitstream
 
 regress: $(VENV)/test.installed
 	@echo "seed: $(SEED)   (repeat with: make regress SEED=$(SEED))"
@@ -47,6 +51,7 @@ clean:
 
 $(VENV)/sim.installed: EXTRAS := sim
 $(VENV)/test.installed: EXTRAS := test
+$(VENV)/boards.installed: EXTRAS := test,boards
 $(VENV)/lint.installed: EXTRAS := test,lint
 
 $(VENV)/%.installed: pyproject.toml | prerequisites

@@ -1,4 +1,4 @@
-"""Bitstreams from scratch, with the real tools. Minutes each, so none of them runs by default."""
+"""Bitstreams from scratch, with the real tools: `make bitstreams`. Many minutes each."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from kolmogate_boards.catalogue import find
 CHIPS = {"iCE40UP5K": 5280, "LFE5U-25F": 24288}
 
 
-@pytest.mark.slow
+@pytest.mark.bitstream
 @pytest.mark.parametrize("name", ["icebreaker", "ulx3s-25f"])
 def test_bitstream(name: str, tmp_path: Path) -> None:
     """It is written, fits and meets the board's clock; a second build takes it from the first."""
