@@ -47,7 +47,8 @@ class WeightDecoder(wiring.Component):
         entropy engine ``coded_port`` is idle and a coded instruction unknown.
     o : rows of weights, two's complement.
     records : rows of constants, the last of a group marked.
-    error : the program held an unknown instruction and has ended there; until the next start.
+    error : the program held an unknown instruction and has ended there; until the next start. With an
+        entropy engine every instruction is known.
     """
 
     start: Signal
@@ -233,8 +234,10 @@ class WeightDecoder(wiring.Component):
                         ]
                 with m.Case(P0.END):
                     pass
-                with m.Default():
-                    m.d.sync += self.error.eq(1)
+                if terms is None:
+                    # With an entropy engine there is no unknown instruction.
+                    with m.Default():
+                        m.d.sync += self.error.eq(1)
         with m.If(self.start):
             m.d.comb += lanes.base.eq(self.literals)
             m.d.sync += [full.eq(0), running.eq(0), again.eq(0), self.error.eq(0)]

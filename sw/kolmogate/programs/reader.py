@@ -52,8 +52,9 @@ class Reader:
         self._records: deque[Int8Array] = deque()
         self.place = 0
         """Number of the instruction that ran last."""
+        self._literal_place = 0
         self.literal_bits = 0
-        """Bits a lane up to where the literals were read last."""
+        """Bits a lane up to where the literals were read furthest."""
 
     @property
     def coded_bits(self) -> int:
@@ -99,7 +100,7 @@ class Reader:
                 reference = Reference(instruction.count, instruction.argument >> 1)
                 self._references[instruction.argument & 1] = reference
             elif instruction.op == P0.SEEK:
-                self.literal_bits = instruction.place
+                self._literal_place = instruction.place
             elif instruction.rows:
                 rows = self._rows(instruction)
                 (self._records if instruction.op == P0.RECORDS else self._weights).append(rows)
@@ -116,8 +117,10 @@ class Reader:
                 return self._decoder.read(instruction.rows, live, references, records=True)
             return self._decoder.read(instruction.rows, live, self._references)
         width = instruction.literal_bits
-        places = self.literal_bits + np.arange(instruction.rows * width)
-        self.literal_bits += len(places)
+        places = self._literal_place + np.arange(instruction.rows * width)
+        if width:
+            self._literal_place += len(places)
+            self.literal_bits = max(self.literal_bits, self._literal_place)
         bits = self._bits[places % len(self._bits)].reshape(instruction.rows, width, self._columns)
         # Two's complement, lowest bit first; no bits are a zero.
         values = 1 << np.arange(width)
