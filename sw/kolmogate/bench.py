@@ -112,8 +112,9 @@ def _measure(name: str, network: Network, config: MachineConfig, on: str) -> dic
 
 
 def _fit(network: Network, config: MachineConfig) -> Image:
-    """The image, for a configuration with more scratchpad if need be."""
+    """The image, for a configuration with more scratchpad if the fastest programs do not fit."""
     try:
+        compile(network, config, objective="fastest")
         return compile(network, config)
     except InputError:
         larger = 2 * config.scratchpad_bytes
