@@ -88,8 +88,8 @@ class MachineConfig:
             f"scratchpad_ports must be 1 or 2 and divide rows, not {self.scratchpad_ports}",
         )
         require(
-            power_of_two(self.column_buffer_depth),
-            f"column_buffer_depth must be a power of two, not {self.column_buffer_depth}",
+            power_of_two(self.column_buffer_depth) and self.column_buffer_depth <= 1 << 13,
+            f"column_buffer_depth must be a power of two up to 8192, not {self.column_buffer_depth}",
         )
         require(self.entropy_engines in (0, 1), f"entropy_engines must be 0 or 1, not {self.entropy_engines}")
         require(

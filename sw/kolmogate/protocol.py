@@ -111,7 +111,9 @@ IDENTITY = Record(
         "requantiser_digit_bits": 6,
         "scratchpad_ports": 2,
         "accumulator_bits": 8,
-        "column_buffer_depth": 16,
+        "column_buffer_depth": 14,
+        "entropy_engines": 1,
+        "residual_adder": 1,
         "scratchpad_bytes": 24,
     },
 )
@@ -120,7 +122,7 @@ IDENTITY = Record(
 
 def identity(config: MachineConfig) -> dict[str, int]:
     """What a device of that configuration answers to IDENTIFY."""
-    return {name: VERSION if name == "version" else getattr(config, name) for name in IDENTITY.widths}
+    return {name: VERSION if name == "version" else int(getattr(config, name)) for name in IDENTITY.widths}
 
 
 def pack_frame(body: bytes) -> bytes:

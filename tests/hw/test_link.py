@@ -205,6 +205,8 @@ def test_identify(name):
             "scratchpad_ports": config.scratchpad_ports,
             "accumulator_bits": config.accumulator_bits,
             "column_buffer_depth": config.column_buffer_depth,
+            "entropy_engines": config.entropy_engines,
+            "residual_adder": config.residual_adder,
             "scratchpad_bytes": config.scratchpad_bytes,
         }
 
