@@ -22,7 +22,7 @@ from .tflite_import import load_tflite
 
 __all__ = ["ANCHORS", "Anchor", "bench", "format_bench", "save_bench"]
 
-INPUTS = 2
+INPUTS = 3
 LARGEST_SCRATCHPAD = 1 << 20
 """Bytes that addresses reach."""
 

@@ -47,7 +47,7 @@ def compile(
     objective : str
         ``fastest``: programs of literals. ``smallest``: coded by the entropy engine, whatever that takes.
         ``balanced``: the smallest found within 5% of the fastest's cycles; where the fastest does not fit
-        the scratchpad, the smallest.
+        the scratchpad, the one found that fits and leaves the entropy engine least to do.
     max_cycles : int or None
         The smallest found within so many cycles.
     max_bytes : int or None
@@ -84,7 +84,7 @@ def compile(
     except InputError:
         if objective == "fastest" or max_cycles is not None:
             raise
-        return job.image(coded)
+        return _fitting(job, coded)
     if objective == "fastest" and max_cycles is None:
         return fastest
     times = [layer.total for layer in cycles(fastest)]
@@ -128,6 +128,21 @@ def _fastest_within(job: "_Job", coded: Sequence[Choice], budget: int) -> Image:
         if image.device_bytes <= budget:
             best, high = image, middle
         else:
+            low = middle
+    return best
+
+
+def _fitting(job: "_Job", coded: Sequence[Choice]) -> Image:
+    """The image found that fits the scratchpad with the fewest cycles of the entropy engine."""
+    best = job.image(coded)
+    tried = [candidates(material, job.config.columns) for material in job.materials]
+    low, high = 0, sum(max(one.engine_cycles for one in layer) for layer in tried)
+    for _ in range(ATTEMPTS):
+        middle = (low + high) // 2
+        try:
+            best = job.image([one.choice for one in select(tried, [0] * len(tried), middle)])
+            high = middle
+        except InputError:
             low = middle
     return best
 

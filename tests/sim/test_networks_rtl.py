@@ -10,8 +10,15 @@ import pytest
 from kolmogate import golden
 from kolmogate.bench import ANCHORS, bench
 
-KWS_CYCLES = 250_000
-"""What an inference of the keyword network may take on `up5k`."""
+LIMITS = {
+    "kws_ref_model": (250_000, 120_000, 32_000),
+    "pretrainedResnet_quant": (900_000, 450_000, 140_000),
+    "vww_96_int8": (480_000, 220_000, 80_000),
+    "ad01_int8": (45_000, 36_000, 12_000),
+    "str_ww_ref_model": (75_000, 36_000, 11_000),
+}
+"""Cycles that an inference may take on each of `TARGETS`, at the compiler's default objective."""
+TARGETS = ("up5k", "ecp5-25f", "ecp5-85f")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +49,7 @@ def test_keyword_network(target, models_folder, keywords, capsys):
     total = sum(layer.total for layer in predicted)
     assert all(abs(measured / total - 1) < 0.02 for measured in loaded.cycles)
     if target == "up5k":
-        assert max(loaded.cycles) <= KWS_CYCLES
+        assert max(loaded.cycles) <= LIMITS["kws_ref_model"][0]
 
 
 def test_keyword_network_takes_the_cycles_of_the_model(models_folder):
@@ -58,11 +65,12 @@ def test_keyword_network_takes_the_cycles_of_the_model(models_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["up5k", "ecp5-25f", "ecp5-85f"])
+@pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", ANCHORS)
 def test_every_network_takes_the_cycles_of_the_model(name, target, models_folder):
-    """And its bytes are golden; with more scratchpad where it would not fit."""
+    """And no more than its limit, and its bytes are golden; with more scratchpad where it would not fit."""
     paths = [models_folder / f"{name}.tflite"]
     [measured], [predicted] = (bench(paths, [target], on) for on in ("rtl", "machine"))
     assert measured["exact"]
+    assert measured["cycles"] <= LIMITS[name][TARGETS.index(target)]
     assert abs(measured["cycles"] / predicted["cycles"] - 1) < 0.02

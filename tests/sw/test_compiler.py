@@ -11,7 +11,16 @@ from kolmogate.compiler import compile
 from kolmogate.config import CONFIGURATIONS, configuration
 from kolmogate.errors import InputError
 from kolmogate.isa import P0, Opcode
-from kolmogate.network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Pad, Reshape, Softmax
+from kolmogate.network import (
+    AveragePool2D,
+    Conv2D,
+    Dense,
+    DepthwiseConv2D,
+    Pad,
+    Requantisation,
+    Reshape,
+    Softmax,
+)
 from kolmogate.programs.reader import decode
 from kolmogate.random_network import random_network
 from kolmogate.tflite_import import load_tflite
@@ -181,3 +190,37 @@ def test_filters_deeper_than_the_column_buffer_are_made_for_each_tile(chain, inp
     expected = golden.run(network, x)
     assert (infer(image, x) == expected).all()
     assert (golden.run(image.network(), x) == expected).all()
+
+
+def test_where_literals_do_not_fit_as_little_is_coded_as_needed(chain):
+    builder = chain(8, 8, 16)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        # One weight in ten is not 0: literals take 4 bits for each.
+        weights = (rng.integers(-8, 8, (16, 3, 3, 16)) * (rng.random((16, 3, 3, 16)) < 0.1)).astype(np.int8)
+        scale = Requantisation(np.full(16, 1 << 30, np.int32), np.full(16, -4, np.int32))
+        builder.conv(16, padding=(1, 1, 1, 1), weights=weights, requantisation=scale)
+    network = builder.network()
+    config = configuration("up5k")
+    fastest, smallest = (
+        compile(network, config, objective=objective) for objective in ("fastest", "smallest")
+    )
+    saved = fastest.device_bytes - smallest.device_bytes
+    assert saved > 1000
+    # Literals exceed the scratchpad by three quarters of what coding saves.
+    size = next(
+        size
+        for size in range(1 << 10, 128 << 10, 256)
+        if fits(network, size + 3 * saved // 4, config, "fastest")
+    )
+    image = compile(network, dataclasses.replace(config, scratchpad_bytes=size))
+    assert 0 < sum("CODED" in layer.instructions for layer in image.layers) < 4
+
+
+def fits(network, size, config, objective) -> bool:
+    try:
+        size = size // config.columns * config.columns
+        compile(network, dataclasses.replace(config, scratchpad_bytes=size), objective=objective)
+    except InputError:
+        return False
+    return True
