@@ -137,7 +137,8 @@ def test_mutants_on_the_rtl(count, seeds, capsys):
             soonest, _ = on_machine(machine, mutant, x, LIMIT // SLOWEST)
             if code in (expected, soonest):
                 agreement["agree"] += 1
-            elif undefined:
+            # With more time the model may come to it too: a layer that writes over the image.
+            elif undefined := undefined or on_machine(machine, mutant, x, LIMIT * SLOWEST)[1]:
                 agreement[f"no outcome defined: {undefined}"] += 1
             else:
                 disagreements.append((number, expected.name, code.name, differences(mutant)))
