@@ -92,6 +92,11 @@ def schedule(network: Network, config: MachineConfig) -> Schedule:
     """
     operations, tail = split_tail(network)
     uses = resolve(network, operations, tail.input)
+    if not config.residual_adder:
+        sums = {use.output for use in uses if use.residual}
+        for operation in operations:
+            if operation.output in sums:
+                raise refuse(operation, f"{config.name!r} does not add tensors, nor keeps the larger of two")
     layouts = _lay_out(network, uses, tail.input, config)
     layers = tuple(_layer(use, layouts, config) for use in uses)
     places = _places(network, uses, tail.input)
@@ -217,8 +222,6 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig) -> La
         **_window_loops(source, size, config.columns if use.word_mode else None),
     }
     zero_points = source.zero_point, use.zero_point
-    if use.residual and not config.residual_adder:
-        raise refuse(operation, f"{config.name!r} does not add tensors")
     made = parameters(operation, channels, window_taps(fields), zero_points, config)
     fields |= made.fields
     if made.rows is not None:
