@@ -1,6 +1,6 @@
 """Random small networks: RTL = machine = golden, which `tests/sw/test_golden.py` holds to the referee.
 
-And the RTL takes the cycles that the model says, layer by layer, give or take two.
+And the RTL takes the cycles that the model says, layer by layer, give or take 2%.
 """
 
 import kolmogate
@@ -38,11 +38,12 @@ def compare(target: str, seeds: range) -> None:
                 )
                 total = sum(layer.total for layer in predicted)
                 assert all(abs(measured / total - 1) < 0.02 for measured in loaded.cycles), f"network {seed}"
-                # Coded rows take their average time in the model. Of others it misses a cycle now and then.
-                if not any("CODED" in layer.instructions for layer in image.layers):
-                    for layer, model in zip(loaded.layers, predicted, strict=True):
-                        assert abs(layer.total - model.total) <= 2, f"network {seed} on the {name}"
-                        assert abs(layer.compute - model.compute) <= 2, f"network {seed} on the {name}"
+                # Coded rows and records take their average time in the model; of others it misses a cycle now
+                # and then.
+                for report, layer, model in zip(image.layers, loaded.layers, predicted, strict=True):
+                    allowed = max(2, 0.02 * model.total)
+                    if "CODED" not in report.instructions:
+                        assert abs(layer.total - model.total) <= allowed, f"network {seed} on the {name}"
     assert len(refused) <= REFUSED * len(seeds), "\n".join(refused)
 
 
