@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ErrorCode
+from kolmogate.protocol import PAGE_BYTES
 
 from .compute import Compute
 from .drain import Drain
@@ -13,6 +14,7 @@ from .filler import Filler
 from .host_access import HostAccess
 from .lanes import WeightDecoder
 from .ports import ACTIVITY, HostPort
+from .rings import Rings
 from .scratchpad import Scratchpad
 from .sequencer import Sequencer
 
@@ -89,6 +91,7 @@ class Core(wiring.Component):
             decoder.start.eq(sequencer.start),
             decoder.code.eq(host.code[lane_bits:]),
             decoder.literals.eq(host.literals[lane_bits:]),
+            host.pages.eq(decoder.pages),
             sequencer.layer_done.eq(drain.done),
             sequencer.filling.eq(filler.busy),
             fetcher.start.eq(sequencer.start_layer),
@@ -108,6 +111,17 @@ class Core(wiring.Component):
             compute.shift.eq(drain.shift),
             drain.accumulators.eq(compute.accumulators),
         ]
+
+        if config.streaming:
+            m.submodules.rings = rings = Rings()
+            m.d.comb += [
+                rings.start.eq(sequencer.start),
+                rings.stream.eq(host.streamed),
+                rings.fed.eq(host.fed),
+                Cat(rings.page, rings.ring).eq(host.request.payload.address[PAGE_BYTES.bit_length() - 1 :]),
+                decoder.streamed.eq(rings.streamed),
+                decoder.limits.eq(rings.limits),
+            ]
 
         activity = self.activity
         begun = Signal()

@@ -100,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--max-bytes", type=int, metavar="N", help="the fastest image that takes at most N bytes"
     )
+    command.add_argument(
+        "--stream",
+        action="store_true",
+        help="send the program anew for each inference, as is done where it does not fit the device",
+    )
     command.set_defaults(command=_compile)
 
     command = commands.add_parser("run", parents=[common], help="run an image on inputs")
@@ -167,6 +172,7 @@ def _compile(options: argparse.Namespace) -> None:
         objective=options.objective,
         max_cycles=options.max_cycles,
         max_bytes=options.max_bytes,
+        streamed=options.stream,
     )
     report = describe(image)
     save_image(image, options.output)
@@ -180,8 +186,9 @@ def _compile(options: argparse.Namespace) -> None:
 
 def _summary(image: Image, report: dict[str, Any]) -> str:
     sections = report["sections"]
+    use = "each inference" if image.streamed else "the device"
     return (
-        f"{image.device_bytes:,} bytes for the device ({sections['programs']:,} programs, "
+        f"{image.device_bytes:,} bytes for {use} ({sections['programs']:,} programs, "
         f"{sections['constants']:,} constants, {sections['descriptors']:,} descriptors) for "
         f"{report['weights']:,} weights; {report['cycles']:,} cycles an inference predicted on "
         f"{image.config.name}"

@@ -28,7 +28,7 @@ from .simplify import Dropped
 __all__ = ["from_bytes", "load_image", "save_image", "to_bytes"]
 
 MAGIC = b"\x89KG\r\n\x1a\n\x00"
-VERSION = 2
+VERSION = 3
 HEADER = struct.Struct("<8sHII")
 
 T = TypeVar("T", MachineConfig, Dropped)
@@ -89,6 +89,7 @@ def load_image(path: str | os.PathLike[str]) -> Image:
 def _encode(image: Image) -> dict[str, Any]:
     return {
         "config": asdict(image.config),
+        "streamed": image.streamed,
         "sections": [
             {"name": name, "address": section.address, "size": len(section.data)}
             for name, section in image.sections.items()
@@ -122,6 +123,7 @@ def _decode(host: object, device: bytes) -> Image:
         skeleton=network,
         layers=tuple(_layer(item) for item in checked.records(top, "layers")),
         dropped=tuple(_flat(Dropped, item) for item in checked.records(top, "dropped")),
+        streamed=checked.value(top, "streamed", bool),
     )
     image.check()
     return image

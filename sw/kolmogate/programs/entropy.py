@@ -156,7 +156,12 @@ class Decoder(_Model):
     @property
     def bits(self) -> int:
         """Bits read so far, without those that only wait in the decoder's register."""
-        return int(self._registers[_PLACE]) - RANGE_BITS
+        return self.bits_taken - RANGE_BITS
+
+    @property
+    def bits_taken(self) -> int:
+        """Bits read so far."""
+        return int(self._registers[_PLACE])
 
     def read(
         self, count: int, live: int, references: Sequence[Reference], *, records: bool = False

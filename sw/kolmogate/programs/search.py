@@ -156,11 +156,13 @@ def select(layers: Sequence[Sequence[Candidate]], hidden: Sequence[int], allowan
 class Writer:
     """Writes the programs of layers one after the other and keeps what the next depends on.
 
-    ``instructions`` are those so far, ``rows`` what they make.
+    ``instructions`` are those so far, ``rows`` what they make. In a program that is ``streamed`` what is made
+    again is there again: its literals cannot be gone back to.
     """
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, *, streamed: bool = False) -> None:
         self.columns = columns
+        self._streamed = streamed
         self.instructions: list[Instruction] = []
         self._rows: list[Int8Array] = [np.zeros((0, columns), np.int8)]
         self._coder = Coder(columns)
@@ -243,16 +245,19 @@ class Writer:
             self._literal_bits += head.rows * head.literal_bits
             width = max(1, int(bits_needed(weights).max()))
             whole, rest = divmod(len(weights), MAXIMUM_ROWS)
-            place = seek(self._literal_bits)
-            body = [place, *[literal(width, MAXIMUM_ROWS)] * whole, *([literal(width, rest)] if rest else [])]
+            body = [*[literal(width, MAXIMUM_ROWS)] * whole, *([literal(width, rest)] if rest else [])]
+            times_stored = material.replays
+            if not self._streamed:
+                place = seek(self._literal_bits)
+                body, self._literal_bits, times_stored = [place, *body], place.place, 1
             rounds, left = divmod(material.replays, MAXIMUM_ROWS + 1)
             instructions = [head]
             for times in (*[MAXIMUM_ROWS + 1] * rounds, *([left] if left else [])):
                 instructions += [*body, *([loop(len(body), times - 1)] if times > 1 else [])]
             self.instructions += instructions
             self._rows += [block, *[weights] * material.replays]
-            self._literal_bits = place.place + width * len(weights)
-            weight_bits += len(instructions) * INSTRUCTION.bits + width * weights.size
+            self._literal_bits += width * len(weights) * times_stored
+            weight_bits += len(instructions) * INSTRUCTION.bits + width * weights.size * times_stored
         return weight_bits, constant_bits
 
     def _write(self, coder: Coder, rows: Int8Array, eighths: int, references: Sequence[Reference]) -> None:
