@@ -74,16 +74,23 @@ def random_batches(source: random.Random, config: MachineConfig, outputs: int) -
 
 
 def random_program(
-    source: random.Random, columns: int, instructions: int, longest: int = 12, coded: bool = True
+    source: random.Random,
+    columns: int,
+    instructions: int,
+    longest: int = 12,
+    coded: bool = True,
+    seek: bool = True,
 ) -> tuple[Program, npt.NDArray[np.int8], list[npt.NDArray[np.int8]]]:
     """A program of random instructions, all its rows of weights, and the rows of each group of records.
 
-    Numbers use the whole range of their bits; ``coded`` ones are of any spread.
+    Numbers use the whole range of their bits; ``coded`` ones are of any spread. Without ``seek`` the program
+    can be streamed.
     """
     program: list[Instruction] = []
     for _ in range(instructions):
         count = source.randrange(1, longest + 1)
-        kind = source.choice(("zero", "literal", "records") + ("coded", "predict") * coded + ("loop", "seek"))
+        kinds = ("zero", "literal", "records", *("coded", "predict") * coded, "loop", *("seek",) * seek)
+        kind = source.choice(kinds)
         match kind:
             case "literal":
                 program.append(p0.literal(source.randrange(1, 9), count))

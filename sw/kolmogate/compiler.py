@@ -16,7 +16,7 @@ from .lower import lower
 from .network import Network, Weighted
 from .programs.p0 import assemble
 from .programs.search import Choice, Material, Writer, candidates, select
-from .rings import RING_BYTES, RINGS
+from .rings import RING_BYTES, RINGS, ring_addresses
 from .schedule import Layer, Schedule, schedule
 from .simplify import Dropped, simplify
 from .skeleton import skeleton
@@ -81,16 +81,28 @@ def compile(
     literal, coded = ([choice] * len(plan.layers) for choice in (Choice(), Choice(True, True)))
     if config.entropy_engines == 0:
         coded = literal
-    if max_cycles is not None and (streamed or max_bytes is not None):
-        raise UsageError("a budget of cycles goes neither with one of bytes nor with streaming")
-    if not streamed:
+    if max_cycles is not None and max_bytes is not None:
+        raise UsageError("give a budget of cycles or of bytes, not both")
+    if max_cycles is not None and streamed:
+        raise UsageError("how long a streamed image takes is up to the link: give no budget of cycles")
+    if streamed:
+        if not config.streaming:
+            raise UsageError(f"{config.name!r} runs no streamed programs: choose a target that does")
+        return _streamed(job, literal, coded, objective, max_bytes)
+    try:
+        return _resident(job, literal, coded, objective, max_cycles, max_bytes)
+    except _DoesNotFitError as resident:
+        if max_cycles is not None or not config.streaming:
+            raise
         try:
-            return _resident(job, literal, coded, objective, max_cycles, max_bytes)
-        except _DoesNotFitError:
-            if max_cycles is not None or not config.streaming:
-                raise
-    elif not config.streaming:
-        raise UsageError(f"{config.name!r} runs no streamed programs: choose a target that does")
+            return _streamed(job, literal, coded, objective, max_bytes)
+        except _DoesNotFitError as error:
+            raise min(resident, error, key=lambda one: one.missing) from None
+
+
+def _streamed(
+    job: "_Job", literal: Sequence[Choice], coded: Sequence[Choice], objective: str, max_bytes: int | None
+) -> Image:
     job = replace(job, streamed=True)
     if max_bytes is not None:
         return _fastest_within(job, coded, max_bytes)
@@ -194,7 +206,11 @@ def _smallest_within(job: "_Job", fastest: Image, times: list[int], budget: int)
 
 
 class _DoesNotFitError(InputError):
-    """The scratchpad is too small."""
+    """The scratchpad is so many bytes too small."""
+
+    def __init__(self, sentence: str, missing: int) -> None:
+        super().__init__(sentence)
+        self.missing = missing
 
 
 @dataclass(frozen=True)
@@ -230,19 +246,21 @@ class _Job:
             "literals": program.literals,
             "code": program.code,
         }
-        sizes = {name: len(content) for name, content in contents.items()}
+        sizes, end = {name: len(content) for name, content in contents.items()}, config.scratchpad_bytes
         if self.streamed:
             sizes |= dict.fromkeys(RINGS, RING_BYTES)
+            end = max(ring_addresses(config).values()) + RING_BYTES
         static = sum(sizes.values())
         activations = max(address + plan.layouts[name].size for name, address in addresses.items())
-        start = config.scratchpad_bytes - static
+        start = end - static
         missing = -(-activations // config.columns) * config.columns - start
         if missing > 0:
             what = "descriptors and its program's rings" if self.streamed else "programs and constants"
             raise _DoesNotFitError(
                 f"network {self.network.name!r} does not fit {config.name!r}: its {what} take"
                 f" {static} bytes and its activations {activations} of {config.scratchpad_bytes},"
-                f" {missing} bytes are missing; choose a larger target or a smaller network"
+                f" {missing} bytes are missing; choose a larger target or a smaller network",
+                missing,
             )
         # What is empty has an address too, which must be in the scratchpad: the last is never empty.
         bases = {}

@@ -95,8 +95,8 @@ class MachineConfig:
             f"column_buffer_depth must be a power of two up to 8192, not {self.column_buffer_depth}",
         )
         require(
-            not self.streaming or self.scratchpad_bytes % (4 << 10) == 0,
-            f"scratchpad_bytes must be a multiple of 4096 for streaming, not {self.scratchpad_bytes}",
+            not self.streaming or self.scratchpad_bytes >= 4 << 10,
+            f"scratchpad_bytes must be at least 4096 for streaming, not {self.scratchpad_bytes}",
         )
         require(self.entropy_engines in (0, 1), f"entropy_engines must be 0 or 1, not {self.entropy_engines}")
         require(

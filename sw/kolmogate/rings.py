@@ -21,13 +21,15 @@ RING_PAGES = 4
 RING_BYTES = RING_PAGES * PAGE_BYTES
 
 RINGS = {"coded": 1, "literals": 2, "code": 3}
-"""Which quarter of the last `len(RINGS) + 1` rings' bytes of the scratchpad each stream has."""
+"""Which quarter each stream has of the last `BLOCK_BYTES` of the scratchpad, at a multiple of as many."""
+
+BLOCK_BYTES = (len(RINGS) + 1) * RING_BYTES
 
 
 def ring_addresses(config: MachineConfig) -> dict[str, int]:
     """Where the rings are; what lies below the first is for the image's other parts."""
-    end = config.scratchpad_bytes
-    return {name: end - (len(RINGS) + 1 - ring) * RING_BYTES for name, ring in RINGS.items()}
+    block = (config.scratchpad_bytes // BLOCK_BYTES - 1) * BLOCK_BYTES
+    return {name: block + ring * RING_BYTES for name, ring in RINGS.items()}
 
 
 def padded(program: Program, columns: int) -> Program:

@@ -1,5 +1,6 @@
 """The gateware link against the `cobs` package and the protocol's definition, under random stalls."""
 
+import dataclasses
 import random
 
 import pytest
@@ -104,9 +105,10 @@ class Host:
     def __init__(self, dut, source):
         self.dut, self.source = dut, source
         self.memory = bytearray(source.randbytes(SIZE))
-        self.runs, self.resets, self.accesses = [], 0, 0
+        self.runs, self.resets, self.accesses, self.fed = [], 0, 0, []
         self.ticking = False
         self.progress = {"busy": 0, "error": 0, "cycles": 0}
+        self.pages = {"coded": 0, "literals": 0, "code": 0}
 
     async def serve(self, ctx):
         port = self.dut.host.request
@@ -125,8 +127,13 @@ class Host:
 
     async def control(self, ctx):
         host = self.dut.host
-        sampled = (host.start, host.reset, host.descriptors, host.code, host.literals, host.limit)
-        async for _, _, start, reset, *entry in ctx.tick().sample(*sampled):
+        fed = host.fed & host.request.valid & host.request.ready
+        sampled = (host.start, host.reset, fed, host.request.p.address)
+        entries = (host.descriptors, host.code, host.literals, host.limit, host.streamed)
+        async for _, _, start, reset, filled, address, *entry in ctx.tick().sample(*sampled, *entries):
+            if filled:
+                self.fed.append(address)
+            ctx.set(host.pages, self.pages)
             if start:
                 self.runs.append(tuple(entry))
             self.resets += reset
@@ -181,6 +188,12 @@ def write(sequence, address, content):
     )
 
 
+def feed(sequence, address, content):
+    return request(
+        sequence, Command.FEED, record(protocol.ACCESS, last=len(content) - 1, address=address) + content
+    )
+
+
 def read(sequence, address, size):
     return request(sequence, Command.READ, record(protocol.ACCESS, address=address, last=size - 1))
 
@@ -207,6 +220,7 @@ def test_identify(name):
             "column_buffer_depth": config.column_buffer_depth,
             "entropy_engines": config.entropy_engines,
             "residual_adder": config.residual_adder,
+            "streaming": config.streaming,
             "scratchpad_bytes": config.scratchpad_bytes,
         }
 
@@ -284,7 +298,7 @@ def test_frame_longer_than_the_buffer():
 @pytest.mark.parametrize(
     ("frame", "status"),
     [
-        (request(FIRST, 6), Status.BAD_COMMAND),
+        (request(FIRST, 7), Status.BAD_COMMAND),
         (request(FIRST, 255, b"abc"), Status.BAD_COMMAND),
         (request(FIRST, Command.IDENTIFY, b"\0"), Status.BAD_LENGTH),
         (request(FIRST, Command.STATUS, b"\0"), Status.BAD_LENGTH),
@@ -298,6 +312,9 @@ def test_frame_longer_than_the_buffer():
         (request(FIRST, Command.READ, bytes(5)), Status.BAD_LENGTH),
         (request(FIRST, Command.RUN, bytes(12)), Status.BAD_LENGTH),
         (request(FIRST, Command.RUN, bytes(14)), Status.BAD_LENGTH),
+        (request(FIRST, Command.FEED, bytes((1, 0, 0, 0, 7))), Status.BAD_LENGTH),
+        (feed(FIRST, 255, b"ab"), Status.BAD_ADDRESS),
+        (feed(FIRST, SIZE, b"a"), Status.BAD_ADDRESS),
         (write(FIRST, SIZE, b"a"), Status.BAD_ADDRESS),
         (write(FIRST, SIZE - 2, b"abc"), Status.BAD_ADDRESS),
         (write(FIRST, 255, b"ab"), Status.BAD_ADDRESS),
@@ -324,8 +341,8 @@ def test_bad_requests_are_refused_without_effect(frame, status):
 
 
 def test_run_status_reset():
-    entry = {"descriptors": SIZE - 1, "code": 0x1234, "literals": 0xABCD, "limit": 0xDEADBEEF}
-    started = (SIZE - 1, 0x1234, 0xABCD, 0xDEADBEEF)
+    entry = {"descriptors": SIZE - 1, "code": 0x1234, "literals": 0xABCD, "limit": 0xDEADBEEF, "streamed": 1}
+    started = (SIZE - 1, 0x1234, 0xABCD, 0xDEADBEEF, 1)
 
     async def conversation(host, ask):
         sequence = FIRST - 1
@@ -374,6 +391,37 @@ def test_run_status_reset():
         assert host.resets == 1
 
     exchange(conversation)
+
+
+def test_feed_writes_and_then_fills_a_page():
+    source = random.Random(seed() + 4)
+
+    async def conversation(host, ask):
+        for number in range(6):
+            sequence, size = (FIRST + number) % 256, source.choice((1, 256, source.randrange(1, 257)))
+            address = 256 * source.randrange(SIZE // 256) + source.randrange(257 - size)
+            content = source.randbytes(size)
+            host.pages = {name: source.randrange(4) for name in host.pages}
+            host.progress = {"busy": 1, "error": 0, "cycles": source.getrandbits(32)}
+            expected = record(protocol.PROGRESS, **host.progress, **host.pages)
+            # Repeated because the answer was lost: it does the same.
+            for _ in range(2):
+                assert await ask(feed(sequence, address, content)) == bytes((sequence, Status.OK)) + expected
+                assert host.memory[address : address + size] == content
+                assert host.fed.pop() == address + size - 1
+            assert host.fed == []
+        await ask(write(FIRST + 6, 0, bytes(256)))
+        assert host.fed == []
+
+    exchange(conversation)
+
+
+def test_a_device_without_streaming_knows_no_feed():
+    async def conversation(host, ask):
+        assert await ask(feed(FIRST, 0, b"a")) == bytes((FIRST, Status.BAD_COMMAND))
+        assert host.accesses == 0
+
+    exchange(conversation, dataclasses.replace(CONFIG, streaming=False))
 
 
 def test_frames_out_of_sequence_are_dropped():

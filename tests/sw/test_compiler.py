@@ -218,9 +218,8 @@ def test_where_literals_do_not_fit_as_little_is_coded_as_needed(chain):
 
 
 def fits(network, size, config, objective) -> bool:
+    smaller = dataclasses.replace(config, scratchpad_bytes=size // 8 * 8, streaming=False)
     try:
-        size = size // config.columns * config.columns
-        compile(network, dataclasses.replace(config, scratchpad_bytes=size), objective=objective)
+        return not compile(network, smaller, objective=objective).sections["coded"].data
     except InputError:
         return False
-    return True

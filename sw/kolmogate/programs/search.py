@@ -18,6 +18,7 @@ from .p0 import (
     EIGHTHS,
     MAXIMUM_ROWS,
     RECORD_REFERENCES,
+    SEEK_REACH,
     Instruction,
     bits_needed,
     check_rows,
@@ -232,7 +233,8 @@ class Writer:
         return len(instructions) * INSTRUCTION.bits + weight_bits, constant_bits
 
     def _replayed(self, material: Material, choice: Choice) -> tuple[int, int]:
-        """As `layer`, for weights that are made several times: literals that a loop goes back to."""
+        """As `layer`, for weights that are made several times: literals that a loop goes back to, or finds again
+        where it cannot."""
         assert material.weights is not None
         kind = self._best_kind(material) if choice.records else 0
         weight_bits = constant_bits = 0
@@ -247,7 +249,7 @@ class Writer:
             whole, rest = divmod(len(weights), MAXIMUM_ROWS)
             body = [*[literal(width, MAXIMUM_ROWS)] * whole, *([literal(width, rest)] if rest else [])]
             times_stored = material.replays
-            if not self._streamed:
+            if not self._streamed and self._literal_bits <= SEEK_REACH:
                 place = seek(self._literal_bits)
                 body, self._literal_bits, times_stored = [place, *body], place.place, 1
             rounds, left = divmod(material.replays, MAXIMUM_ROWS + 1)
