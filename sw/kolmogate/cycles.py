@@ -124,6 +124,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
         "residual_bits": _RESIDUAL_BITS,
+        "literal_words": _LITERAL_WORDS,
     }
     return _records(registers.MACHINE, [values])
 
@@ -180,6 +181,10 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
     return _records(registers.DESCRIPTOR, descriptors)
 
 
+_INSTRUCTIONS = {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT, P0.SEEK: control.SEEK}
+"""Those that make no rows."""
+
+
 def _program(image: Image) -> npt.NDArray[np.void]:
     """The instructions of the weight program in the order in which they run, and what their rows take."""
     program, config = image.program(), image.config
@@ -194,9 +199,7 @@ def _program(image: Image) -> npt.NDArray[np.void]:
         for _, instruction in walk(words):
             if instruction.op == P0.END or len(instructions) > LONGEST_PROGRAM:
                 break
-            made = {
-                "kind": {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT}.get(instruction.op, control.ROWS)
-            }
+            made = {"kind": _INSTRUCTIONS.get(instruction.op, control.ROWS)}
             if made["kind"] == control.ROWS:
                 cycles, bits = reader.engine_cycles, reader.coded_bits
                 reader.step()
