@@ -64,6 +64,7 @@ class Core(wiring.Component):
         compute = Compute(config)
         drain = Drain(config)
         filler = Filler(config)
+        m.submodules.rings = rings = Rings()
         m.submodules.host_access = host_access = HostAccess(config)
         m.submodules.sequencer = ResetInserter(stop)(sequencer)
         m.submodules.decoder = ResetInserter(stop)(decoder)
@@ -95,6 +96,12 @@ class Core(wiring.Component):
             decoder.start.eq(sequencer.start),
             decoder.code.eq(host.code[lane_bits:]),
             decoder.literals.eq(host.literals[lane_bits:]),
+            rings.start.eq(sequencer.start),
+            rings.stream.eq(host.streamed),
+            rings.fed.eq(host.fed),
+            Cat(rings.page, rings.ring).eq(host.request.payload.address[PAGE_BYTES.bit_length() - 1 :]),
+            decoder.streamed.eq(rings.streamed),
+            decoder.limits.eq(rings.limits),
             host.pages.eq(decoder.pages),
             sequencer.layer_done.eq(drain.done),
             sequencer.filling.eq(filler.busy),
@@ -115,17 +122,6 @@ class Core(wiring.Component):
             compute.shift.eq(drain.shift),
             drain.accumulators.eq(compute.accumulators),
         ]
-
-        if config.streaming:
-            m.submodules.rings = rings = Rings()
-            m.d.comb += [
-                rings.start.eq(sequencer.start),
-                rings.stream.eq(host.streamed),
-                rings.fed.eq(host.fed),
-                Cat(rings.page, rings.ring).eq(host.request.payload.address[PAGE_BYTES.bit_length() - 1 :]),
-                decoder.streamed.eq(rings.streamed),
-                decoder.limits.eq(rings.limits),
-            ]
 
         activity = self.activity
         begun = Signal()

@@ -27,7 +27,8 @@ class WeightDecoder(wiring.Component):
     =============  ==========================================================================
     ZERO n         n
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
-    SEEK           1, and the next literal row is there 6 cycles later at the earliest
+    SEEK           1, and the next literal row is there 6 cycles later at the earliest; streamed, it
+                   does nothing
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
     PREDICT        1
@@ -216,7 +217,7 @@ class WeightDecoder(wiring.Component):
                 with m.Case(P0.SEEK):
                     m.d.comb += [
                         fetcher.more.eq(1),
-                        lanes.start.eq(~self.streamed if self.config.streaming else 1),
+                        lanes.start.eq(~self.streamed),
                         lanes.base.eq(
                             first_literal + SEEK_WORDS * Cat(instruction.count, instruction.argument)
                         ),

@@ -26,7 +26,7 @@ def reader_page(config: MachineConfig, address: Value) -> Value:
 
 
 class Ring:
-    """What a reader needs to know of its ring; a machine without streaming has none.
+    """What a reader needs to know of its ring.
 
     Parameters
     ----------
@@ -42,16 +42,12 @@ class Ring:
         self._streamed = streamed
         self._limit = limit
 
-    def waits(self, address: Value) -> ValueLike:
+    def waits(self, address: Value) -> Value:
         """Whether the word at ``address`` is not there yet."""
-        if not self._config.streaming:
-            return 0
         return self._streamed & (reader_page(self._config, address) == self._limit)
 
     def advance(self, place: Value, by: ValueLike, low: int) -> Value:
         """``place`` and a signed number, inside its ring; ``low`` bits of it are below the word address."""
-        if not self._config.streaming:
-            return place + by
         bits = _RING - (self._config.columns.bit_length() - 1) + low
         inner = place[:bits] + by
         carry = inner[bits:].as_signed() if inner.shape().signed else inner[bits:]

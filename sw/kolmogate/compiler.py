@@ -86,13 +86,11 @@ def compile(
     if max_cycles is not None and streamed:
         raise UsageError("how long a streamed image takes is up to the link: give no budget of cycles")
     if streamed:
-        if not config.streaming:
-            raise UsageError(f"{config.name!r} runs no streamed programs: choose a target that does")
         return _streamed(job, literal, coded, objective, max_bytes)
     try:
         return _resident(job, literal, coded, objective, max_cycles, max_bytes)
     except _DoesNotFitError as resident:
-        if max_cycles is not None or not config.streaming:
+        if max_cycles is not None:
             raise
         try:
             return _streamed(job, literal, coded, objective, max_bytes)

@@ -37,8 +37,6 @@ class MachineConfig:
         The machine executes RESIDUAL records.
     entropy_engines : int
         0 or 1: whether weight programs may hold coded rows.
-    streaming : bool
-        Programs may flow through rings in the scratchpad while they run (`kolmogate.rings`).
     clock_hz : int
         Nominal clock of the boards that carry this configuration.
     """
@@ -56,7 +54,6 @@ class MachineConfig:
     tile_gap: bool = False
     residual_adder: bool = True
     entropy_engines: int = 1
-    streaming: bool = True
 
     def __post_init__(self) -> None:
         def require(condition: bool, rule: str) -> None:
@@ -93,10 +90,6 @@ class MachineConfig:
         require(
             power_of_two(self.column_buffer_depth) and self.column_buffer_depth <= 1 << 13,
             f"column_buffer_depth must be a power of two up to 8192, not {self.column_buffer_depth}",
-        )
-        require(
-            not self.streaming or self.scratchpad_bytes >= 4 << 10,
-            f"scratchpad_bytes must be at least 4096 for streaming, not {self.scratchpad_bytes}",
         )
         require(self.entropy_engines in (0, 1), f"entropy_engines must be 0 or 1, not {self.entropy_engines}")
         require(

@@ -157,8 +157,6 @@ class Image:
             if start < other_end and other_start < end:
                 raise InputError(f"{one} and {other} overlap in the scratchpad")
         if self.streamed:
-            if not self.config.streaming:
-                raise InputError(f"{self.config.name!r} runs no streamed programs")
             for name, address in ring_addresses(self.config).items():
                 if self.sections[name].address != address:
                     raise InputError(f"the ring of section {name} is not at {address}")

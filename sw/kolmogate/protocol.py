@@ -119,8 +119,7 @@ IDENTITY = Record(
         "column_buffer_depth": 14,
         "entropy_engines": 1,
         "residual_adder": 1,
-        "streaming": 1,
-        "scratchpad_bytes": 23,
+        "scratchpad_bytes": 24,
     },
 )
 """The protocol version and the fields of `MachineConfig` that an image depends on."""

@@ -1,6 +1,5 @@
 """The gateware link against the `cobs` package and the protocol's definition, under random stalls."""
 
-import dataclasses
 import random
 
 import pytest
@@ -220,7 +219,6 @@ def test_identify(name):
             "column_buffer_depth": config.column_buffer_depth,
             "entropy_engines": config.entropy_engines,
             "residual_adder": config.residual_adder,
-            "streaming": config.streaming,
             "scratchpad_bytes": config.scratchpad_bytes,
         }
 
@@ -414,14 +412,6 @@ def test_feed_writes_and_then_fills_a_page():
         assert host.fed == []
 
     exchange(conversation)
-
-
-def test_a_device_without_streaming_knows_no_feed():
-    async def conversation(host, ask):
-        assert await ask(feed(FIRST, 0, b"a")) == bytes((FIRST, Status.BAD_COMMAND))
-        assert host.accesses == 0
-
-    exchange(conversation, dataclasses.replace(CONFIG, streaming=False))
 
 
 def test_frames_out_of_sequence_are_dropped():

@@ -218,8 +218,9 @@ def test_where_literals_do_not_fit_as_little_is_coded_as_needed(chain):
 
 
 def fits(network, size, config, objective) -> bool:
-    smaller = dataclasses.replace(config, scratchpad_bytes=size // 8 * 8, streaming=False)
+    smaller = dataclasses.replace(config, scratchpad_bytes=size // 8 * 8)
     try:
-        return not compile(network, smaller, objective=objective).sections["coded"].data
+        image = compile(network, smaller, objective=objective)
     except InputError:
         return False
+    return not (image.streamed or image.sections["coded"].data)

@@ -151,7 +151,6 @@ class Link(wiring.Component):
         def take(value: Any) -> None:
             m.d.comb += [turn.load.eq(1), turn.value.eq(value)]
 
-        writes = (Command.WRITE, Command.FEED)[: 1 + self.config.streaming]
         with m.FSM():
             with m.State("RECEIVE"):
                 m.d.comb += decoder.o.ready.eq(~turn.turning)
@@ -191,7 +190,7 @@ class Link(wiring.Component):
                 with m.Switch(command):
                     with m.Case(Command.IDENTIFY, Command.STATUS, Command.RESET):
                         expect(length(0), Status.BAD_LENGTH)
-                    with m.Case(*writes):
+                    with m.Case(Command.WRITE, Command.FEED):
                         expect(count == access.last, Status.BAD_LENGTH)
                     with m.Case(Command.READ):
                         expect(length(_ACCESS), Status.BAD_LENGTH)
@@ -221,7 +220,7 @@ class Link(wiring.Component):
                 with m.If(status == Status.OK):
                     size = self.config.scratchpad_bytes
                     with m.Switch(command):
-                        with m.Case(Command.READ, *writes):
+                        with m.Case(Command.WRITE, Command.READ, Command.FEED):
                             inside = ~final[8] & (page < size // PAGE_BYTES)
                             expect(inside, Status.BAD_ADDRESS)
                             with m.If(inside & (command != Command.READ)):
@@ -254,7 +253,7 @@ class Link(wiring.Component):
                 with m.If(status == Status.OK), m.Switch(command):
                     with m.Case(Command.IDENTIFY):
                         m.d.comb += last.eq(_REPLY - 1 + IDENTITY.bits // 8)
-                    with m.Case(Command.STATUS, *writes[1:]):
+                    with m.Case(Command.STATUS, Command.FEED):
                         m.d.comb += last.eq(_REPLY - 1 + PROGRESS.bits // 8)
                 with m.If(place == last):
                     m.d.sync += place.eq(0)

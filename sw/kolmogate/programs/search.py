@@ -233,8 +233,8 @@ class Writer:
         return len(instructions) * INSTRUCTION.bits + weight_bits, constant_bits
 
     def _replayed(self, material: Material, choice: Choice) -> tuple[int, int]:
-        """As `layer`, for weights that are made several times: literals that a loop goes back to, or finds again
-        where it cannot."""
+        """As `layer`, for weights that are made several times: literals that a loop goes back to or finds
+        again."""
         assert material.weights is not None
         kind = self._best_kind(material) if choice.records else 0
         weight_bits = constant_bits = 0
