@@ -36,8 +36,8 @@ they were."""
 LEAST_VARIANCE = 1e-3
 """Of inputs that hardly vary, in squared steps."""
 
-PRECISION = 1e-4
-"""Variances are known to so much of the mean square: products are summed up in single precision."""
+PRECISION = 1e-5
+"""Second moments are known to so much of them: products are summed up in single precision."""
 
 UNNOTICED = 1e-12
 """Loss for a squared step in a layer that the output does not depend on, as far as its inputs tell."""
@@ -147,14 +147,15 @@ def moments(network: Network, operation: Weighted, reference: Reference, x: Int8
     variance = _variance(noticed)
     variance = np.maximum(variance + EVERYWHERE * variance.mean(), UNNOTICED * spread)
     share = EVERYWHERE * variance / spread
-    keep = np.full(n, DAMPING)
-    # The bias is fitted freely.
-    keep[-1] = 1e-9
     targets = np.empty_like(original)
     for group, own in enumerate(groups):
-        noticed[group] += share[group] * plain[group] + np.diag(keep * variance[group])
-        wanted = cross[own] + share[group] * plain_cross[own] + keep * variance[group] * original[own]
-        targets[own] = np.linalg.solve(noticed[group], wanted.T).T
+        noticed[group] += share[group] * plain[group]
+        wanted = cross[own] + share[group] * plain_cross[own]
+        # The bias is fitted freely.
+        damping = np.where(np.arange(n) < n - 1, DAMPING * variance[group], 0)
+        damping += PRECISION * np.diag(noticed[group])
+        noticed[group] += np.diag(damping)
+        targets[own] = np.linalg.solve(noticed[group], (wanted + damping * original[own]).T).T
     relative = energy.reshape(len(groups), -1)
     relative = relative / np.maximum(relative.mean(axis=1, keepdims=True), 1e-30)
     importance = (relative + EVERYWHERE) / (1 + EVERYWHERE) / 2
@@ -172,7 +173,7 @@ def _variance(second: FloatArray) -> FloatArray:
     """The mean variance of the inputs but the constant, (groups,)."""
     square = np.einsum("gii->gi", second)[:, :-1]
     mean = second[:, :-1, -1] ** 2 / np.maximum(second[:, -1:, -1], 1e-30)
-    result: FloatArray = np.maximum(square - mean, PRECISION * square).mean(axis=1)
+    result: FloatArray = np.maximum(square - mean, 0).mean(axis=1)
     return result
 
 
