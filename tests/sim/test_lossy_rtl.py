@@ -1,4 +1,4 @@
-"""Networks compressed with loss on the RTL: bytes equal those of the golden model and of the exported file."""
+"""Networks compressed with loss on the RTL: its bytes are the golden model's and the exported file's."""
 
 import os
 from pathlib import Path
