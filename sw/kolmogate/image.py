@@ -21,7 +21,7 @@ from .schedule import split_tail
 from .simplify import Dropped
 from .skeleton import regenerate
 
-__all__ = ["SECTIONS", "Activation", "Image", "LayerReport", "Section"]
+__all__ = ["SECTIONS", "Activation", "Image", "LayerReport", "Lossy", "Section"]
 
 SECTIONS = ("descriptors", "coded", "literals", "code")
 
@@ -98,6 +98,28 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class Lossy:
+    """How far the outputs of a network that was compressed with loss are from the original's.
+
+    Parameters
+    ----------
+    loss : float
+        On the calibration inputs.
+    measure : str
+        What the loss is (`kolmogate.lossy.outputs`).
+    inputs : int
+        How many calibration inputs there were.
+    synthetic : bool
+        Whether they were made up, not given.
+    """
+
+    loss: float
+    measure: str
+    inputs: int
+    synthetic: bool
+
+
+@dataclass(frozen=True)
 class Image:
     """A network compiled for one machine.
 
@@ -118,6 +140,8 @@ class Image:
     streamed : bool
         The program flows through rings (`kolmogate.rings`): its sections lie at their addresses, and take the
         rings' bytes there.
+    lossy : Lossy or None
+        None if the outputs are the original network's to the bit.
 
     Raises `InputError` if a part lies outside the scratchpad or on another.
     """
@@ -131,6 +155,7 @@ class Image:
     layers: tuple[LayerReport, ...]
     dropped: tuple[Dropped, ...]
     streamed: bool = False
+    lossy: Lossy | None = None
 
     def __post_init__(self) -> None:
         if tuple(self.sections) != SECTIONS:
@@ -258,8 +283,9 @@ class Image:
         return {
             "model": self.model,
             "target": self.config.name,
-            "exact": True,
+            "exact": self.lossy is None,
             "streamed": self.streamed,
+            **({"lossy": asdict(self.lossy)} if self.lossy else {}),
             "device_bytes": self.device_bytes,
             "sections": {
                 "programs": sizes["code"] + sizes["coded"] + sizes["literals"] - constants,
