@@ -152,7 +152,7 @@ def test_an_interrupt_in_mid_stream(link, case):
 
 @pytest.mark.parametrize("rate", [1 / 2000, 1 / 500, 1 / 200])
 def test_streams_through_a_faulty_link(rate, link, case, capsys):
-    """Exact, or given up by name, as most are at 1 in 200, which spoils three pages of four; then exact again."""
+    """Exact, or given up by name, as most are at 1 in 200, which spoils three pages of four."""
     source = random.Random(f"stream {rate}")
     host = Host(link, source)
     host.timeout = 12_000 / CONFIG.clock_hz
