@@ -23,6 +23,8 @@ __all__ = [
     "RESIDUAL",
     "ROWS",
     "RUNNING",
+    "SEEK",
+    "SKIP",
     "STOP",
     "STUCK",
     "run",
@@ -44,8 +46,9 @@ OUTPUTS, ACTIVATIONS_1, ACTIVATIONS_0, OPERANDS = 1, 2, 4, 8
 CODE, LITERALS, CODED, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
 READS = ACTIVATIONS_0 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
 
-# Kinds of instructions: those that make rows, those that only take the time to be fetched.
-STOP, ROWS, PREDICT, LOOP = range(4)
+# Kinds of instructions: those that make rows, or pass literals as if they did; those that only take the time
+# to be fetched.
+STOP, ROWS, SKIP, PREDICT, SEEK, LOOP = range(6)
 
 
 @njit(cache=True)
@@ -475,22 +478,36 @@ def clock_decoder(
 ) -> None:
     room = columns.written - columns.first != machine.column_buffer_depth
     ready = constants.here != 2 if decoder.of_records else room
-    literal, coded = decoder.bits != 0, decoder.cycles != 0
-    made = available(literals, decoder) if literal else not coded or engine.wait == 0
-    step = decoder.running and (not decoder.valid or ready) and made
+    coded = decoder.cycles != 0
+    literals_here = literals.primed == machine.words_held and literals.present
+    made = literals_here if decoder.reading else not coded or engine.wait == 0
+    moving = not decoder.valid or ready
+    step = decoder.running and moving and made
     free = not decoder.running or (step and decoder.left == 0)
     instruction = program[code.index]
-    looping = instruction.kind == LOOP
-    take = code.valid and (free or looping)
+    looping, seeking = instruction.kind == LOOP, instruction.kind == SEEK
+    # SEEK withdraws no request that waits for its grant.
+    settled = literals.room == 0 or granted & LITERALS != 0
+    take = code.valid and (free or looping) and (settled or not seeking)
 
-    clock_literals(literals, decoder.bits, step and literal, granted & LITERALS != 0)
+    clock_literals(machine, literals, decoder.bits, step and decoder.reading, granted & LITERALS != 0)
+    if take and seeking:
+        literals.room = machine.literal_words
+        literals.answers, literals.written, literals.taken = 0, 0, 0
+        literals.present, literals.primed, literals.position = 0, 0, 0
     columns.written += decoder.valid and ready and not decoder.of_records
-    if ready:
-        decoder.valid = 0
+    # Rows on their way to the output.
+    if moving:
+        decoder.valid, decoder.of_records, decoder.last = (
+            decoder.shaped & 1,
+            decoder.shaped >> 1 & 1,
+            decoder.shaped >> 2,
+        )
+        decoder.shaped = decoder.seen
+        decoder.seen = 0
     if step:
-        decoder.valid = 1
-        decoder.of_records = decoder.records
-        decoder.last = decoder.left == 0
+        if not decoder.silent:
+            decoder.seen = 1 | decoder.records << 1 | (decoder.left == 0) << 2
         decoder.left -= 1
         if coded and decoder.left >= 0:
             begin_row(decoder, engine)
@@ -499,8 +516,9 @@ def clock_decoder(
     if take and not looping:
         decoder.rows, decoder.left = instruction.rows, instruction.rows - 1
         decoder.bits, decoder.records = instruction.bits, instruction.records
+        decoder.reading, decoder.silent = instruction.reading, instruction.kind == SKIP
         decoder.cycles, decoder.coded_bits = instruction.cycles, instruction.coded_bits
-        decoder.running = instruction.kind == ROWS
+        decoder.running = instruction.kind == ROWS or instruction.kind == SKIP
         if decoder.cycles != 0:
             begin_row(decoder, engine)
             engine.wait += 1
@@ -550,14 +568,9 @@ def clock_engine(decoder: Registers, engine: Registers, granted: bool, cycle: in
 
 
 @njit(cache=True)
-def available(literals: Registers, decoder: Registers) -> bool:
-    return literals.primed and (literals.position + decoder.bits < 8 or literals.present)
-
-
-@njit(cache=True)
-def clock_literals(literals: Registers, bits: int, take: bool, granted: bool) -> None:
+def clock_literals(machine: Registers, literals: Registers, bits: int, take: bool, granted: bool) -> None:
     end = literals.position + bits
-    pop = (take and end >= 8) if literals.primed else literals.present
+    pop = (take and end >= 8) if literals.primed == machine.words_held else literals.present
     answered = literals.answers & 1
     literals.answers = literals.answers >> 1 | granted << 1
     literals.room += pop - granted
@@ -566,7 +579,7 @@ def clock_literals(literals: Registers, bits: int, take: bool, granted: bool) ->
     literals.present = literals.taken != literals.written
     literals.written += answered
     if pop:
-        literals.primed = 1
+        literals.primed = min(literals.primed + 1, machine.words_held)
     if take:
         literals.position = end & 7
 

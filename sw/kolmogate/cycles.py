@@ -123,6 +123,8 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         **{name: getattr(config, name) for name in names if hasattr(config, name)},
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
+        "literal_words": _LITERAL_WORDS,
+        "words_held": 2 if config.generator else 1,
         "residual_bits": _RESIDUAL_BITS,
     }
     return _records(registers.MACHINE, [values])
@@ -180,6 +182,14 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
     return _records(registers.DESCRIPTOR, descriptors)
 
 
+_INSTRUCTION_KINDS = {
+    P0.LOOP: control.LOOP,
+    P0.PREDICT: control.PREDICT,
+    P0.SEEK: control.SEEK,
+    P0.SKIP: control.SKIP,
+}
+
+
 def _program(image: Image) -> npt.NDArray[np.void]:
     """The instructions of the weight program in the order in which they run, and what their rows take."""
     program, config = image.program(), image.config
@@ -187,26 +197,32 @@ def _program(image: Image) -> npt.NDArray[np.void]:
     memory = np.frombuffer(program.coded + program.literals + bytes(config.columns), np.uint8)
     words = code_words(program)
     reader = Reader(
-        words, memory, len(program.coded), config.columns, entropy_engine=bool(config.entropy_engines)
+        words,
+        memory,
+        len(program.coded),
+        config.columns,
+        entropy_engine=bool(config.entropy_engines),
+        generator=config.generator,
     )
     instructions: list[dict[str, int]] = []
     try:
         for _, instruction in walk(words):
             if instruction.op == P0.END or len(instructions) > LONGEST_PROGRAM:
                 break
-            made = {
-                "kind": {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT}.get(instruction.op, control.ROWS)
-            }
+            made = {"kind": _INSTRUCTION_KINDS.get(instruction.op, control.ROWS)}
             if made["kind"] == control.ROWS:
                 cycles, bits = reader.engine_cycles, reader.coded_bits
                 reader.step()
                 made |= {
                     "rows": instruction.rows,
                     "records": instruction.op == P0.RECORDS,
+                    "reading": instruction.reads_literals,
                     "bits": instruction.literal_bits,
                     "cycles": reader.engine_cycles - cycles,
                     "coded_bits": reader.coded_bits - bits,
                 }
+            elif made["kind"] == control.SKIP:
+                made |= {"rows": instruction.count, "reading": 1, "bits": 1}
             instructions.append(made)
     except ProgramEnd:
         pass

@@ -15,6 +15,8 @@ MACHINE = _registers(
     "interval",
     # scratchpad words of a descriptor
     "descriptor_words",
+    # words of literals that are read ahead, and those that the lanes hold before the newest
+    *("literal_words", "words_held"),
     # bits of a difference in the residual adder, which takes one a cycle
     "residual_bits",
 )
@@ -27,9 +29,10 @@ DESCRIPTOR = _registers(
 )
 """A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
 
-INSTRUCTION = _registers("kind", "rows", "records", "bits", "cycles", "coded_bits")
-"""An instruction of the weight program as it runs: rows that it makes, whether they are constants, literal
-bits that a row of it takes; cycles and bits that the entropy engine takes for all of them."""
+INSTRUCTION = _registers("kind", "rows", "records", "reading", "bits", "cycles", "coded_bits")
+"""An instruction of the weight program as it runs: rows that it makes, whether they are constants, whether
+they take literals and how many bits they pass of them; cycles and bits that the entropy engine takes for
+all of them."""
 
 SPENT = _registers("total", "compute", "drain", "decode", "memory")
 """Cycles of a layer: all of them; those that took a tap; those that waited for the shadow registers, for
@@ -56,8 +59,9 @@ STATE = np.dtype(
         (
             "decoder",
             _registers(
-                *("valid", "of_records", "last", "running", "left"),
-                *("rows", "records", "bits", "cycles", "coded_bits"),
+                # rows on their way, as bits: there is one, of records, the last
+                *("seen", "shaped", "valid", "of_records", "last", "running", "left"),
+                *("rows", "records", "reading", "silent", "bits", "cycles", "coded_bits"),
             ),
         ),
         ("engine", _registers("wait", "bits", "asks", "wanted", "answers")),
