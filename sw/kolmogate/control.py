@@ -41,14 +41,15 @@ PATIENCE = 2000
 # Kinds of descriptors.
 END, ARRAY, FILL, RESIDUAL = range(4)
 
-# Who asks for the scratchpad, highest priority first. With two ports the readers have one for themselves.
+# Who asks for the scratchpad, highest priority first. With two ports those that read have one for themselves,
+# all but the activations of every second row.
 OUTPUTS, ACTIVATIONS_1, ACTIVATIONS_0, OPERANDS = 1, 2, 4, 8
 CODE, LITERALS, CODED, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
-READS = ACTIVATIONS_0 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
+READS = ACTIVATIONS_1 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
 
 # Kinds of instructions: those that make rows, or pass literals as if they did; those that only take the time
 # to be fetched.
-STOP, ROWS, SKIP, PREDICT, SEEK, LOOP = range(6)
+STOP, ROWS, SKIP, PREDICT, LOOP, SEEK = range(6)
 
 
 @njit(cache=True)
@@ -56,6 +57,8 @@ def run(
     machine: Registers,
     descriptors: Registers,
     program: Registers,
+    row_ends: Any,
+    byte_times: Any,
     state: Registers,
     rows: Registers,
     waiting: Any,
@@ -65,7 +68,8 @@ def run(
 ) -> int:
     """Up to ``limit`` cycles of an inference; whether it is RUNNING still, DONE or STUCK for ever.
 
-    Arguments are a `MACHINE`, arrays of `DESCRIPTOR` and `INSTRUCTION`, a `STATE`, an array of `ROW`, the
+    Arguments are a `MACHINE`, arrays of `DESCRIPTOR` and `INSTRUCTION`, the cycles of the entropy engine in
+    which its rows end and its bytes are read (`programs.entropy.Decoder`), a `STATE`, an array of `ROW`, the
     words that wait in the rows' feeders (rows, depth), an array of `LANE`, and one of `SPENT` for each layer
     and one more for what follows the last.
     """
@@ -96,7 +100,7 @@ def run(
         requests |= OPERANDS if residual.state == ASK else 0
         requests |= CODE if code.asking else 0
         requests |= LITERALS if literals.room != 0 else 0
-        requests |= CODED if engine.asks != 0 else 0
+        requests |= CODED if engine.asking else 0
         loading = sequencer.state == LOAD and sequencer.asked != machine.descriptor_words
         requests |= DESCRIPTORS if loading else 0
         requests |= BORDERS if filler.busy else 0
@@ -151,8 +155,11 @@ def run(
         clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
         group_made = decoder.last
         accepted = decoder.valid and decoder.of_records and constants.here != 2
-        clock_engine(decoder, engine, granted & CODED != 0, core.cycles)
-        clock_decoder(machine, program, decoder, code, literals, engine, columns, constants, granted)
+        coding = decoder.running and decoder.coded
+        clock_engine(row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
+        clock_decoder(
+            machine, program, row_ends, decoder, code, literals, engine, columns, constants, granted
+        )
         clock_columns(d, columns, step, last, final)
         clock_compute(machine, compute, step and last, drained)
         clock_constants(constants, accepted and group_made, release)
@@ -463,11 +470,15 @@ def clock_compute(machine: Registers, compute: Registers, tile_end: int, drained
 
 # Weight decoder: all that depends on the kinds of instructions is here.
 
+# What is known of a row on its way through the pipeline.
+ANY_ROW, RECORDS_ROW, LAST_ROW, CODED_ROW = 1, 2, 4, 8
+
 
 @njit(cache=True)
 def clock_decoder(
     machine: Registers,
     program: Registers,
+    row_ends: Any,
     decoder: Registers,
     code: Registers,
     literals: Registers,
@@ -478,50 +489,51 @@ def clock_decoder(
 ) -> None:
     room = columns.written - columns.first != machine.column_buffer_depth
     ready = constants.here != 2 if decoder.of_records else room
-    coded = decoder.cycles != 0
-    literals_here = literals.primed == machine.words_held and literals.present
-    made = literals_here if decoder.reading else not coded or engine.wait == 0
+    made = True
+    if decoder.reading:
+        made = literals.primed == machine.words_held and literals.present
+    if decoder.running and decoder.coded:
+        # A row is asked for two cycles before it is there, when the one before it has been taken.
+        coming = not engine.idle and engine.cycle >= row_ends[engine.row] - 2
+        made = coming and not (decoder.seen | decoder.shaped) & CODED_ROW
     moving = not decoder.valid or ready
     step = decoder.running and moving and made
     free = not decoder.running or (step and decoder.left == 0)
     instruction = program[code.index]
-    looping, seeking = instruction.kind == LOOP, instruction.kind == SEEK
+    looping = instruction.kind == LOOP
+    seeking = instruction.kind == SEEK
     # SEEK withdraws no request that waits for its grant.
     settled = literals.room == 0 or granted & LITERALS != 0
-    take = code.valid and (free or looping) and (settled or not seeking)
+    take = code.valid and (free or looping) and (not seeking or settled)
 
     clock_literals(machine, literals, decoder.bits, step and decoder.reading, granted & LITERALS != 0)
     if take and seeking:
-        literals.room = machine.literal_words
-        literals.answers, literals.written, literals.taken = 0, 0, 0
-        literals.present, literals.primed, literals.position = 0, 0, 0
+        literals.room, literals.answers = machine.literal_words, 0
+        literals.written, literals.taken, literals.present = 0, 0, 0
+        literals.primed, literals.position = 0, 0
     columns.written += decoder.valid and ready and not decoder.of_records
-    # Rows on their way to the output.
     if moving:
-        decoder.valid, decoder.of_records, decoder.last = (
-            decoder.shaped & 1,
-            decoder.shaped >> 1 & 1,
-            decoder.shaped >> 2,
-        )
-        decoder.shaped = decoder.seen
-        decoder.seen = 0
+        if decoder.shaped & CODED_ROW:
+            engine.row += 1
+            engine.idle = decoder.shaped & LAST_ROW != 0
+        decoder.valid = decoder.shaped & ANY_ROW != 0
+        decoder.of_records, decoder.last = decoder.shaped & RECORDS_ROW != 0, decoder.shaped & LAST_ROW != 0
+        decoder.shaped, decoder.seen = decoder.seen, 0
     if step:
         if not decoder.silent:
-            decoder.seen = 1 | decoder.records << 1 | (decoder.left == 0) << 2
+            decoder.seen = ANY_ROW
+            decoder.seen |= RECORDS_ROW if decoder.records else 0
+            decoder.seen |= LAST_ROW if decoder.left == 0 else 0
+            decoder.seen |= CODED_ROW if decoder.coded else 0
         decoder.left -= 1
-        if coded and decoder.left >= 0:
-            begin_row(decoder, engine)
     if free:
         decoder.running = 0
     if take and not looping:
-        decoder.rows, decoder.left = instruction.rows, instruction.rows - 1
+        decoder.left = instruction.rows - 1
         decoder.bits, decoder.records = instruction.bits, instruction.records
-        decoder.reading, decoder.silent = instruction.reading, instruction.kind == SKIP
-        decoder.cycles, decoder.coded_bits = instruction.cycles, instruction.coded_bits
-        decoder.running = instruction.kind == ROWS or instruction.kind == SKIP
-        if decoder.cycles != 0:
-            begin_row(decoder, engine)
-            engine.wait += 1
+        decoder.reading, decoder.coded = instruction.reading, instruction.coded
+        decoder.silent = instruction.kind == SKIP
+        decoder.running = decoder.silent or instruction.kind == ROWS
 
     # Instruction fetcher.
     answered = code.answers & 1
@@ -536,41 +548,45 @@ def clock_decoder(
         code.asking = instruction.kind != STOP
 
 
-# Entropy engine: it takes what the golden decoder says of an instruction, evenly over its rows.
+# Entropy engine, in the cycles that the golden decoder counted.
 
-ENGINE_START = 1035
+ENGINE_START = 1034
 """The first cycle in which it can begin: it has forgotten its contexts and read the first bits."""
-CODED_AHEAD = 2
-"""Bytes that may be asked for before it has to wait for them."""
 
 
 @njit(cache=True)
-def begin_row(decoder: Registers, engine: Registers) -> None:
-    row = decoder.rows - decoder.left - 1
-    engine.wait = decoder.cycles * (row + 1) // decoder.rows - decoder.cycles * row // decoder.rows
-
-
-@njit(cache=True)
-def clock_engine(decoder: Registers, engine: Registers, granted: bool, cycle: int) -> None:
-    engine.asks -= granted
-    # Two bytes are read ahead, the second when the first has come, and a third with the first bits.
-    engine.asks += (engine.answers & 1) + (engine.wanted != 0 and cycle == ENGINE_START - 2)
-    engine.answers >>= 1
-    if granted and engine.wanted > 1:
-        engine.wanted = 1
-        engine.answers |= 1 << 2
-    if decoder.running and engine.wait > 0 and cycle >= ENGINE_START and engine.asks <= CODED_AHEAD:
-        engine.wait -= 1
-        engine.bits += decoder.coded_bits
-        if engine.bits >= 8 * decoder.cycles:
-            engine.bits -= 8 * decoder.cycles
-            engine.asks += 1
+def clock_engine(
+    row_ends: Any, byte_times: Any, engine: Registers, running: bool, granted: bool, cycle: int
+) -> None:
+    # The ninth bit is of the second byte.
+    emptied = cycle == ENGINE_START - 1
+    if cycle >= ENGINE_START:
+        if engine.idle:
+            engine.idle = not running
+        elif engine.cycle != row_ends[engine.row]:
+            begins = byte_times[engine.byte, 0] == engine.cycle
+            if engine.holding or not begins:
+                emptied = byte_times[engine.byte, 1] == engine.cycle
+                engine.cycle += 1
+    if emptied:
+        engine.byte += 1
+        engine.holding = 0
+    # Reader.
+    answered = engine.answers & 1
+    engine.answers = engine.answers >> 1 | granted << 1
+    if granted:
+        engine.asking = 0
+    if engine.present and not engine.holding:
+        engine.holding, engine.present, engine.asking = 1, 0, 1
+    if answered:
+        engine.present = 1
 
 
 @njit(cache=True)
 def clock_literals(machine: Registers, literals: Registers, bits: int, take: bool, granted: bool) -> None:
     end = literals.position + bits
-    pop = (take and end >= 8) if literals.primed == machine.words_held else literals.present
+    primed = literals.primed == machine.words_held
+    pop = (take and end >= 8) if primed else literals.present
     answered = literals.answers & 1
     literals.answers = literals.answers >> 1 | granted << 1
     literals.room += pop - granted
@@ -578,8 +594,8 @@ def clock_literals(machine: Registers, literals: Registers, bits: int, take: boo
     # A word can be read from the cycle after it was written.
     literals.present = literals.taken != literals.written
     literals.written += answered
-    if pop:
-        literals.primed = min(literals.primed + 1, machine.words_held)
+    if pop and not primed:
+        literals.primed += 1
     if take:
         literals.position = end & 7
 

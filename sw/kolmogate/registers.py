@@ -29,10 +29,9 @@ DESCRIPTOR = _registers(
 )
 """A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
 
-INSTRUCTION = _registers("kind", "rows", "records", "reading", "bits", "cycles", "coded_bits")
+INSTRUCTION = _registers("kind", "rows", "records", "reading", "bits", "coded")
 """An instruction of the weight program as it runs: rows that it makes, whether they are constants, whether
-they take literals and how many bits they pass of them; cycles and bits that the entropy engine takes for
-all of them."""
+they depend on literals and how many bits of them a row passes, whether the entropy engine makes them."""
 
 SPENT = _registers("total", "compute", "drain", "decode", "memory")
 """Cycles of a layer: all of them; those that took a tap; those that waited for the shadow registers, for
@@ -59,12 +58,19 @@ STATE = np.dtype(
         (
             "decoder",
             _registers(
-                # rows on their way, as bits: there is one, of records, the last
-                *("seen", "shaped", "valid", "of_records", "last", "running", "left"),
-                *("rows", "records", "reading", "silent", "bits", "cycles", "coded_bits"),
+                # the pipeline's stages, see `control.ANY_ROW`; what is known of its last
+                *("seen", "shaped", "valid", "of_records", "last"),
+                *("running", "left", "records", "reading", "silent", "bits", "coded"),
             ),
         ),
-        ("engine", _registers("wait", "bits", "asks", "wanted", "answers")),
+        (
+            "engine",
+            _registers(
+                *("idle", "cycle", "row"),
+                # its reader
+                *("asking", "answers", "present", "holding", "byte"),
+            ),
+        ),
         ("code", _registers("index", "asking", "answers", "valid")),
         ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
         ("constants", _registers("here", "arrived", "readable")),

@@ -111,8 +111,8 @@ def test_programs_with_literals_between():
         *(generated(1, 30), zero(2), seek(0), generated(3, 20), Instruction(generated(3, 1).op, 1, 3)),
     ]
     again = np.concatenate([first[:20], np.zeros((1, 8), np.int8)])
+    rows = np.concatenate([first, numbers, second, np.zeros((2, 8), np.int8), again])
     with pytest.raises(InputError, match="are no path through its windows"):
-        rows = np.concatenate([first, numbers, second, np.zeros((2, 8), np.int8), again])
         assemble(instructions, rows, 8)
     rows = rows[:-1]
     program = assemble(instructions[:-1], rows, 8)
@@ -138,5 +138,5 @@ def test_one_path_through_several_instructions():
 
 def test_a_missing_skip_is_named():
     rows = np.concatenate([random_rows(8, (3, 20)), np.full((1, 8), -1, np.int8), random_rows(8, (5, 2))])
-    with pytest.raises(InputError, match="reads bits of other weights: .* SKIP is missing behind GENERATE"):
+    with pytest.raises(InputError, match=r"reads bits of other weights: .* SKIP is missing behind GENERATE"):
         assemble([generated(3, 20), literal(8, 1), generated(5, 2)], rows, 8)
