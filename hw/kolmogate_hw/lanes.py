@@ -28,7 +28,9 @@ class WeightDecoder(wiring.Component):
     =============  ==========================================================================
     ZERO n         n
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
-    SEEK           1, and the next literal row is there 6 cycles later at the earliest
+    GENERATE k x n n, as long as the scratchpad grants one word of literals in 8 / k cycles
+    SKIP n         n
+    SEEK           1, and from a row before it to a row of literals behind it 7
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
     PREDICT        1
@@ -37,8 +39,8 @@ class WeightDecoder(wiring.Component):
     =============  ==========================================================================
 
     The next instruction is fetched while one runs. That takes 4 cycles and those it waits for its grant;
-    what the one that runs is shorter is lost. The first row is at ``o`` 6 cycles after ``start``, 7 if it is
-    literal.
+    what the one that runs is shorter is lost. The first row is at ``o`` 8 cycles after ``start``, 10 if it
+    takes literals, 9 without a generator.
 
     Members
     -------
@@ -46,11 +48,12 @@ class WeightDecoder(wiring.Component):
         literals.
     code_port, literal_port, coded_port : to the scratchpad. Literals are read ahead, up to
         `LiteralLanes.WORDS` words beyond those that the program takes, coded bytes by two. Without an
-        entropy engine ``coded_port`` is idle and a coded instruction unknown.
+        entropy engine ``coded_port`` is idle and a coded instruction unknown; without a generator GENERATE
+        and SKIP are.
     o : rows of weights, two's complement.
     records : rows of constants, the last of a group marked.
     error : the program held an unknown instruction and has ended there; until the next start. With an
-        entropy engine every instruction is known.
+        entropy engine and a generator every instruction is known.
     """
 
     start: Signal

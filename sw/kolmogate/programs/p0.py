@@ -123,6 +123,11 @@ class Instruction:
         return self.argument if self.op in (P0.LITERAL, P0.GENERATE) else 0
 
     @property
+    def passed_bits(self) -> int:
+        """Bits that a lane passes of the literal stream in all."""
+        return self.count if self.op == P0.SKIP else self.rows * self.literal_bits
+
+    @property
     def reads_literals(self) -> bool:
         """Whether its rows depend on the literal stream."""
         return self.op == P0.GENERATE or self.literal_bits > 0

@@ -124,6 +124,7 @@ class Reader:
             elif instruction.op == P0.SEEK:
                 self._literal_place = instruction.place
             elif instruction.op == P0.SKIP:
+                self._check_generator(instruction)
                 self._literal_place += instruction.count
             elif instruction.rows:
                 rows = self._rows(instruction)
@@ -142,8 +143,7 @@ class Reader:
             return self._decoder.read(instruction.rows, live, self._references)
         width = instruction.literal_bits
         if instruction.op == P0.GENERATE:
-            if not self._generator:
-                raise InputError(f"{instruction}: this machine has no generator")
+            self._check_generator(instruction)
             bits = self._read(instruction.rows, width, WINDOW_BITS)
             factors = 1 << np.arange(WINDOW_BITS)[::-1]
             return weights_of(np.einsum("rbc,b->rc", bits, factors, dtype=np.int64), width)
@@ -152,6 +152,10 @@ class Reader:
         factors = 1 << literal_places(width)
         factors[:1] *= -1
         return np.einsum("rbc,b->rc", bits, factors).astype(np.int8)
+
+    def _check_generator(self, instruction: Instruction) -> None:
+        if not self._generator:
+            raise InputError(f"{instruction}: this machine has no generator")
 
     def _read(self, rows: int, passed: int, seen: int) -> Int8Array:
         """Bits of the literals, (rows, seen, columns), of which each row passes some."""
