@@ -11,7 +11,7 @@ import pytest
 from kolmogate import golden
 from kolmogate.compiler import compile
 from kolmogate.config import configuration
-from kolmogate.container import from_bytes, load_image, save_image, to_bytes
+from kolmogate.container import VERSION, from_bytes, load_image, save_image, to_bytes
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.image import Section
 from kolmogate.isa import COUNTS, DESCRIPTOR, INSTRUCTION, P0, Opcode
@@ -229,7 +229,7 @@ def test_unsound_values_are_named(image, part, value, sentence):
 def test_host_part_that_is_no_json(image, host):
     data = to_bytes(image)
     device = b"".join(section.data for section in image.sections.values())
-    body = HEADER.pack(data[:8], 2, len(host), len(device)) + host + device
+    body = HEADER.pack(data[:8], VERSION, len(host), len(device)) + host + device
     with pytest.raises(InputError, match="the host part of the image is not JSON"):
         from_bytes(body + struct.pack("<I", zlib.crc32(body)))
     with pytest.raises(InputError, match="the host part is not a record"):
