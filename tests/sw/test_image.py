@@ -15,6 +15,7 @@ from kolmogate.container import VERSION, from_bytes, load_image, save_image, to_
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.image import Section
 from kolmogate.isa import COUNTS, DESCRIPTOR, INSTRUCTION, P0, Opcode
+from kolmogate.programs import p0
 from kolmogate.report import describe
 
 HEADER = struct.Struct("<8sHII")
@@ -263,7 +264,7 @@ def test_descriptors_that_count_nothing_are_refused(field, image):
 
 def test_programs_of_other_rows_are_refused(image):
     code = image.sections["code"].data
-    zero = INSTRUCTION.pack(op=P0.ZERO, count=0).to_bytes(2, "little")
+    zero = p0.zero(1).encode().to_bytes(2, "little")
     with pytest.raises(InputError, match=r"the weight program makes \d+ rows, the layers take"):
         from_bytes(to_bytes(replaced(image, "code", zero + code[2:])))
     with pytest.raises(InputError, match="the weight program has no END"):
