@@ -14,7 +14,7 @@ from kolmogate.config import configuration
 from kolmogate.container import VERSION, from_bytes, load_image, save_image, to_bytes
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.image import Section
-from kolmogate.isa import COUNTS, DESCRIPTOR, INSTRUCTION, P0, Opcode
+from kolmogate.isa import COUNTS, DESCRIPTOR, Opcode
 from kolmogate.programs import p0
 from kolmogate.report import describe
 
