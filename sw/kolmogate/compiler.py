@@ -14,6 +14,7 @@ from .image import Activation, Image, LayerReport, Section
 from .isa import ADDRESS_BITS, DESCRIPTOR, P0, RESIDUAL, STORED_CONSTANTS, Opcode, store_constants
 from .lower import lower
 from .network import Network, Weighted
+from .programs.computed import computed
 from .programs.p0 import assemble
 from .programs.search import Choice, Material, Writer, candidates, select
 from .schedule import Layer, Schedule, schedule
@@ -312,11 +313,13 @@ def _material(layer: Layer, config: MachineConfig) -> Material:
         block = b"".join(packed[group : group + config.columns])
         block += bytes(-len(block) % config.columns)
         records.append(np.frombuffer(bytearray(block), np.int8).reshape(-1, config.columns))
+    rows = parameters.rows
     return Material(
         len(packed),
         tuple(records),
-        parameters.rows,
+        rows,
         parameters.distances,
+        computed=computed(rows, len(packed)) if config.generator and rows is not None else None,
         used_once=bool(layer.fields.get("stream_weights", 0)),
         replays=layer.replays,
     )

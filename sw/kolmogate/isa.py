@@ -20,6 +20,7 @@ __all__ = [
     "DESCRIPTOR",
     "HISTORY_ROWS",
     "INSTRUCTION",
+    "NEW_BITS",
     "NO_PREDICTION",
     "P0",
     "RECORD_WORDS",
@@ -29,6 +30,8 @@ __all__ = [
     "SHIFTS",
     "SHIFT_BASE",
     "STORED_CONSTANTS",
+    "WINDOW_BITS",
+    "WITHOUT_ARGUMENT",
     "WORD_GRAIN",
     "ErrorCode",
     "Opcode",
@@ -258,10 +261,15 @@ output is clamped; larger ones leave nothing, as ``|a * multiplier|`` is less th
 class P0(IntEnum):
     """Operations of the weight programs. All lanes run in lockstep; a *row* is one byte a lane."""
 
-    ZERO = 0
-    """``n`` rows of zeros."""
+    GENERATE = 0
+    """``n`` rows computed from ``argument`` new bits a weight, one of `NEW_BITS`: each weight is a hash of a
+    window, the next `WINDOW_BITS` of the lane's literals, the first of them highest, and ``argument`` of them
+    are passed. Without new bits the windows change by themselves (`kolmogate.programs.generate`). What the
+    last window saw and did not pass comes next in the literals: another GENERATE goes on with it, SKIP passes
+    it."""
     LITERAL = 1
-    """``n`` rows of ``argument + 1``-bit two's complement numbers, read from the literal stream."""
+    """``n`` rows of ``argument + 1``-bit two's complement numbers, read from the literal stream, the sign
+    first and then from the least significant bit up."""
     SEEK = 2
     """Literals go on at word ``SEEK_WORDS * (count + 1024 * argument)`` behind the first, with its lowest
     bits: in a loop, a filter deeper than the column buffer is made again for each tile. No rows."""
@@ -281,13 +289,21 @@ class P0(IntEnum):
     """Run the ``argument + 1`` instructions before this one ``n`` times more. One loop at a time."""
     END = 7
     """End of the program."""
+    SKIP = 8
+    """``n`` bits of each lane's literals are passed. No rows."""
+    ZERO = 9
+    """``n`` rows of zeros."""
 
+
+WITHOUT_ARGUMENT = {P0.SKIP: 6, P0.ZERO: 7}
+"""Operations that take no argument and have no number of their own: they are stored as GENERATE with these
+arguments."""
 
 INSTRUCTION = Record("instruction", {"count": 10, "argument": 3, "op": 3})
 """An instruction, 16 bits: ``n = count + 1``.
 
 A program is three streams. *Code*: instructions, packed into scratchpad words, first one lowest.
-*Literals*: scratchpad words whose byte i belongs to lane i, which reads it from the least significant bit
+*Literals*: scratchpad words whose byte i belongs to lane i, which reads it from its lowest bit
 up; bits left over by one instruction are the first of the next. *Coded*: the entropy engine's bits, bytes
 from their most significant bit down, each byte one address below the one before.
 
@@ -295,6 +311,12 @@ Code starts at the word address given when an inference starts, literals at anot
 just below the literals. All run through all layers in order: column group by column group, its records
 and then its weights, tap by tap. Columns beyond a layer's last channel have weights like any other (the
 compiler stores zeros)."""
+
+NEW_BITS = range(6)
+"""New bits a row that GENERATE takes."""
+
+WINDOW_BITS = 12
+"""Bits that a generated weight depends on."""
 
 SEEK_WORDS = 2
 """Words of literals that SEEK counts in, so that it reaches all of the largest scratchpad."""

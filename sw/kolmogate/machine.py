@@ -96,6 +96,7 @@ class Machine:
             literals,
             self.config.columns,
             entropy_engine=self.config.entropy_engines > 0,
+            generator=self.config.generator,
             cycles=limit,
         )
         size = DESCRIPTOR.size(self.config.columns)
