@@ -67,7 +67,9 @@ def compile(
     simplified = simplify(network)
     live = simplified.network if rewritten is None else simplify(rewritten).network
     lowered = lower(live)
-    plan = schedule(lowered, config)
+    # Filters that are folded are longer.
+    smallest = objective == "smallest" and max_cycles is None and max_bytes is None
+    plan = schedule(lowered, config, folding=not smallest)
     job = _Job(
         config,
         lowered,
@@ -83,7 +85,7 @@ def compile(
         if max_cycles is not None:
             raise UsageError("give a budget of cycles or of bytes, not both")
         return _fastest_within(job, coded, max_bytes)
-    if objective == "smallest" and max_cycles is None:
+    if smallest:
         return job.image(coded)
     try:
         fastest = job.image(literal)

@@ -129,7 +129,10 @@ def run(
         position_end = last_position(d, draining)
         next_position = transfer and batch_end
         tile_end = position_end or drain.row == machine.rows - 1
+        follows = transfer and not batch_end and tile_end and last_follows(machine, draining)
         drained = next_position and tile_end
+        if not residual.enabled:
+            drained = leaves_in_time(machine, drain, draining, next_position, tile_end)
         release = next_position and position_end
         written = writes(requantiser, residual)
 
@@ -163,7 +166,7 @@ def run(
         clock_columns(d, columns, step, last, final)
         clock_compute(machine, compute, step and last, drained)
         clock_constants(constants, accepted and group_made, release)
-        clock_drain(machine, drain, captured, transfer, batch_end, tile_end)
+        clock_drain(machine, drain, captured, transfer, batch_end, tile_end, follows)
         clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
         clock_writer(machine, d, writer, writing, written, start_layer)
         passing = residual.state == PASS
@@ -619,9 +622,31 @@ def clock_constants(constants: Registers, arrived: bool, release: bool) -> None:
 
 
 @njit(cache=True)
+def leaves_in_time(
+    machine: Registers, drain: Registers, counter: Registers, next_position: bool, tile_end: bool
+) -> bool:
+    """Whether what is left of a tile leaves before the next is captured, if that ends from now on."""
+    if machine.interval == 1:
+        rows = min(machine.rows - 1, CAPTURE_LATENCY * machine.requantisers // machine.columns)
+        enough = machine.rows - 1 - rows
+        return next_position and (drain.row == enough or (tile_end and drain.row < enough))
+    final = next_position and tile_end
+    if machine.interval <= CAPTURE_LATENCY:
+        return drain.follows or (final and counter.batch == 0)
+    return final
+
+
+@njit(cache=True)
 def clock_drain(
-    machine: Registers, drain: Registers, captured: int, transfer: bool, batch_end: bool, tile_end: bool
+    machine: Registers,
+    drain: Registers,
+    captured: int,
+    transfer: bool,
+    batch_end: bool,
+    tile_end: bool,
+    follows: bool,
 ) -> None:
+    drain.follows = follows
     if transfer or drain.skipping:
         row_end = (drain.column + 1) * machine.requantisers == machine.columns
         drain.column += 1
@@ -643,6 +668,13 @@ def clock_drain(
 def last_batch(machine: Registers, counter: Registers) -> bool:
     return (counter.batch + 1) * machine.requantisers == machine.columns or (
         counter.live <= machine.requantisers
+    )
+
+
+@njit(cache=True)
+def last_follows(machine: Registers, counter: Registers) -> bool:
+    return (counter.batch + 2) * machine.requantisers == machine.columns or (
+        counter.live <= 2 * machine.requantisers
     )
 
 
@@ -759,9 +791,9 @@ def clock_residual(
     elif state == COMPARE:
         residual.state = GIVE if residual.largest else MULTIPLY
     elif state == MULTIPLY:
-        residual.bit += 1
-        if residual.bit == machine.residual_bits:
-            residual.bit = 0
+        residual.digit += 1
+        if residual.digit == machine.residual_digits:
+            residual.digit = 0
             residual.state = ROUND
     elif state == ROUND:
         residual.state = MULTIPLY

@@ -33,7 +33,8 @@ _CYCLES_A_CALL = 1_000_000
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
 _FEEDER_DEPTH = 8
 _LITERAL_WORDS = 8
-_RESIDUAL_BITS = 9
+# By whether the requantisers are pipelined.
+_RESIDUAL_DIGITS = {False: 9, True: 3}
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
         "word_grain": WORD_GRAIN,
-        "residual_bits": _RESIDUAL_BITS,
+        "residual_digits": _RESIDUAL_DIGITS[requantiser_interval(config) == 1],
         "literal_words": _LITERAL_WORDS,
         "words_held": 2 if config.generator else 1,
     }

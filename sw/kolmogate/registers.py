@@ -19,8 +19,8 @@ MACHINE = _registers(
     "word_grain",
     # words of literals that are read ahead, and those that the lanes hold before the newest
     *("literal_words", "words_held"),
-    # bits of a difference in the residual adder, which takes one a cycle
-    "residual_bits",
+    # digits of a difference in the residual adder, which takes one a cycle
+    "residual_digits",
 )
 """The parameters of the machine."""
 
@@ -76,10 +76,10 @@ STATE = np.dtype(
         ("code", _registers("index", "asking", "answers", "valid")),
         ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
         ("constants", _registers("here", "arrived", "readable")),
-        ("drain", _registers("draining", "skipping", "row", "column")),
+        ("drain", _registers("draining", "skipping", "row", "column", "follows")),
         ("draining", _COUNTER),
         ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
-        ("residual", _registers("enabled", "largest", "state", "bit", "index", "answers")),
+        ("residual", _registers("enabled", "largest", "state", "digit", "index", "answers")),
         ("writer", _registers("position", "group", "address", "port_valid", "finished", "done")),
         ("writing", _COUNTER),
     ]
