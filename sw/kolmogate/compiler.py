@@ -11,7 +11,7 @@ from .config import MachineConfig
 from .cycles import cycles
 from .errors import InputError, UsageError
 from .image import Activation, Image, LayerReport, Section
-from .isa import ADDRESS_BITS, DESCRIPTOR, P0, RESIDUAL, STORED_CONSTANTS, Opcode, store_constants
+from .isa import ADDRESS_BITS, P0, STORED_CONSTANTS, Opcode, store_constants, store_descriptor
 from .lower import lower
 from .network import Network, Weighted
 from .programs.p0 import assemble
@@ -187,7 +187,7 @@ class _Job:
         ]
         program = assemble(writer.instructions, writer.rows, config.columns)
         contents = {
-            "descriptors": b"".join(_pack(fields, config) for fields in descriptors),
+            "descriptors": b"".join(store_descriptor(fields, config.columns) for fields in descriptors),
             "coded": program.coded,
             "literals": program.literals,
             "code": program.code,
@@ -284,11 +284,6 @@ def _descriptors(plan: Schedule, addresses: Mapping[str, int]) -> list[dict[str,
             }
         )
     return [*descriptors, {"opcode": Opcode.END}]
-
-
-def _pack(fields: Mapping[str, int], config: MachineConfig) -> bytes:
-    record = RESIDUAL if fields["opcode"] == Opcode.RESIDUAL else DESCRIPTOR
-    return record.pack(**fields).to_bytes(DESCRIPTOR.size(config.columns), "little")
 
 
 def _material(layer: Layer, config: MachineConfig) -> Material:
