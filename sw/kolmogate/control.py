@@ -23,6 +23,7 @@ __all__ = [
     "RESIDUAL",
     "ROWS",
     "RUNNING",
+    "SEEK",
     "STOP",
     "STUCK",
     "run",
@@ -46,7 +47,7 @@ CODE, LITERALS, CODED, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
 READS = ACTIVATIONS_1 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
 
 # Kinds of instructions: those that make rows, those that only take the time to be fetched.
-STOP, ROWS, PREDICT, LOOP = range(4)
+STOP, ROWS, PREDICT, LOOP, SEEK = range(5)
 
 
 @njit(cache=True)
@@ -491,9 +492,16 @@ def clock_decoder(
     free = not decoder.running or (step and decoder.left == 0)
     instruction = program[code.index]
     looping = instruction.kind == LOOP
-    take = code.valid and (free or looping)
+    seeking = instruction.kind == SEEK
+    # SEEK withdraws no request that waits for its grant.
+    settled = literals.room == 0 or granted & LITERALS != 0
+    take = code.valid and (free or looping) and (not seeking or settled)
 
     clock_literals(literals, decoder.bits, step and literal, granted & LITERALS != 0)
+    if take and seeking:
+        literals.room, literals.answers = machine.literal_words, 0
+        literals.written, literals.taken, literals.present = 0, 0, 0
+        literals.primed, literals.position = 0, 0
     columns.written += decoder.valid and ready and not decoder.of_records
     if ready:
         decoder.valid = 0

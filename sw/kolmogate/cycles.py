@@ -129,6 +129,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
         "residual_bits": _RESIDUAL_BITS,
+        "literal_words": _LITERAL_WORDS,
     }
     return _records(registers.MACHINE, [values])
 
@@ -183,6 +184,10 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
     return _records(registers.DESCRIPTOR, descriptors)
 
 
+_INSTRUCTIONS = {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT, P0.SEEK: control.SEEK}
+"""Those that make no rows."""
+
+
 def _program(
     image: Image,
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -200,9 +205,7 @@ def _program(
         for _, instruction in walk(words):
             if instruction.op == P0.END or len(instructions) > LONGEST_PROGRAM:
                 break
-            made = {
-                "kind": {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT}.get(instruction.op, control.ROWS)
-            }
+            made = {"kind": _INSTRUCTIONS.get(instruction.op, control.ROWS)}
             if made["kind"] == control.ROWS:
                 reader.step()
                 made |= {

@@ -15,6 +15,8 @@ MACHINE = _registers(
     "interval",
     # scratchpad words of a descriptor
     "descriptor_words",
+    # words of literals that are read ahead
+    "literal_words",
     # bits of a difference in the residual adder, which takes one a cycle
     "residual_bits",
 )

@@ -1,5 +1,6 @@
 """Whole networks on the RTL behind the driver: bytes equal golden, cycles as the model says."""
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from kolmogate import golden
 from kolmogate.bench import ANCHORS, bench
+from kolmogate.network import Conv2D
+from kolmogate.random_network import random_network
 
 LIMITS = {
     "kws_ref_model": (250_000, 120_000, 32_000),
@@ -63,6 +66,22 @@ def test_keyword_network_takes_the_cycles_of_the_model(objective, models_folder)
         loaded(np.zeros((1, *image.input.tensor.shape), np.int8))
     assert loaded.layers == predicted
     assert loaded.cycles == [sum(layer.total for layer in predicted)]
+
+
+def test_filters_deeper_than_the_column_buffer_take_the_cycles_of_the_model():
+    """They are made again for each tile: with SEEK, which the model knows."""
+    config = dataclasses.replace(kolmogate.configuration("up5k"), column_buffer_depth=32)
+    networks = [random_network(seed, kinds=[Conv2D], length=3) for seed in range(6)]
+    images = [kolmogate.compile(network, config, objective="fastest") for network in networks]
+    assert sum("SEEK" in layer.instructions for image in images for layer in image.layers) >= 4
+    with kolmogate.open("rtl", config) as device:
+        for network, image in zip(networks, images, strict=True):
+            loaded = device.load(image)
+            predicted = loaded.layers
+            x = np.random.default_rng(1).integers(-128, 128, (1, *image.input.tensor.shape), np.int8)
+            assert (loaded(x) == golden.run(network, x)).all()
+            for measured, layer in zip(loaded.layers, predicted, strict=True):
+                assert abs(measured.total - layer.total) <= 2
 
 
 @pytest.mark.slow
