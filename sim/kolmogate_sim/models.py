@@ -164,8 +164,8 @@ def random_layer(
 ) -> dict[str, int]:
     """A small ARRAY layer whose input and output lie within a memory of ``memory_bytes``.
 
-    Inputs may be anywhere (in word mode on words) and overlap, steps of either sign but within a line; outputs are apart,
-    at multiples of Q bytes. Fields in ``fixed`` are as given.
+    Inputs may be anywhere (in word mode on words) and overlap, steps of either sign but within a line;
+    outputs are apart, at multiples of Q bytes. Fields in ``fixed`` are as given.
     """
     word_mode = fixed.get("word_mode", source.randrange(2))
     grain = config.columns if word_mode else 1
