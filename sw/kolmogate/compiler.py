@@ -213,9 +213,10 @@ class _Job:
     dropped: tuple[Dropped, ...]
 
     def candidates(self) -> list[list[Candidate]]:
-        """All choices for each layer."""
+        """All choices for each layer that the machine runs."""
         progress = tqdm(self.materials, desc="candidates", delay=2, leave=False, disable=None)
-        return [candidates(material, self.config.columns) for material in progress]
+        tried = (candidates(material, self.config.columns) for material in progress)
+        return [layer if self.config.entropy_engines else layer[:1] for layer in tried]
 
     def paces(self, times: Sequence[LayerCycles]) -> list[Pace]:
         """The array's work on each layer, which took ``times``."""

@@ -91,7 +91,7 @@ def test_layers_that_must_not_wait():
 
 def test_waits():
     """What the estimate is made of: short work is hidden, long work shows, two groups are made ahead."""
-    assert not waits([Pace(2, 1000, 10, 10)] * 3, [0, 900, 900])[1:].any()
+    assert not waits([Pace(2, 4000, 10, 10)] * 3, [0, 900, 900]).any()
     first, second = waits([Pace(1, 1000, 10, 0), Pace(1, 1000, 10, 0)], [0, 5000])
     assert first == 0
     assert second == ENGINE_START + 5000 - 1000 - 100

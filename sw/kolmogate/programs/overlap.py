@@ -41,7 +41,9 @@ class Pace(NamedTuple):
 
 def waits(paces: Sequence[Pace], engine_cycles: Sequence[int]) -> npt.NDArray[np.float64]:
     """Cycles that the array waits in each layer, if the entropy engine takes so many for its program."""
-    return _waits(np.array(paces, np.float64), np.array(engine_cycles, np.float64))
+    return _waits(
+        np.array(paces, np.float64).reshape(-1, len(Pace._fields)), np.array(engine_cycles, np.float64)
+    )
 
 
 @njit(cache=True)
