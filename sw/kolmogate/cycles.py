@@ -14,7 +14,7 @@ from . import control, registers
 from .config import MachineConfig
 from .errors import InputError
 from .image import Image
-from .isa import COUNTS, DESCRIPTOR, P0, RESIDUAL, WORD_GRAIN, Opcode, window_taps
+from .isa import COUNTS, DESCRIPTOR, P0, WORD_GRAIN, Opcode, window_taps
 from .machine_arithmetic import requantiser_interval
 from .programs.p0 import ProgramEnd, code_words, walk
 from .programs.reader import Reader
@@ -175,10 +175,8 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
         if opcode == Opcode.ARRAY:
             tiles = -(-fields["x_count"] * fields["y_count"] // image.config.rows)
             least += tiles * -(-fields["channels"] // image.config.columns) * window_taps(fields)
-        elif opcode == Opcode.RESIDUAL:
-            if not image.config.residual_adder:
-                raise InputError("the device has no residual adder: compile the image again")
-            fields = RESIDUAL.unpack(DESCRIPTOR.pack(**fields))
+        elif opcode == Opcode.RESIDUAL and not image.config.residual_adder:
+            raise InputError("the device has no residual adder: compile the image again")
         descriptors.append({**fields, "kind": _KINDS[opcode]})
         if opcode == Opcode.END:
             break

@@ -18,11 +18,13 @@ __all__ = [
     "CONSTANTS",
     "COUNTS",
     "DESCRIPTOR",
+    "FILL",
     "HISTORY_ROWS",
     "INSTRUCTION",
     "NEW_BITS",
     "NO_PREDICTION",
     "P0",
+    "RECORDS",
     "RECORD_WORDS",
     "RESIDUAL",
     "RESIDUAL_FRACTION",
@@ -36,7 +38,9 @@ __all__ = [
     "ErrorCode",
     "Opcode",
     "Record",
+    "load_descriptor",
     "store_constants",
+    "store_descriptor",
     "window_taps",
 ]
 
@@ -161,7 +165,8 @@ DESCRIPTOR = Record(
         "outer_count": 10,
         "outer_step": ADDRESS_BITS,
         "inner_count": 10,
-        "inner_step": ADDRESS_BITS,
+        # From one position to the next, which is never back.
+        "inner_step": 14,
         "run": 14,
         # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
         # input words g*columns bytes further on.
@@ -171,7 +176,21 @@ DESCRIPTOR = Record(
         "maximum!": 8,
     },
 )
-"""One layer. Stored at whole scratchpad words, in order of execution."""
+"""One layer. Stored at whole scratchpad words, in order of execution; `RECORDS` are the other kinds of
+descriptors, which take no more words than they need."""
+
+FILL = Record(
+    "fill",
+    {
+        "opcode": 3,
+        "y_count": 12,
+        "run": 14,
+        "output_base": ADDRESS_BITS,
+        "output_step": ADDRESS_BITS,
+        "zero_point!": 8,
+    },
+)
+"""The lines of a border."""
 
 RESIDUAL = Record(
     "residual",
@@ -200,6 +219,32 @@ RESIDUAL = Record(
 ``x`` is the operand's byte."""
 
 RESIDUAL_FRACTION = 24
+
+RECORDS = {
+    Opcode.END: Record("end", {"opcode": 3}),
+    Opcode.ARRAY: DESCRIPTOR,
+    Opcode.FILL: FILL,
+    Opcode.RESIDUAL: RESIDUAL,
+}
+"""How each kind of descriptor is stored; none is longer than `DESCRIPTOR`."""
+
+
+def store_descriptor(fields: Mapping[str, int], columns: int) -> bytes:
+    """A descriptor as it is stored, in whole scratchpad words; raises `ValueError` as `Record.pack` does."""
+    record = RECORDS[Opcode(fields["opcode"])]
+    return record.pack(**fields).to_bytes(record.size(columns), "little")
+
+
+def load_descriptor(data: bytes, columns: int) -> tuple[dict[str, int], int]:
+    """The fields of the descriptor that ``data`` begins with, and the bytes that it takes.
+
+    What has no opcode of `Opcode` is taken for an ARRAY descriptor.
+    """
+    word = int.from_bytes(data[: DESCRIPTOR.size(columns)], "little")
+    opcode = DESCRIPTOR.unpack(word)["opcode"]
+    record = RECORDS[Opcode(opcode)] if opcode in RECORDS else DESCRIPTOR
+    return record.unpack(word), record.size(columns)
+
 
 COUNTS = {
     Opcode.END: (),

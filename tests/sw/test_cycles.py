@@ -10,7 +10,7 @@ from kolmogate.config import CONFIGURATIONS, MachineConfig, configuration
 from kolmogate.cycles import cycles
 from kolmogate.errors import InputError
 from kolmogate.image import Image, Section
-from kolmogate.isa import DESCRIPTOR, INSTRUCTION, P0, RESIDUAL, Opcode, window_taps
+from kolmogate.isa import DESCRIPTOR, INSTRUCTION, P0, Opcode, store_descriptor, window_taps
 from kolmogate.network import Add, AveragePool2D, Conv2D, Dense, DepthwiseConv2D, MaxPool2D
 from kolmogate.random_network import random_network
 from kolmogate.tflite_import import load_tflite
@@ -92,16 +92,14 @@ def test_layers_without_descriptors(image):
 
 def test_a_residual_addition_without_an_adder(image):
     bare = dataclasses.replace(image, config=dataclasses.replace(image.config, residual_adder=False))
-    size = DESCRIPTOR.size(image.config.columns)
-    record = RESIDUAL.pack(opcode=Opcode.RESIDUAL).to_bytes(size, "little")
+    record = store_descriptor({"opcode": Opcode.RESIDUAL}, image.config.columns)
     with pytest.raises(InputError, match="no residual adder"):
         cycles(replaced(bare, "descriptors", record))
 
 
 def test_descriptors_without_end(image):
     data = image.sections["descriptors"].data
-    size = DESCRIPTOR.size(image.config.columns)
-    section = Section(image.sections["descriptors"].address, data[:-size])
+    section = Section(image.sections["descriptors"].address, data[: -image.config.columns])
     with pytest.raises(InputError, match="no END"):
         cycles(dataclasses.replace(image, sections={**image.sections, "descriptors": section}))
 

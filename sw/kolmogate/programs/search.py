@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ..isa import HISTORY_ROWS, INSTRUCTION, P0
 from .computed import Computed
 from .entropy import Coder, Reference
+from .overlap import Pace, waits
 from .p0 import (
     EIGHTHS,
     MAXIMUM_ROWS,
@@ -48,6 +49,8 @@ __all__ = [
 Int8Array = npt.NDArray[np.int8]
 
 NOTHING = (Reference(), Reference())
+NEVER = 1e3
+"""How many cycles one counts for in which a layer waits that must not."""
 LONGEST_LOOP = 8
 
 MAXIMUM_TAPS = (LONGEST_LOOP - 1) * MAXIMUM_ROWS
@@ -133,32 +136,56 @@ def candidates(material: Material, columns: int) -> list[Candidate]:
     return found
 
 
-def select(layers: Sequence[Sequence[Candidate]], hidden: Sequence[int], allowance: int) -> list[Candidate]:
+def select(
+    layers: Sequence[Sequence[Candidate]],
+    paces: Sequence[Pace],
+    allowance: int,
+    never: Sequence[bool] | None = None,
+) -> list[Candidate]:
     """The candidate of each layer whose bits together are least within an allowance of further cycles.
 
-    ``hidden`` are the cycles of each layer that decoding need not exceed to be free. A Lagrangian: the price
-    of a cycle in bits falls until the allowance is used up.
+    Cycles are those of `overlap.waits`, further than where the engine has least to do; ``never`` tells of
+    layers in which no tap may wait. A Lagrangian: the price of a cycle in bits falls until the allowance is
+    used up; at each price layers change one at a time, until none gains.
     """
+    weight = np.where(never, NEVER, 1.0) if never else np.ones(len(layers))
 
-    def extra(candidate: Candidate, free: int) -> int:
-        return max(0, candidate.engine_cycles - free)
+    def spent(chosen: Sequence[Candidate]) -> npt.NDArray[np.float64]:
+        return waits(paces, [one.engine_cycles for one in chosen])
 
-    def at(price: float) -> list[Candidate]:
-        return [
-            min(layer, key=lambda one: (one.bits + price * extra(one, free), extra(one, free)))
-            for layer, free in zip(layers, hidden, strict=True)
-        ]
+    least = [min(layer, key=lambda one: one.engine_cycles) for layer in layers]
+    unavoidable = spent(least)
 
-    def cost(chosen: list[Candidate]) -> int:
-        return sum(extra(one, free) for one, free in zip(chosen, hidden, strict=True))
+    def at(price: float, chosen: list[Candidate]) -> list[Candidate]:
+        chosen, changed = list(chosen), True
+        while changed:
+            changed = False
+            for index, layer in enumerate(layers):
+                costs = []
+                for one in layer:
+                    further = spent([*chosen[:index], one, *chosen[index + 1 :]]) - unavoidable
+                    costs.append(one.bits + price * float((weight * further.clip(min=0)).sum()))
+                better = layer[int(np.argmin(costs))]
+                if min(costs) < costs[layer.index(chosen[index])] - 1e-6:
+                    chosen[index], changed = better, True
+        return chosen
 
-    low, high = 0.0, 1e6
-    if cost(at(low)) <= allowance:
-        return at(low)
-    for _ in range(60):
+    def fits(chosen: Sequence[Candidate]) -> bool:
+        further = (weight * (spent(chosen) - unavoidable).clip(min=0)).sum()
+        return bool(further <= allowance)
+
+    smallest = [min(layer, key=lambda one: one.bits) for layer in layers]
+    if fits(smallest):
+        return smallest
+    best, low, high = least, -10.0, 10.0
+    for _ in range(12):
         middle = (low + high) / 2
-        low, high = (low, middle) if cost(at(middle)) <= allowance else (middle, high)
-    return at(high)
+        chosen = at(2**middle, best)
+        if fits(chosen):
+            best, high = min(best, chosen, key=lambda these: sum(one.bits for one in these)), middle
+        else:
+            low = middle
+    return best
 
 
 class Writer:
