@@ -119,7 +119,8 @@ IDENTITY = Record(
         "column_buffer_depth": 14,
         "entropy_engines": 1,
         "residual_adder": 1,
-        "scratchpad_bytes": 24,
+        "generator": 1,
+        "scratchpad_bytes": 23,
     },
 )
 """The protocol version and the fields of `MachineConfig` that an image depends on."""

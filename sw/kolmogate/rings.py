@@ -23,6 +23,8 @@ RING_BYTES = RING_PAGES * PAGE_BYTES
 RINGS = {"coded": 1, "literals": 2, "code": 3}
 """Which quarter each stream has of the last `BLOCK_BYTES` of the scratchpad, at a multiple of as many."""
 
+WORDS_AHEAD = 2
+
 BLOCK_BYTES = (len(RINGS) + 1) * RING_BYTES
 
 
@@ -35,12 +37,12 @@ def ring_addresses(config: MachineConfig) -> dict[str, int]:
 def padded(program: Program, columns: int) -> Program:
     """The streams as they are fed: in whole pages, with zeros in the place of what readers take ahead.
 
-    That is a word: lanes hold the next one before they give out the last bits of a word, and the last bits
-    of the coded stream need not be stored.
+    The lanes hold `WORDS_AHEAD` words before they give out a bit of the one before these; and the last bits of
+    the coded stream need not be stored.
     """
 
     def pages(stream: bytes) -> int:
-        return -(-(len(stream) + columns) // PAGE_BYTES) * PAGE_BYTES
+        return -(-(len(stream) + WORDS_AHEAD * columns) // PAGE_BYTES) * PAGE_BYTES
 
     return Program(
         program.code.ljust(pages(program.code), b"\0"),

@@ -71,7 +71,7 @@ def test_what_is_fed_is_the_stream(source: random.Random) -> None:
             assert found == expected
             original = getattr(program, stream.name)
             assert original in (expected[: len(original)], expected[len(expected) - len(original) :])
-            assert len(expected) >= len(original) + 8
+            assert len(expected) >= len(original) + 16
 
 
 @pytest.mark.parametrize("config", CONFIGURATIONS.values(), ids=lambda config: config.name)

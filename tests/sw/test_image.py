@@ -14,7 +14,8 @@ from kolmogate.config import configuration
 from kolmogate.container import VERSION, from_bytes, load_image, save_image, to_bytes
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.image import Section
-from kolmogate.isa import COUNTS, DESCRIPTOR, INSTRUCTION, P0, Opcode
+from kolmogate.isa import COUNTS, Opcode, store_descriptor
+from kolmogate.programs import p0
 from kolmogate.report import describe
 
 HEADER = struct.Struct("<8sHII")
@@ -252,18 +253,17 @@ def replaced(image, name, data):
 
 @pytest.mark.parametrize("field", COUNTS[Opcode.ARRAY])
 def test_descriptors_that_count_nothing_are_refused(field, image):
-    size = DESCRIPTOR.size(image.config.columns)
-    packed = [DESCRIPTOR.pack(**fields) for fields in image.descriptors()]
-    index = next(i for i, fields in enumerate(image.descriptors()) if fields["opcode"] == Opcode.ARRAY)
-    packed[index] = DESCRIPTOR.pack(**{**image.descriptors()[index], field: 0})
-    damaged = replaced(image, "descriptors", b"".join(word.to_bytes(size, "little") for word in packed))
+    descriptors = image.descriptors()
+    next(fields for fields in descriptors if fields["opcode"] == Opcode.ARRAY)[field] = 0
+    packed = b"".join(store_descriptor(fields, image.config.columns) for fields in descriptors)
+    damaged = replaced(image, "descriptors", packed)
     with pytest.raises(InputError, match=f"the descriptor of layer 'conv_2d_0' has a {field} of 0"):
         from_bytes(to_bytes(damaged))
 
 
 def test_programs_of_other_rows_are_refused(image):
     code = image.sections["code"].data
-    zero = INSTRUCTION.pack(op=P0.ZERO, count=0).to_bytes(2, "little")
+    zero = p0.zero(1).encode().to_bytes(2, "little")
     with pytest.raises(InputError, match=r"the weight program makes \d+ rows, the layers take"):
         from_bytes(to_bytes(replaced(image, "code", zero + code[2:])))
     with pytest.raises(InputError, match="the weight program has no END"):
