@@ -99,6 +99,7 @@ class Core(wiring.Component):
             drain.start.eq(sequencer.start_layer),
             filler.start.eq(sequencer.start_fill),
             drain.start_residual.eq(sequencer.start_residual),
+            drain.row.eq(sequencer.row),
             drain.residual.eq(sequencer.residual),
             fetcher.descriptor.eq(sequencer.descriptor),
             compute.descriptor.eq(sequencer.descriptor),

@@ -11,7 +11,7 @@ from .ports import ReadPort, write_port
 from .positions import BatchCounter
 from .records import struct_layout
 from .requantiser import Requantiser
-from .residual import ResidualAdder
+from .residual import ROWS, ResidualAdder
 from .writer import OutputWriter
 
 __all__ = ["Drain"]
@@ -26,7 +26,7 @@ class Drain(wiring.Component):
     drained : high for one cycle when the last live output of the tile has left them.
     accumulators, shift : the array's draining end.
     records : rows of constants from the weight decoder.
-    start_residual, residual : add a tensor to the outputs of the layer that starts next.
+    start_residual, row, residual : add a tensor to the outputs of the layer that starts next.
     done : high for one cycle when the layer's last output is in the scratchpad.
 
     Throughput: Q outputs per requantiser interval; columns beyond the layer's last channel pass at one
@@ -53,6 +53,7 @@ class Drain(wiring.Component):
                 "done": Out(1),
                 "records": In(stream.Signature(record_row(config))),
                 "start_residual": In(1),
+                "row": In(range(ROWS)),
                 "residual": In(struct_layout(RESIDUAL)),
                 "residual_port": Out(ReadPort(config)),
                 "write_port": Out(write_port(config)),
@@ -88,12 +89,16 @@ class Drain(wiring.Component):
             wiring.connect(m, residual.port, wiring.flipped(self.residual_port))
             m.d.comb += [
                 residual.start.eq(self.start_residual),
+                residual.row.eq(self.row),
                 residual.record.eq(self.residual),
                 residual.address.eq(writer.address),
                 residual.done.eq(writer.done),
+                writer.accept.eq(residual.i.valid & residual.i.ready),
+                writer.late.eq(residual.adding),
             ]
         else:
             wiring.connect(m, requantiser.o, writer.i)
+            m.d.comb += writer.accept.eq(writer.i.valid)
 
         # `draining` offers a batch; `skipping` shifts the dead columns of a position out of the way. The
         # batch address runs one cycle ahead of the batch, for the constants memory.

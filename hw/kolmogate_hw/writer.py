@@ -18,12 +18,15 @@ class OutputWriter(wiring.Component):
 
     Output positions start at multiples of Q bytes. ``i`` is always ready: the write port must grant at
     once (highest priority). ``done`` is high for one cycle when the layer's last word has been written.
-    ``address`` is where the next batch goes.
+    ``accept`` is high in the cycle in which a batch's way to ``address`` begins: that in which it is at
+    ``i``, or, while ``late`` is high, an earlier one; the next is accepted when it was at ``i``.
     """
 
     i: stream.Interface
     start: Signal
     done: Signal
+    accept: Signal
+    late: Signal
     address: Signal
 
     def __init__(self, config: MachineConfig) -> None:
@@ -33,6 +36,8 @@ class OutputWriter(wiring.Component):
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
                 "i": In(stream.Signature(data.ArrayLayout(8, config.requantisers))),
+                "accept": In(1),
+                "late": In(1),
                 "port": Out(write_port(config)),
                 "done": Out(1),
                 "address": Out(ADDRESS_BITS),
@@ -52,14 +57,14 @@ class OutputWriter(wiring.Component):
         m.d.comb += [
             counter.start.eq(self.start),
             counter.descriptor.eq(descriptor),
-            counter.next_batch.eq(self.i.valid & ~last.batch),
-            counter.next_position.eq(self.i.valid & last.batch),
+            counter.next_batch.eq(self.accept & ~last.batch),
+            counter.next_position.eq(self.accept & last.batch),
             self.i.ready.eq(1),
         ]
         position = Signal(ADDRESS_BITS, reset_less=True)
         group = Signal(ADDRESS_BITS, reset_less=True)
         address = self.address
-        with m.If(self.i.valid):
+        with m.If(self.accept):
             m.d.sync += address.eq(address + lanes)
             with m.If(last.batch):
                 following = Signal(ADDRESS_BITS)
@@ -81,6 +86,26 @@ class OutputWriter(wiring.Component):
                 address.eq(descriptor.output_base),
             ]
 
+        # What becomes of the batch that is accepted, and of the one at ``i``.
+        what = data.StructLayout(
+            {"slot": range(slots), "live": lanes, "flush": 1, "finish": 1},
+        )
+        accepted = Signal(what)
+        held = Signal(what, reset_less=True)
+        present = Signal(what)
+        m.d.comb += [
+            accepted.slot.eq(address[batch_bits:lane_bits]),
+            accepted.live.eq(last.live),
+            accepted.flush.eq(last.batch | (accepted.slot == slots - 1)),
+            accepted.finish.eq(last.batch & last.position & last.group),
+            present.eq(accepted),
+        ]
+        with m.If(self.accept):
+            m.d.sync += [held.eq(accepted), self.port.payload.address.eq(address[lane_bits:])]
+        if config.residual_adder:
+            with m.If(self.late):
+                m.d.comb += present.eq(held)
+
         # The word being collected, and which of its bytes are there. The port takes it in the cycle after the
         # last, in which the next may begin.
         word = Signal(8 * config.columns, reset_less=True)
@@ -88,26 +113,23 @@ class OutputWriter(wiring.Component):
         filled = Signal(config.columns)
         flush = Signal()
         finished = Signal()
-        slot = address[batch_bits:lane_bits]
         for s in range(slots):
             here = Signal(name=f"slot_{s}")
             m.d.comb += [
-                here.eq(self.i.valid & (slot == s)),
-                filled[lanes * s : lanes * (s + 1)].eq(Mux(here, last.live, 0)),
+                here.eq(self.i.valid & (present.slot == s)),
+                filled[lanes * s : lanes * (s + 1)].eq(Mux(here, present.live, 0)),
             ]
             with m.If(here):
                 m.d.sync += word[8 * lanes * s : 8 * lanes * (s + 1)].eq(self.i.payload.as_value())
         m.d.comb += [
-            flush.eq(self.i.valid & (last.batch | (slot == slots - 1))),
+            flush.eq(self.i.valid & present.flush),
             self.port.payload.data.eq(word),
             self.port.payload.mask.eq(mask),
         ]
         m.d.sync += [
             mask.eq(Mux(self.port.valid, 0, mask) | filled),
             self.port.valid.eq(flush),
-            finished.eq(flush & last.batch & last.position & last.group),
+            finished.eq(flush & present.finish),
             self.done.eq(finished),
         ]
-        with m.If(flush):
-            m.d.sync += self.port.payload.address.eq(address[lane_bits:])
         return m

@@ -148,7 +148,8 @@ def store(
 def fill(layer: Layer, memory: npt.NDArray[np.uint8]) -> None:
     """Execute a FILL descriptor."""
     for line in range(layer["y_count"]):
-        start = (layer["output_base"] + line * layer["output_step"]) % (1 << ADDRESS_BITS)
+        pitch = layer["run"] + layer["output_step"]
+        start = (layer["output_base"] + line * pitch) % (1 << ADDRESS_BITS)
         memory[start : start + layer["run"]] = layer["zero_point"] & 0xFF
 
 

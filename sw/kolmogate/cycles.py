@@ -14,7 +14,7 @@ from . import control, registers
 from .config import MachineConfig
 from .errors import InputError
 from .image import Image
-from .isa import COUNTS, DESCRIPTOR, P0, RESIDUAL, Opcode, window_taps
+from .isa import DESCRIPTOR, P0, Opcode, counts_nothing, window_taps
 from .machine_arithmetic import requantiser_interval
 from .programs.p0 import ProgramEnd, code_words, walk
 from .programs.reader import Reader
@@ -33,7 +33,7 @@ _CYCLES_A_CALL = 1_000_000
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
 _FEEDER_DEPTH = 8
 _LITERAL_WORDS = 8
-_RESIDUAL_BITS = 9
+_RESIDUAL_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         **{name: getattr(config, name) for name in names if hasattr(config, name)},
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
-        "residual_bits": _RESIDUAL_BITS,
+        "residual_rows": _RESIDUAL_ROWS,
         "literal_words": _LITERAL_WORDS,
     }
     return _records(registers.MACHINE, [values])
@@ -162,15 +162,13 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
         if fields["opcode"] not in _KINDS:
             raise InputError(f"there is no descriptor opcode {fields['opcode']}: compile the image again")
         opcode = Opcode(fields["opcode"])
-        if any(fields[name] == 0 for name in COUNTS[opcode]):
+        if counts_nothing(fields):
             raise InputError("a descriptor counts nothing: compile the image again")
         if opcode == Opcode.ARRAY:
             tiles = -(-fields["x_count"] * fields["y_count"] // image.config.rows)
             least += tiles * -(-fields["channels"] // image.config.columns) * window_taps(fields)
-        elif opcode == Opcode.RESIDUAL:
-            if not image.config.residual_adder:
-                raise InputError("the device has no residual adder: compile the image again")
-            fields = RESIDUAL.unpack(DESCRIPTOR.pack(**fields))
+        elif opcode == Opcode.RESIDUAL and not image.config.residual_adder:
+            raise InputError("the device has no residual adder: compile the image again")
         descriptors.append({**fields, "kind": _KINDS[opcode]})
         if opcode == Opcode.END:
             break

@@ -13,8 +13,8 @@ from .config import MachineConfig
 from .errors import DeviceError, InputError, UsageError
 from .isa import (
     ADDRESS_BITS,
-    COUNTS,
     DESCRIPTOR,
+    FILL_UNIT,
     RESIDUAL,
     SHIFT_BASE,
     SHIFTS,
@@ -22,6 +22,7 @@ from .isa import (
     ErrorCode,
     Opcode,
     Record,
+    counts_nothing,
     window_taps,
 )
 from .machine_arithmetic import add_residual, requantise
@@ -140,14 +141,16 @@ class Machine:
             cycles = 0
         else:
             raise DeviceError(f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR)
-        if any(fields[name] == 0 for name in COUNTS[Opcode(fields["opcode"])]):
+        if counts_nothing(fields):
             raise DeviceError("a descriptor counts nothing", ErrorCode.BAD_DESCRIPTOR)
         return cycles
 
     def _fill(self, fields: dict[str, int]) -> None:
-        lines = fields["output_base"] + np.arange(fields["y_count"]) * fields["output_step"]
-        for line in lines:
-            self.memory[self._wrap(line + np.arange(fields["run"]))] = fields["zero_point"] & 0xFF
+        base, step, run = (
+            fields[name] // FILL_UNIT * FILL_UNIT for name in ("output_base", "output_step", "run")
+        )
+        for line in base + np.arange(fields["y_count"]) * (run + step):
+            self.memory[self._wrap(line + np.arange(run))] = fields["zero_point"] & 0xFF
 
     def _run_layer(self, fields: dict[str, int], reader: Reader, residual: dict[str, int] | None) -> None:
         config, depth, channels = self.config, window_taps(fields), fields["channels"]

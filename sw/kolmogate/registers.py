@@ -17,15 +17,15 @@ MACHINE = _registers(
     "descriptor_words",
     # words of literals that are read ahead
     "literal_words",
-    # bits of a difference in the residual adder, which takes one a cycle
-    "residual_bits",
+    # rows of a record as the residual adder takes it
+    "residual_rows",
 )
 """The parameters of the machine."""
 
 DESCRIPTOR = _registers(
     *("kind", "word_mode", "unit_weights", "stream_weights", "x_count", "y_count"),
     *("input_base", "input_step", "input_wrap", "output_base", "output_step", "output_wrap"),
-    *("outer_count", "outer_step", "inner_count", "inner_step", "run", "channels", "largest"),
+    *("outer_count", "outer_step", "inner_count", "inner_step", "run", "channels"),
 )
 """A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
 
@@ -41,8 +41,8 @@ _COUNTER = _registers("x", "y", "batch", "live", "group_channels")
 STATE = np.dtype(
     [
         ("core", _registers("cycles", "layer", "begun", "idle")),
-        ("sequencer", _registers("state", "index", "asked", "loaded", "answers")),
-        ("filler", _registers("busy", "line", "lines", "step", "run", "address", "left")),
+        ("sequencer", _registers("state", "index", "asked", "loaded", "answers", "row")),
+        ("filler", _registers("busy", "lines", "gap", "run", "address", "left")),
         (
             "fetcher",
             _registers(
@@ -69,8 +69,13 @@ STATE = np.dtype(
         ("drain", _registers("draining", "skipping", "row", "column")),
         ("draining", _COUNTER),
         ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
-        ("residual", _registers("enabled", "largest", "state", "bit", "index", "answers")),
-        ("writer", _registers("position", "group", "address", "port_valid", "finished", "done")),
+        ("residual", _registers("adding", "asked", "here", "rows_left", "full", "answers")),
+        (
+            "writer",
+            _registers(
+                *("position", "group", "address", "flush", "finish", "port_valid", "finished", "done"),
+            ),
+        ),
         ("writing", _COUNTER),
     ]
 )

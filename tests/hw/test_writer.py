@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
 from kolmogate.config import MachineConfig
 from kolmogate_hw.positions import BatchCounter
 from kolmogate_hw.writer import OutputWriter
@@ -80,8 +82,30 @@ def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], sourc
     simulate(dut, bench, cycles=20_000)
 
 
+class Prompt(wiring.Component):
+    """The writer of a machine where a batch is accepted as it comes."""
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.writer = OutputWriter(config)
+        ports = self.writer.signature.members
+        super().__init__({name: ports[name] for name in ("start", "descriptor", "i", "port", "done")})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.writer = writer = self.writer
+        wiring.connect(m, wiring.flipped(self.i), writer.i)
+        wiring.connect(m, writer.port, wiring.flipped(self.port))
+        m.d.comb += [
+            writer.start.eq(self.start),
+            writer.descriptor.eq(self.descriptor),
+            writer.accept.eq(writer.i.valid),
+            self.done.eq(writer.done),
+        ]
+        return m
+
+
 def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source: random.Random) -> None:
-    dut = OutputWriter(config)
+    dut = Prompt(config)
     memory = random_memory(source, MEMORY)
     expected = memory.copy()
     written: list[int] = []

@@ -213,7 +213,7 @@ def test_sums_whose_scales_are_too_far_apart_are_refused(chain):
     builder = chain(4, 4, 3).append(Add("", (), "", requantisation=far, clamp=(-128, 127)), (4, 4, 3))
     builder.operations[0] = dataclasses.replace(builder.operations[0], inputs=("input", "input"))
     message = refused(builder.network())
-    assert message.startswith("ADD 'add_0' cannot be run exactly: no 27-bit scales")
+    assert message.startswith("ADD 'add_0' cannot be run exactly: no two scales")
 
 
 def test_additions_go_with_the_operand_that_has_more_taps(chain):
