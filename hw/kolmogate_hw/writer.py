@@ -1,6 +1,6 @@
-"""The writer: puts requantised outputs back into the scratchpad, a word at a time."""
+"""The writer: puts requantised outputs back into the scratchpad, several at a time."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -14,7 +14,7 @@ __all__ = ["OutputWriter"]
 
 
 class OutputWriter(wiring.Component):
-    """Collects batches of Q outputs of neighbouring channels into words and writes them.
+    """Collects batches of Q outputs of neighbouring channels and writes ``config.written_bytes`` at once.
 
     Output positions start at multiples of Q bytes. ``i`` is always ready: the write port must grant at
     once (highest priority). ``done`` is high for one cycle when the layer's last word has been written.
@@ -87,16 +87,23 @@ class OutputWriter(wiring.Component):
             ]
 
         # What becomes of the batch that is accepted, and of the one at ``i``.
+        together = config.written_bytes // lanes
         what = data.StructLayout(
-            {"slot": range(slots), "live": lanes, "flush": 1, "finish": 1},
+            {
+                "slot": range(together),
+                "piece": range(slots // together),
+                "live": lanes,
+                "flush": 1,
+                "finish": 1,
+            },
         )
         accepted = Signal(what)
         held = Signal(what, reset_less=True)
         present = Signal(what)
         m.d.comb += [
-            accepted.slot.eq(address[batch_bits:lane_bits]),
+            Cat(accepted.slot, accepted.piece).eq(address[batch_bits:lane_bits]),
             accepted.live.eq(last.live),
-            accepted.flush.eq(last.batch | (accepted.slot == slots - 1)),
+            accepted.flush.eq(last.batch | (accepted.slot == together - 1)),
             accepted.finish.eq(last.batch & last.position & last.group),
             present.eq(accepted),
         ]
@@ -106,28 +113,30 @@ class OutputWriter(wiring.Component):
             with m.If(self.late):
                 m.d.comb += present.eq(held)
 
-        # The word being collected, and which of its bytes are there. The port takes it in the cycle after the
+        # The outputs being collected, and which of them are there. The port takes them in the cycle after the
         # last, in which the next may begin.
-        word = Signal(8 * config.columns, reset_less=True)
-        mask = Signal(config.columns)
-        filled = Signal(config.columns)
+        outputs = Signal(8 * config.written_bytes, reset_less=True)
+        piece = Signal.like(present.piece, reset_less=True)
+        mask = Signal(config.written_bytes)
+        filled = Signal(config.written_bytes)
         flush = Signal()
         finished = Signal()
-        for s in range(slots):
+        for s in range(together):
             here = Signal(name=f"slot_{s}")
             m.d.comb += [
                 here.eq(self.i.valid & (present.slot == s)),
                 filled[lanes * s : lanes * (s + 1)].eq(Mux(here, present.live, 0)),
             ]
             with m.If(here):
-                m.d.sync += word[8 * lanes * s : 8 * lanes * (s + 1)].eq(self.i.payload.as_value())
+                m.d.sync += outputs[8 * lanes * s : 8 * lanes * (s + 1)].eq(self.i.payload.as_value())
         m.d.comb += [
             flush.eq(self.i.valid & present.flush),
-            self.port.payload.data.eq(word),
-            self.port.payload.mask.eq(mask),
+            self.port.payload.data.eq(outputs.replicate(slots // together)),
+            self.port.payload.mask.eq(Cat(Mux(piece == p, mask, 0) for p in range(slots // together))),
         ]
         m.d.sync += [
             mask.eq(Mux(self.port.valid, 0, mask) | filled),
+            piece.eq(present.piece),
             self.port.valid.eq(flush),
             finished.eq(flush & present.finish),
             self.done.eq(finished),

@@ -768,8 +768,8 @@ def clock_writer(
     flush, finish = writer.flush, writer.finish
     if accept:
         batch_end = last_batch(machine, counter)
-        slot = (writer.address & (machine.columns - 1)) // machine.requantisers
-        writer.flush = batch_end or (slot + 1) * machine.requantisers == machine.columns
+        full = (writer.address + machine.requantisers) & (machine.written_bytes - 1) == 0
+        writer.flush = batch_end or full
         writer.finish = 0
         writer.address += machine.requantisers
         if batch_end:

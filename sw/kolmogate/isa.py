@@ -224,7 +224,7 @@ def window_taps(fields: Mapping[str, int]) -> int:
 
 
 CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6})
-"""Requantisation of one output channel: with ``a = accumulator + bias``,
+"""Requantisation of one output channel: with ``a = accumulator + bias``, of one bit more than an accumulator,
 
     y = clamp(zero_point + ((a * multiplier + 2**(shift-1) + nudge) >> shift), minimum, maximum)
 

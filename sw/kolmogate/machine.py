@@ -185,8 +185,8 @@ class Machine:
             for part in _chunks(span, depth * config.columns):
                 accumulators = self._accumulate(fields, windows[part], weights[:, index])
                 y = requantise(
-                    accumulators[:, :channels],
-                    constants["bias"],
+                    _wrapped(accumulators[:, :channels] + constants["bias"], config.accumulator_bits + 1),
+                    0,
                     constants["multiplier"],
                     constants["shift"],
                     single_rounding=bool(fields["single_rounding"]),
@@ -224,9 +224,13 @@ class Machine:
             # Sums of int8 products are exact in double precision.
             by_tap = weights.transpose(1, 0, 2).reshape(-1, groups * columns)
             total = (activations @ by_tap.astype(np.float64)).astype(np.int64)
-        # Accumulators wrap as registers do.
-        half = 1 << self.config.accumulator_bits - 1
-        return ((total + half) & (2 * half - 1)) - half
+        return _wrapped(total, self.config.accumulator_bits)
+
+
+def _wrapped(values: Int64Array, bits: int) -> Int64Array:
+    """Values as registers of so many bits hold them."""
+    half = 1 << bits - 1
+    return ((values + half) & (2 * half - 1)) - half
 
 
 def _positions(fields: dict[str, int], prefix: str) -> Int64Array:

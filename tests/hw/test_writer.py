@@ -131,10 +131,10 @@ def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source
             await ctx.tick()
             assert ctx.get(dut.done)
             np.testing.assert_array_equal(memory, expected, err_msg=name)
-            # Every word of a position once, and no other.
+            # What is written together of each position once, and nothing else.
             assert len(written) == sum(
-                (start + first + min(config.columns, layer["channels"] - first) - 1) // config.columns
-                - (start + first) // config.columns
+                (start + first + min(config.columns, layer["channels"] - first) - 1) // config.written_bytes
+                - (start + first) // config.written_bytes
                 + 1
                 for first in range(0, layer["channels"], config.columns)
                 for start in positions(layer, "output").tolist()
