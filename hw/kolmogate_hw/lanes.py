@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import INSTRUCTION, NO_PREDICTION, P0, SEEK_WORDS
 
+from .block_ram import UNDEFINED
 from .column_buffer import weight_row
 from .constants_buffer import record_row
 from .entropy_engine import EntropyEngine, Terms
@@ -366,7 +367,7 @@ class LiteralLanes(wiring.Component):
         )
         write = words.write_port()
         read = words.read_port(domain="comb")
-        following = Signal(8 * columns, reset_less=True)
+        following = Signal(8 * columns, name=UNDEFINED, reset_less=True)
         m.d.sync += following.eq(read.data)
 
         # Requests as long as there is room for their answers.

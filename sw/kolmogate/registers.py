@@ -16,6 +16,8 @@ MACHINE = _registers(
     "interval",
     # scratchpad words of a descriptor
     "descriptor_words",
+    # words of activations begin at multiples of so many bytes
+    "word_grain",
     # words of literals that are read ahead
     "literal_words",
     # rows of a record as the residual adder takes it
@@ -97,7 +99,7 @@ ROW = _registers(
 """Registers of an array row, in fetcher and feeder."""
 
 LANE = _registers(
-    *("request", "targets", "tag", "delayed", "answer", "pushed", "push"),
+    *("request", "targets", "tag", "delayed", "turned", "answer", "pushed", "turning", "push"),
     # not registers: from `look_ahead` to `clock_fetcher`
     *("placed", "visit", "live", "remaining", "wanted", "more", "reserved"),
 )
