@@ -377,7 +377,7 @@ def clock_fetcher(
         fetcher.group_base, fetcher.position = d.input_base, d.input_base
         fetcher.x, fetcher.y, fetcher.step = 0, 0, 0
         fetcher.outer, fetcher.inner = 0, 0
-        fetcher.outer_offset, fetcher.run_offset, fetcher.word_offset = 0, 0, 0
+        fetcher.run_offset, fetcher.word_offset = 0, 0
         fetcher.bytes_left = d.run
         fetcher.first_run, fetcher.first_word, fetcher.again = 1, 1, 0
 
@@ -395,10 +395,10 @@ def next_run(machine: Registers, d: Registers, fetcher: Registers) -> None:
     last_outer = fetcher.outer == d.outer_count - 1
     fetcher.inner = 0
     fetcher.outer += 1
-    fetcher.outer_offset += d.outer_step
-    fetcher.run_offset, fetcher.word_offset = fetcher.outer_offset, fetcher.outer_offset
+    fetcher.run_offset += d.outer_wrap
+    fetcher.word_offset = fetcher.run_offset
     if last_outer:
-        fetcher.outer, fetcher.outer_offset, fetcher.run_offset, fetcher.word_offset = 0, 0, 0, 0
+        fetcher.outer, fetcher.run_offset, fetcher.word_offset = 0, 0, 0
         fetcher.first_run = 1
         if fetcher.final_tile:
             fetcher.x, fetcher.y = 0, 0

@@ -158,9 +158,10 @@ DESCRIPTOR = Record(
         "output_step": ADDRESS_BITS,
         "output_wrap": ADDRESS_BITS,
         # Taps of a window, outermost loop first: outer_count times inner_count runs of `run` contiguous
-        # bytes (byte mode) or one word (word mode, run = columns).
+        # bytes (byte mode) or one word (word mode, run = columns). From the start of one to that of the next
+        # it is inner_step, from the last of the inner loop to the first of the next outer_wrap.
         "outer_count": 10,
-        "outer_step": ADDRESS_BITS,
+        "outer_wrap": ADDRESS_BITS,
         "inner_count": 10,
         "inner_step": ADDRESS_BITS,
         "run": 14,

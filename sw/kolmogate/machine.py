@@ -203,7 +203,8 @@ class Machine:
         """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns)."""
         columns = self.config.columns
         groups = len(weights)
-        outer = np.arange(fields["outer_count"]) * fields["outer_step"]
+        outer_step = fields["outer_wrap"] + (fields["inner_count"] - 1) * fields["inner_step"]
+        outer = np.arange(fields["outer_count"]) * outer_step
         inner = np.arange(fields["inner_count"]) * fields["inner_step"]
         runs = (outer[:, np.newaxis] + inner).ravel()
         if fields["word_mode"]:

@@ -28,7 +28,7 @@ MACHINE = _registers(
 DESCRIPTOR = _registers(
     *("kind", "word_mode", "unit_weights", "stream_weights", "x_count", "y_count"),
     *("input_base", "input_step", "input_wrap", "output_base", "output_step", "output_wrap"),
-    *("outer_count", "outer_step", "inner_count", "inner_step", "run", "channels"),
+    *("outer_count", "outer_wrap", "inner_count", "inner_step", "run", "channels"),
 )
 """A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
 
@@ -50,7 +50,7 @@ STATE = np.dtype(
             "fetcher",
             _registers(
                 *("walking", "channels_left", "group_base", "x", "y", "position", "step", "live_step"),
-                *("live_lanes", "final_tile", "outer", "inner", "outer_offset", "run_offset", "word_offset"),
+                *("live_lanes", "final_tile", "outer", "inner", "run_offset", "word_offset"),
                 *("bytes_left", "first_run", "first_word", "again"),
                 # not registers: from `look_ahead` to `clock_fetcher`
                 *("placing", "ended", "next_x", "next_y", "next_position", "last_step"),
