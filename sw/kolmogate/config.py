@@ -116,9 +116,10 @@ class MachineConfig:
 CONFIGURATIONS = {
     config.name: config
     for config in (
-        # What fits an iCE40UP5K; an entropy engine would not.
+        MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 1024, 36_000_000, tile_gap=True),
+        # What fits an iCE40UP5K: no entropy engine, shallower columns, accumulators for the sums that occur.
         MachineConfig(
-            "up5k",
+            "up5k-small",
             rows=2,
             columns=8,
             requantisers=1,
@@ -127,7 +128,7 @@ CONFIGURATIONS = {
             scratchpad_ports=1,
             column_buffer_depth=512,
             clock_hz=36_000_000,
-            accumulator_bits=24,
+            accumulator_bits=23,
             tile_gap=True,
             entropy_engines=0,
         ),
