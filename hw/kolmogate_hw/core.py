@@ -111,6 +111,8 @@ class Core(wiring.Component):
             *(compute.run[lane].eq(run) for lane, run in enumerate(fetcher.run)),
             fetcher.pop.eq(compute.pop),
             drain.captured.eq(compute.captured),
+            drain.final_tile.eq(compute.final_tile),
+            drain.last_row.eq(compute.last_row),
             compute.drained.eq(drain.drained),
             compute.shift.eq(drain.shift),
             drain.accumulators.eq(compute.accumulators),

@@ -23,6 +23,7 @@ class Drain(wiring.Component):
     Members
     -------
     captured : a tile has appeared in the shadow registers.
+    final_tile, last_row : it is the last of its column group; the last of its rows with a position.
     drained : high for one cycle when the last live output of the tile has left them.
     accumulators, shift : the array's draining end.
     records : rows of constants from the weight decoder.
@@ -35,6 +36,8 @@ class Drain(wiring.Component):
 
     start: Signal
     captured: Signal
+    final_tile: Signal
+    last_row: Signal
     drained: Signal
     shift: Signal
     done: Signal
@@ -47,6 +50,8 @@ class Drain(wiring.Component):
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
                 "captured": In(1),
+                "final_tile": In(1),
+                "last_row": In(range(config.rows)),
                 "drained": Out(1),
                 "accumulators": In(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
                 "shift": Out(1),
@@ -112,13 +117,14 @@ class Drain(wiring.Component):
         m.d.comb += [
             requantiser.i.valid.eq(draining & ~skipping & constants.ready),
             transfer.eq(requantiser.i.valid & requantiser.i.ready),
-            tile_end.eq(counter.last.position | (row == config.rows - 1)),
+            tile_end.eq(row == self.last_row),
+            counter.group_end.eq(tile_end & self.final_tile),
             self.shift.eq(transfer | skipping),
             counter.next_batch.eq(transfer & ~counter.last.batch),
             counter.next_position.eq(transfer & counter.last.batch),
             self.drained.eq(transfer & counter.last.batch & tile_end),
             constants.batch.eq(counter.batch),
-            constants.release.eq(counter.next_position & counter.last.position),
+            constants.release.eq(counter.next_position & counter.group_end),
             row_end.eq(column == batches - 1),
         ]
         with m.If(counter.next_batch):

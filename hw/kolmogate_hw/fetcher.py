@@ -172,6 +172,8 @@ class WindowFetcher(wiring.Component):
                     tag.last.eq(Mux(more[lane], columns - 1, remaining - 1)),
                     tag.window_end.eq(last_inner & last_outer & ~more[lane]),
                     tag.final_tile.eq(Mux(placing, ended, final_tile)),
+                    # Of the last live row, whose words the last row gets too.
+                    tag.last_row.eq(Cat(live[1:], step)),
                 ]
             reserved.append(Mux(advance & wanted, targets, 0))
             # Answers come two cycles after the grant, or three; their tags wait as long.

@@ -7,7 +7,7 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
 
 from .ports import write_port
-from .positions import BatchCounter
+from .positions import BatchCounter, PositionCounter
 from .records import struct_layout
 
 __all__ = ["OutputWriter"]
@@ -53,10 +53,13 @@ class OutputWriter(wiring.Component):
         batch_bits = lanes.bit_length() - 1
 
         m.submodules.counter = counter = BatchCounter(config)
+        m.submodules.positions = positions = PositionCounter()
         last = counter.last
+        for part in (counter, positions):
+            m.d.comb += [part.start.eq(self.start), part.descriptor.eq(descriptor)]
         m.d.comb += [
-            counter.start.eq(self.start),
-            counter.descriptor.eq(descriptor),
+            counter.group_end.eq(positions.end),
+            positions.next.eq(counter.next_position),
             counter.next_batch.eq(self.accept & ~last.batch),
             counter.next_position.eq(self.accept & last.batch),
             self.i.ready.eq(1),
@@ -69,10 +72,10 @@ class OutputWriter(wiring.Component):
             with m.If(last.batch):
                 following = Signal(ADDRESS_BITS)
                 m.d.comb += following.eq(
-                    position + Mux(last.line, descriptor.output_wrap, descriptor.output_step)
+                    position + Mux(positions.line_end, descriptor.output_wrap, descriptor.output_step)
                 )
                 m.d.sync += [position.eq(following), address.eq(following)]
-                with m.If(last.position):
+                with m.If(positions.end):
                     next_group = group + config.columns
                     m.d.sync += [
                         group.eq(next_group),
@@ -104,7 +107,7 @@ class OutputWriter(wiring.Component):
             Cat(accepted.slot, accepted.piece).eq(address[batch_bits:lane_bits]),
             accepted.live.eq(last.live),
             accepted.flush.eq(last.batch | (accepted.slot == together - 1)),
-            accepted.finish.eq(last.batch & last.position & last.group),
+            accepted.finish.eq(last.batch & positions.end & last.group),
             present.eq(accepted),
         ]
         with m.If(self.accept):

@@ -106,6 +106,8 @@ def run(
                         await ctx.tick()
                     tile = group[first : first + config.rows].ravel().tolist()
                     ctx.set(dut.captured, 1)
+                    ctx.set(dut.final_tile, first + config.rows >= outputs.positions)
+                    ctx.set(dut.last_row, min(config.rows, outputs.positions - first) - 1)
                     drained, taken = False, 0
                     while not drained:
                         ctx.set(dut.accumulators, (tile + noise())[:lanes])

@@ -97,6 +97,9 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
                         final_tile = (
                             bool(word.final_tile) if row == config.rows - 1 else wanted[row][taken[row]][2]
                         )
+                        if word.window_end and word.final_tile and row == config.rows - 1:
+                            positions = layer["x_count"] * layer["y_count"]
+                            assert word.last_row == (positions - 1) % config.rows
                         got = (value, bool(word.window_end) and at_last, final_tile)
                         assert got == wanted[row][taken[row]], f"{name}: row {row}, activation {taken[row]}"
                         taken[row] += 1
