@@ -23,8 +23,8 @@ class Compute(wiring.Component):
     push, run, pop : from and to the window fetcher.
     weights : rows of weights from the decoder.
     captured, drained, shift, accumulators : to and from the drain.
-    final_tile, last_row : what the drain is to know of a tile before it is captured, until it is drained: it
-        is the last of its column group; the last of its rows with a position.
+    final_tile, last_row : of a tile that is captured: it is the last of its column group; the last of its
+        rows with a position.
     fed, weighted, step : every row has an activation; the columns have weights; a tap is taken.
     """
 

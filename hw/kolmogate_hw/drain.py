@@ -1,11 +1,13 @@
 """The drain: takes finished tiles out of the array, through the requantisers, to the writer."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import DESCRIPTOR, RESIDUAL
+from kolmogate.machine_arithmetic import requantiser_interval
 
+from .array import CAPTURE_LATENCY
 from .constants_buffer import ConstantsBuffer, record_row
 from .ports import ReadPort, write_port
 from .positions import BatchCounter
@@ -24,7 +26,8 @@ class Drain(wiring.Component):
     -------
     captured : a tile has appeared in the shadow registers.
     final_tile, last_row : it is the last of its column group; the last of its rows with a position.
-    drained : high for one cycle when the last live output of the tile has left them.
+    drained : high for one cycle when the array may take the last tap of the next tile: the last live output
+        of the tile has left the registers, or will have before they capture again.
     accumulators, shift : the array's draining end.
     records : rows of constants from the weight decoder.
     start_residual, row, residual : add a tensor to the outputs of the layer that starts next.
@@ -87,6 +90,7 @@ class Drain(wiring.Component):
             self.done.eq(writer.done),
         ]
 
+        adding = Signal()
         if config.residual_adder:
             m.submodules.residual = residual = ResidualAdder(config)
             wiring.connect(m, requantiser.o, residual.i)
@@ -100,6 +104,7 @@ class Drain(wiring.Component):
                 residual.done.eq(writer.done),
                 writer.accept.eq(residual.i.valid & residual.i.ready),
                 writer.late.eq(residual.adding),
+                adding.eq(residual.adding),
             ]
         else:
             wiring.connect(m, requantiser.o, writer.i)
@@ -110,6 +115,11 @@ class Drain(wiring.Component):
         draining = Signal()
         skipping = Signal()
         row = Signal(range(config.rows))
+        # Of the tile in the registers.
+        final_tile = Signal(reset_less=True)
+        last_row = Signal.like(self.last_row, reset_less=True)
+        with m.If(self.captured):
+            m.d.sync += [final_tile.eq(self.final_tile), last_row.eq(self.last_row)]
         column = Signal(range(batches))
         row_end = Signal()
         tile_end = Signal()
@@ -117,16 +127,32 @@ class Drain(wiring.Component):
         m.d.comb += [
             requantiser.i.valid.eq(draining & ~skipping & constants.ready),
             transfer.eq(requantiser.i.valid & requantiser.i.ready),
-            tile_end.eq(row == self.last_row),
-            counter.group_end.eq(tile_end & self.final_tile),
+            tile_end.eq(row == last_row),
+            counter.group_end.eq(tile_end & final_tile),
             self.shift.eq(transfer | skipping),
             counter.next_batch.eq(transfer & ~counter.last.batch),
             counter.next_position.eq(transfer & counter.last.batch),
-            self.drained.eq(transfer & counter.last.batch & tile_end),
             constants.batch.eq(counter.batch),
             constants.release.eq(counter.next_position & counter.group_end),
             row_end.eq(column == batches - 1),
         ]
+        # Where nothing is added to the outputs, those left of a tile leave at the pace of the requantisers:
+        # the last of them may follow while the next tile is on its way into the registers: whole rows in
+        # the pipelined form, a batch in the digit-serial one.
+        final = Signal()
+        ahead = Signal()
+        interval = requantiser_interval(config)
+        m.d.comb += final.eq(counter.next_position & tile_end)
+        if interval == 1:
+            enough = config.rows - 1 - min(config.rows - 1, CAPTURE_LATENCY // batches)
+            m.d.comb += ahead.eq(counter.next_position & ((row == enough) | (tile_end & (row < enough))))
+        elif interval <= CAPTURE_LATENCY:
+            follows = Signal()
+            m.d.sync += follows.eq(counter.next_batch & counter.last_follows & tile_end)
+            m.d.comb += ahead.eq(follows | (final & (counter.batch == 0)))
+        else:
+            m.d.comb += ahead.eq(final)
+        m.d.comb += self.drained.eq(Mux(adding, final, ahead))
         with m.If(counter.next_batch):
             m.d.comb += constants.batch.eq(counter.batch + 1)
         with m.If(counter.next_position):

@@ -28,6 +28,7 @@ class BatchCounter(wiring.Component):
     group_end : the present position is the last of its column group.
     batch : the batch within the position.
     last : what the present batch is the last of, and its live outputs.
+    last_follows : the next batch is the last live one of the position.
     """
 
     start: Signal
@@ -36,6 +37,7 @@ class BatchCounter(wiring.Component):
     group_end: Signal
     batch: Signal
     last: data.View
+    last_follows: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -48,6 +50,7 @@ class BatchCounter(wiring.Component):
                 "group_end": In(1),
                 "batch": Out(range(config.columns // config.requantisers)),
                 "last": Out(place_layout(config)),
+                "last_follows": Out(1),
             }
         )
 
@@ -66,6 +69,7 @@ class BatchCounter(wiring.Component):
             end.eq(channels_left - 1),
             end_batch.eq(Mux(here.group, end[batch_bits:], batches - 1)),
             here.batch.eq(self.batch == end_batch),
+            self.last_follows.eq(self.batch + 1 == end_batch),
             here.group.eq(channels_left <= config.columns),
         ]
         m.d.comb += [

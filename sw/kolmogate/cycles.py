@@ -131,6 +131,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "word_grain": WORD_GRAIN,
         "residual_rows": _RESIDUAL_ROWS,
         "literal_words": _LITERAL_WORDS,
+        "words_held": 2 if config.generator else 1,
     }
     return _records(registers.MACHINE, [values])
 
@@ -140,7 +141,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
     state = np.zeros(1, registers.STATE)
     state["code"]["asking"] = 1
     if config.entropy_engines:
-        state["engine"]["asking"] = 1
+        state["engine"]["asking"], state["engine"]["idle"] = 1, 1
     state["literals"]["room"] = _LITERAL_WORDS
     state["requantiser"]["room"] = 1
     return state
@@ -185,7 +186,12 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
     return _records(registers.DESCRIPTOR, descriptors)
 
 
-_INSTRUCTIONS = {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT, P0.SEEK: control.SEEK}
+_INSTRUCTIONS = {
+    P0.LOOP: control.LOOP,
+    P0.PREDICT: control.PREDICT,
+    P0.SEEK: control.SEEK,
+    P0.SKIP: control.SKIP,
+}
 """Those that make no rows."""
 
 
@@ -199,7 +205,12 @@ def _program(
     memory = np.frombuffer(program.coded + program.literals + bytes(config.columns), np.uint8)
     words = code_words(program)
     reader = Reader(
-        words, memory, len(program.coded), config.columns, entropy_engine=bool(config.entropy_engines)
+        words,
+        memory,
+        len(program.coded),
+        config.columns,
+        entropy_engine=bool(config.entropy_engines),
+        generator=config.generator,
     )
     instructions: list[dict[str, int]] = []
     try:
@@ -212,9 +223,12 @@ def _program(
                 made |= {
                     "rows": instruction.rows,
                     "records": instruction.op == P0.RECORDS,
+                    "reading": instruction.reads_literals,
                     "bits": instruction.literal_bits,
                     "coded": instruction.is_coded,
                 }
+            elif made["kind"] == control.SKIP:
+                made |= {"rows": instruction.count, "reading": 1, "bits": 1}
             instructions.append(made)
     except ProgramEnd:
         pass

@@ -15,7 +15,6 @@ from .isa import (
     ADDRESS_BITS,
     DESCRIPTOR,
     FILL_UNIT,
-    RESIDUAL,
     SHIFT_BASE,
     SHIFTS,
     STORED_CONSTANTS,
@@ -24,6 +23,7 @@ from .isa import (
     Opcode,
     Record,
     counts_nothing,
+    load_descriptor,
     window_taps,
 )
 from .machine_arithmetic import add_residual, requantise
@@ -97,16 +97,14 @@ class Machine:
             literals,
             self.config.columns,
             entropy_engine=self.config.entropy_engines > 0,
+            generator=self.config.generator,
             cycles=limit,
         )
-        size = DESCRIPTOR.size(self.config.columns)
         cycles = 0
         residual = None
         while True:
-            packed = int.from_bytes(
-                self.memory[self._wrap(descriptors + np.arange(size))].tobytes(), "little"
-            )
-            fields = DESCRIPTOR.unpack(packed)
+            data = self.memory[self._wrap(descriptors + np.arange(DESCRIPTOR.size(self.config.columns)))]
+            fields, size = load_descriptor(data.tobytes(), self.config.columns)
             if fields["opcode"] == Opcode.END:
                 return
             cycles += DESCRIPTOR_CYCLES + self._least_cycles(fields)
@@ -119,7 +117,7 @@ class Machine:
             if fields["opcode"] == Opcode.FILL:
                 self._fill(fields)
             elif fields["opcode"] == Opcode.RESIDUAL:
-                residual = RESIDUAL.unpack(packed)
+                residual = fields
             else:
                 self._run_layer(fields, reader, residual)
                 residual = None

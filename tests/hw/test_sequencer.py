@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kolmogate.config import MachineConfig
-from kolmogate.isa import DESCRIPTOR, RESIDUAL, Opcode
+from kolmogate.isa import DESCRIPTOR, RECORDS, RESIDUAL, Opcode
 from kolmogate_hw.residual import DIGIT_BITS, ROWS
 from kolmogate_hw.sequencer import Sequencer
 from kolmogate_sim.memories import serve_reads
@@ -16,7 +16,8 @@ SCALES = ("output_scale", "operand_scale")
 
 
 def random_descriptor(source: random.Random, opcode: int) -> dict[str, int]:
-    return {**DESCRIPTOR.unpack(source.getrandbits(DESCRIPTOR.bits)), "opcode": opcode}
+    record = RECORDS.get(opcode, DESCRIPTOR)
+    return {**record.unpack(source.getrandbits(record.bits)), "opcode": opcode}
 
 
 @pytest.mark.parametrize("end", [Opcode.END, 4, 7])
@@ -28,14 +29,16 @@ def test_program(config: MachineConfig, end: int, source: random.Random) -> None
         for length in (0, 1, 8)
     ]
     layers = [[random_descriptor(source, opcode) for opcode in program] for program in programs]
-    size = DESCRIPTOR.size(config.columns)
     gap = 3 * config.columns
     stored, bases = b"", []
     for program in layers:
         stored += source.randbytes(gap)
         bases.append(len(stored) // config.columns)
         for layer in program:
-            stored += DESCRIPTOR.pack(**layer).to_bytes(size, "little")
+            record = RECORDS.get(layer["opcode"], DESCRIPTOR)
+            stored += record.pack(**layer).to_bytes(record.size(config.columns), "little")
+    # What is read of a last one that is short.
+    stored += source.randbytes(DESCRIPTOR.size(config.columns))
     memory = np.frombuffer(stored, np.uint8).copy()
 
     async def bench(ctx: Any) -> None:
@@ -57,22 +60,23 @@ def test_program(config: MachineConfig, end: int, source: random.Random) -> None
                 start_residual = ctx.get(dut.start_residual)
                 done, bad = ctx.get(dut.done), ctx.get(dut.bad_descriptor)
                 started = start_layer + start_fill + start_residual + done + bad
-                descriptor = ctx.get(dut.descriptor).as_bits()
+                record = RECORDS.get(program[executed - bool(running)]["opcode"], DESCRIPTOR)
+                descriptor = ctx.get(dut.descriptor).as_bits() & (1 << record.bits) - 1
                 if running:
-                    assert descriptor == DESCRIPTOR.pack(**program[executed - 1]), "not steady"
+                    assert descriptor == record.pack(**program[executed - 1]), "not steady"
                     assert not started
                 filling, running = max(0, filling - 1), max(0, running - 1)
                 assert started <= 1
                 if start_residual and ctx.get(dut.row) > 0:
                     # The record goes out row by row, its scales a digit further down with each.
-                    record = RESIDUAL.unpack(DESCRIPTOR.pack(**program[executed - 1]) % (1 << RESIDUAL.bits))
-                    moved = {name: record[name] >> DIGIT_BITS * ctx.get(dut.row) for name in SCALES}
-                    assert ctx.get(dut.residual).as_bits() == RESIDUAL.pack(**record | moved)
+                    fields = program[executed - 1]
+                    moved = {name: fields[name] >> DIGIT_BITS * ctx.get(dut.row) for name in SCALES}
+                    assert ctx.get(dut.residual).as_bits() == RESIDUAL.pack(**fields | moved)
                     rows.append(ctx.get(dut.row))
                 elif started:
                     assert rows in ([], list(range(1, ROWS)))
                     rows.clear()
-                    assert descriptor == DESCRIPTOR.pack(**expected)
+                    assert descriptor == record.pack(**expected)
                     assert start_layer == (expected["opcode"] == Opcode.ARRAY)
                     assert start_fill == (expected["opcode"] == Opcode.FILL)
                     assert start_residual == (expected["opcode"] == Opcode.RESIDUAL)
@@ -80,6 +84,7 @@ def test_program(config: MachineConfig, end: int, source: random.Random) -> None
                     executed += 1
                     ended = bool(done or bad)
                 if start_fill:
+                    assert ctx.get(dut.fill).as_bits() == record.pack(**expected)
                     assert not filling, "a fill was started on another"
                     filling = source.choice((1, 3, 40))
                 if start_layer:
