@@ -7,6 +7,7 @@ The model, which coder and decoder keep alike:
   whose running mean gives one of 8 classes, an octave each. The class says how many low bits, k, are noise:
   they and the sign are stored plain. What remains, ``u >> k``, is coded: a quarter of it in unary, the rest
   in two binary decisions. In classes without noise the sign of a small number is coded too.
+- In the lowest classes a decision comes first: whether r is 0. Where it is, that was all.
 - Each decision has a context, by class and place, whose probability adapts ever slower: first by a quarter
   of the error, at last by 1/128.
 
@@ -30,16 +31,21 @@ Int8Array = npt.NDArray[np.int8]
 CLASS_CONTEXTS = 64
 KIND_CONTEXTS = 8 * CLASS_CONTEXTS
 CONTEXTS = 2 * KIND_CONTEXTS
-SIGNS, MEANS = 32, 48
+SIGNS, ZEROS, MEANS = 32, 36, 48
 """Addresses of contexts: first those of weights, then those of records. Within a class: unary decision i at
 4 i, the two after h at 4 h + 1 and, with the first of them added, 4 h + 2; signs of small magnitudes at
-SIGNS. The engine keeps the running means of 8 columns a class at MEANS."""
+SIGNS; whether a number is not 0 at ZEROS. The engine keeps the running means of 8 columns a class at MEANS."""
+ZERO_CLASSES = 2
+"""Classes, the lowest, in which numbers may be just 0."""
 
 PROBABILITY_BITS = 12
 EVEN = 1 << PROBABILITY_BITS - 1
-"""Contexts start here; so do, with as many bits, the running means of the columns' magnitudes."""
-LIMITS = (64, 4032)
+"""Contexts start here."""
+LIMITS = (32, 4064)
 """What probabilities of a 1 tend to, after 0s and after 1s: they leave both outcomes a part of the range."""
+FIRST_MEAN = 1 << PROBABILITY_BITS - 8
+"""The running means of the columns' magnitudes, which have as many bits, 5 of them behind the point, start here:
+they rise in a few numbers but fall slowly."""
 FIRST_RATE, LAST_RATE = 2, 7
 MEAN_RATE = 4
 UNARY = 7
@@ -66,7 +72,7 @@ class _Model:
     def __init__(self, columns: int) -> None:
         self._contexts = np.full((CONTEXTS, 2), (EVEN, FIRST_RATE), np.int64)
         # Of weights and of records.
-        self._means = np.full((2, columns), EVEN, np.int64)
+        self._means = np.full((2, columns), FIRST_MEAN, np.int64)
         self._registers = np.zeros(_REGISTERS, np.int64)
         self._registers[_RANGE] = (1 << RANGE_BITS) - 1
 
@@ -296,26 +302,33 @@ def _code(
                 octave += 1
             k = max(octave - 2, 0)
             base = octave * CLASS_CONTEXTS
-            q = u >> k
-            limit = min(127 >> (k + 2), UNARY)
-            h = 0
-            while h < limit and _decide(
-                contexts[base + 4 * h], 1 if q >> 2 > h else 0, registers, encode, memory, order
+            # Decisions are cheaper by a hair where 0 is the likely outcome, so that is asked.
+            if octave < ZERO_CLASSES and not _decide(
+                contexts[base + ZEROS], 1 if residual else 0, registers, encode, memory, order
             ):
-                h += 1
-            if h == UNARY:
-                u = _plain(u, 7, registers, encode, memory, order)
-                q = 4 * UNARY
-            else:
-                first = _decide(contexts[base + 4 * h + 1], q >> 1 & 1, registers, encode, memory, order)
-                second = _decide(contexts[base + 4 * h + 2 + first], q & 1, registers, encode, memory, order)
-                q = 4 * h + 2 * first + second
-                u = (q << k) | _plain(u & ((1 << k) - 1), k, registers, encode, memory, order)
-            if k == 0 and q < 4:
-                negative = _decide(contexts[base + SIGNS + q], negative, registers, encode, memory, order)
+                u = negative = 0
                 registers[_CYCLES] += 1
             else:
-                negative = _plain(negative, 1, registers, encode, memory, order)
+                q = u >> k
+                limit = min(127 >> (k + 2), UNARY)
+                h = 0
+                while h < limit and _decide(
+                    contexts[base + 4 * h], 1 if q >> 2 > h else 0, registers, encode, memory, order
+                ):
+                    h += 1
+                if h == UNARY:
+                    u = _plain(u, 7, registers, encode, memory, order)
+                    q = 4 * UNARY
+                else:
+                    first = _decide(contexts[base + 4 * h + 1], q >> 1 & 1, registers, encode, memory, order)
+                    second = _decide(contexts[base + 4 * h + 2 + first], q & 1, registers, encode, memory, order)
+                    q = 4 * h + 2 * first + second
+                    u = (q << k) | _plain(u & ((1 << k) - 1), k, registers, encode, memory, order)
+                if k == 0 and q < 4:
+                    negative = _decide(contexts[base + SIGNS + q], negative, registers, encode, memory, order)
+                    registers[_CYCLES] += 1
+                else:
+                    negative = _plain(negative, 1, registers, encode, memory, order)
             registers[_CYCLES] += _NUMBER_CYCLES
             means[c] += ((u << 5 | 16) - means[c]) >> MEAN_RATE
             if not encode:
