@@ -275,6 +275,7 @@ class RowDecoder(wiring.Component):
             m.d.comb += write_history.data[lane].eq(number)
 
         m.d.comb += self.row.eq(read_history.data)
+        were_records = Signal()
         clearing = Signal(range(entropy.CONTEXTS))
         clears_mean = clearing[3:6] == entropy.MEANS >> 3
         last = Signal()
@@ -284,9 +285,7 @@ class RowDecoder(wiring.Component):
                 m.d.comb += [
                     write_context.en.eq(1),
                     write_context.addr.eq(clearing),
-                    write_context.data.probability.eq(
-                        Mux(clears_mean, entropy.FIRST_MEAN, entropy.EVEN)
-                    ),
+                    write_context.data.probability.eq(Mux(clears_mean, entropy.FIRST_MEAN, entropy.EVEN)),
                     write_context.data.rate.eq(entropy.FIRST_RATE),
                 ]
                 m.d.sync += [clearing.eq(clearing + 1), size.eq(1)]
@@ -298,10 +297,12 @@ class RowDecoder(wiring.Component):
                 with m.If(self.bit_valid & normal):
                     m.d.sync += size.eq((1 << entropy.RANGE_BITS) - 1)
                     m.next = "IDLE"
-            with m.State("IDLE"):
-                m.d.sync += t.eq(0)
-                with m.If(self.run):
-                    m.next = "ROW"
+            with m.State("IDLE"), m.If(self.run):
+                # Records go on behind the records before them.
+                with m.If(~(self.records & were_records)):
+                    m.d.sync += t.eq(0)
+                m.d.sync += were_records.eq(self.records)
+                m.next = "ROW"
             with m.State("ROW"):
                 m.d.comb += write_history.en.eq(-1)
                 for lane in range(columns):

@@ -1,12 +1,11 @@
 """The trained model as a network of exact integer operations, in the shape that its recipe asked for.
 
-What was trained is what is exported: integers, scales that are 1.5 times a power of two, biases in the accumulator's unit.
-Channels that were dropped on the way are there again, as zeros, so that the file has all the weights of the
-recipe; `kolmogate.simplify` finds what they are worth.
+What was trained is what is exported: integers, scales that are 1.5 times a power of two, biases in the
+accumulator's unit. Channels that were dropped on the way are there again, as zeros, so that the file has all
+the weights of the recipe; `kolmogate.simplify` finds what they are worth.
 """
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..network import Conv2D, Dense, MaxPool2D, Network, Operation, Reshape, Tensor, Window, accumulator_bounds
+from ..network import (
+    Conv2D,
+    Dense,
+    MaxPool2D,
+    Network,
+    Operation,
+    Reshape,
+    Tensor,
+    Window,
+    accumulator_bounds,
+)
 from ..quantisation import DenseScale, convolution_requantisation
 from .data import Split, to_inputs
 from .model import ACTIVATION_STEPS, FRACTION, Layer, Model
@@ -64,10 +73,11 @@ def to_network(model: Model, recipe: Recipe, validation: Split) -> Network:
                 append(Reshape, Tensor(f"flat{index}", (math.prod(source.shape),), ACTIVATION_SCALE, 0))
             flat = weights.reshape(len(weights), -1)
             nominal = convolution_requantisation(source, scales, output, asked.channels)
-            append(Dense, output, weights=flat, bias=bias, requantisation=nominal, clamp=clamp)
-            bounds = accumulator_bounds(operations[-1], 0)
+            dense = Dense(output.name, (next(reversed(tensors)),), output.name, flat, bias, nominal, clamp)
+            # The reference scales dense layers by floating-point numbers.
+            bounds = accumulator_bounds(dense, 0)
             exact = DenseScale.of(source, scales, output, bounds, clamp).requantisation()
-            operations[-1] = replace(operations[-1], requantisation=exact)
+            append(Dense, output, weights=flat, bias=bias, requantisation=exact, clamp=clamp)
         else:
             window = Window((layer.size,) * 2, (asked.stride,) * 2, (asked.padding,) * 4)
             scale = convolution_requantisation(source, scales, output, asked.channels)

@@ -1,9 +1,9 @@
 """The network while it is trained: integer weights behind straight-through rounding, normalised activations.
 
 Activations are numbers from 0 to 127/32, which int8 holds in steps of 1/32 with zero point 0. Before they are
-folded, layers normalise each batch. `Norm.fold` turns that into what the machine computes: a scale that is 1.5
-times a power of two, and a bias that is a multiple of another power of two, the same for the layer. Both are then
-trained on, through their rounding.
+folded, layers normalise each batch, by scales that are coarse already once weights are integers. `Norm.fold`
+turns that into what the machine computes: a scale that is 1.5 times a power of two, and a bias that is a
+multiple of another power of two, the same for the layer. Both are then trained on, through their rounding.
 """
 
 import math
@@ -127,7 +127,7 @@ class Norm(nn.Module):
     def __init__(self, channels: int, last: bool, inputs: int, bias_step: int) -> None:
         super().__init__()
         self.last, self.bias_step = last, bias_step
-        self.folded = False
+        self.folded = self.coarse = False
         self.gain = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("mean", torch.zeros(channels))
@@ -152,13 +152,17 @@ class Norm(nn.Module):
         return self.bias_units() * (torch.exp2(self.bias_bits) / ACTIVATION_STEPS * self.scales())
 
     @torch.no_grad()
+    def _normal_exponents(self) -> Tensor:
+        """What `exponent` is to be when the normalisation is folded."""
+        spread = torch.sqrt(self.variance + EPSILON + 1e-3 * self.variance.mean())
+        return (self.gain / spread / FRACTION).log2()
+
+    @torch.no_grad()
     def fold(self) -> None:
         """Turn the normalisation into scales and biases."""
         if not self.last:
-            spread = torch.sqrt(self.variance + EPSILON + 1e-3 * self.variance.mean())
-            scale = self.gain.clamp(min=0.02) / spread
-            self.exponent.copy_((scale / FRACTION).log2())
-            self.bias.sub_(self.mean * scale)
+            self.exponent.copy_(self._normal_exponents())
+            self.bias.sub_(self.mean * self.scales())
         scales = self.scales()
         needed = (self.bias_step / scales.median()).log2().round()
         widest = (self.bias.abs() / scales * ACTIVATION_STEPS / BIAS_LIMIT).max().clamp(min=1).log2().ceil()
@@ -170,9 +174,13 @@ class Norm(nn.Module):
         if self.last:
             return z * self.scales() + (self.folded_biases() if self.folded else self.bias)
         if not self.folded:
-            z = F.batch_norm(z, self.mean, self.variance, self.gain, self.bias, training, 0.05, EPSILON)
+            gain = self.gain
+            if self.coarse:
+                exponents = self._normal_exponents()
+                gain = gain * torch.exp2(exponents.round() - exponents)
+            z = F.batch_norm(z, self.mean, self.variance, gain, self.bias, training, 0.05, EPSILON)
             return F.hardtanh(z, 0, HIGHEST)
-        return _Activation.apply(z, self.scales().view(shape), self.folded_biases().view(shape))  # type: ignore[no-any-return]
+        return _Activation.apply(z, self.scales().view(shape), self.folded_biases().view(shape))
 
 
 class Layer(nn.Module):
@@ -196,12 +204,12 @@ class Layer(nn.Module):
             # Channels are last in memory, so that this copies nothing.
             flat = x.permute(0, 2, 3, 1).reshape(len(x), -1)
             z = F.linear(flat, weights.permute(0, 2, 3, 1).reshape(len(weights), -1))
-            return self.norm(z.float(), training)[:, :, None, None]  # type: ignore[no-any-return]
+            return self.norm(z.float(), training)[:, :, None, None]
         weights = weights.contiguous(memory_format=torch.channels_last)
         z = F.conv2d(x, weights, None, self.recipe.stride, self.recipe.padding)
         if self.recipe.pool > 1:
             z = F.max_pool2d(z, self.recipe.pool)
-        return self.norm(z.float(), training)  # type: ignore[no-any-return]
+        return self.norm(z.float(), training)
 
 
 class Model(nn.Module):
@@ -237,6 +245,8 @@ class Model(nn.Module):
                 last = self.layers[-1]
                 if last.recipe.block == name:
                     last.norm.exponent.data.sub_(torch.log2(factor))
+        for layer in self.layers:
+            layer.norm.coarse = True
 
     def fold(self) -> None:
         for layer in self.layers:

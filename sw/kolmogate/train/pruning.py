@@ -21,8 +21,8 @@ def widths(model: Model) -> tuple[int, ...]:
 def prune(model: Model, recipe: Recipe, side: int) -> Model:
     """The model without channels that nothing reads or that are the same for every image.
 
-    Channels of a block that several layers use stay, and those that such a layer reads. A constant goes into the
-    normalisation of what reads it; where its window reaches into padding that is no longer quite the same.
+    Channels of a block that several layers use stay, and those that such a layer reads. A constant goes into
+    the normalisation of what reads it; where its window reaches into padding that is no longer quite the same.
     """
     users = [[layer for layer in model.layers if layer.recipe.block == name] for name in model.blocks]
     blocks = dict(zip(model.blocks, users, strict=True))
@@ -61,7 +61,7 @@ def _copy_norm(before: Layer, after: Layer, keep: Tensor) -> None:
     exponent = before.norm.exponent
     after.norm.exponent.copy_(exponent if before.norm.last else exponent[keep])
     after.norm.bias_bits.copy_(before.norm.bias_bits)
-    after.norm.folded = before.norm.folded
+    after.norm.folded, after.norm.coarse = before.norm.folded, before.norm.coarse
 
 
 def _copy_block(before: Block, after: Block, made: Tensor, read: Tensor) -> None:

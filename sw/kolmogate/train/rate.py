@@ -1,8 +1,8 @@
 """What weights cost: the bytes that the entropy coder of weight programs takes for them, and its gradient.
 
-The bytes are those of the real coder, `kolmogate.programs.entropy`. It adapts to densities; the gradient takes
-them from the integers as they are: how often a weight is not zero, by its output and by its input, and how
-often magnitudes follow.
+The bytes are those of the real coder, `kolmogate.programs.entropy`. It adapts to densities; the gradient
+takes them from the integers as they are: how often a weight is not zero, by its output and by its input, and
+how often magnitudes follow.
 """
 
 import math

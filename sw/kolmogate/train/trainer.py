@@ -1,15 +1,15 @@
 """The training itself: the stages of a recipe, an epoch after the other, resumable at each.
 
-Two forces move the weights. The optimiser follows the loss. Outside it, for it would divide the strength away,
-each step also moves every weight towards zero by what its bits are worth (`rate.gradient`). The price of a bit
-is steered: every `STEER` steps the coder says how many bytes the weights take, and the price rises where they
-are more than planned.
+Two forces move the weights. The optimiser follows the loss. Outside it, for it would divide the strength
+away, each step also moves every weight towards zero by what its bits are worth (`rate.gradient`). The price of
+a bit is steered: every `STEER` steps the coder says how many bytes the weights take, and the price rises where
+they are more than planned.
 """
 
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ from .recipe import Recipe, Stage
 __all__ = ["Trainer", "errors_and_loss"]
 
 STEER, REFRESH, WATCH = 25, 4, 4
-"""Steps after which the price of a bit, the rate's gradient and the moving averages are brought up to date."""
+"""Steps after which the price of a bit, the rate's gradient and the moving averages are made anew."""
 FIRST_PRICE, LEAST_PRICE, HIGHEST_PRICE = 0.01, 1e-4, 0.06
 CORRECTION, DAMPING, LARGEST_CHANGE = 0.3, 3.0, 0.15
-"""What the price's logarithm changes by, for the error of the bytes' logarithm and for its growth, and at most."""
+"""What the price's logarithm changes by: for the error of the bytes' logarithm, for its growth, at most."""
 SCALE_SHARE, BIAS_SHARE = 0.05, 0.5
-"""Learning rates of folded scales, which are rounded coarsely, and of other parameters, to that of the weights."""
+"""Learning rates of folded scales, which are rounded coarsely, and of all others, to that of the weights."""
 BETAS = (0.9, 0.99)
 LEAST_GAIN = 0.02
 LOSS_WEIGHT = 2.0
@@ -66,8 +66,9 @@ class _Place:
 class Trainer:
     """Trains the network of a recipe.
 
-    ``model`` is the network as it is; ``checkpoint`` the file that each epoch is saved to, and that a training
-    goes on from. The same recipe on the same machine gives the same weights, however often it is interrupted.
+    ``model`` is the network as it is; ``checkpoint`` the file that each epoch is saved to, and that a
+    training goes on from. The same recipe on the same machine gives the same weights, however often it is
+    interrupted.
     """
 
     def __init__(
@@ -200,9 +201,7 @@ class Trainer:
         return rate
 
     @torch.no_grad()
-    def _press(
-        self, stage: Stage, step: int, total: int, rate: float, gradients: dict[str, Tensor]
-    ) -> None:
+    def _press(self, stage: Stage, step: int, total: int, rate: float, gradients: dict[str, Tensor]) -> None:
         """Move the weights towards zero, at the price that reaches the stage's bytes."""
         place = self._place
         assert stage.bytes is not None
@@ -220,7 +219,7 @@ class Trainer:
             block.latent.sub_(gradients[name], alpha=rate * place.price)
 
     def _blocks(self) -> Iterator[tuple[str, Block]]:
-        return iter(self.model.blocks.items())  # type: ignore[arg-type]
+        return iter(self.model.blocks.items())
 
     @torch.no_grad()
     def _keep_in_range(self) -> None:
@@ -252,9 +251,12 @@ class Trainer:
             if place.best is None or score < place.best[0]:
                 state = {key: value.clone() for key, value in self.model.state_dict().items()}
                 place.best = (score, state)
-        text = f"{stage.name} {place.epoch + 1}: loss {loss:.4f}, validation {errors:.2f}% {validation_loss:.4f}"
+        text = (
+            f"{stage.name} {place.epoch + 1}: loss {loss:.4f}, validation {errors:.2f}% {validation_loss:.4f}"
+        )
         if stage.integers:
-            text += f", {coded_bytes(self.model)} bytes, price {place.price:.4f}, weights {live_weights(self.model)}"
+            text += f", {coded_bytes(self.model)} bytes, price {place.price:.4f}"
+            text += f", weights {live_weights(self.model)}"
             frozen = sum(int(block.frozen.sum()) for _, block in self._blocks())
             text += f" of {widths(self.model)}, {frozen} frozen"
         self._log(text)
@@ -277,13 +279,12 @@ class Trainer:
         os.replace(temporary, self.checkpoint)
 
     def _resume(self) -> None:
-        from dataclasses import replace
-
         # It is ours: made by `_save`.
         state = torch.load(self.checkpoint, weights_only=False)
         if state["recipe"] != self.recipe:
             raise InputError(
-                f"checkpoint {self.checkpoint} is of another recipe: choose another output folder, or remove it"
+                f"checkpoint {self.checkpoint} is of another recipe: choose another output folder, or"
+                " remove it"
             )
         layers = tuple(
             replace(layer, channels=width)
@@ -294,7 +295,7 @@ class Trainer:
         for (_, block), flag in zip(self._blocks(), integers, strict=True):
             block.are_integers = flag
         for layer, flag in zip(self.model.layers, folded, strict=True):
-            layer.norm.folded = flag
+            layer.norm.folded, layer.norm.coarse = flag, all(integers)
         self.model.load_state_dict(state["model"])
         self._place = state["place"]
         self._generator.set_state(state["generator"])
