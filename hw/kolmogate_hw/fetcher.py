@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, ValueLike, signed
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN
 
 from .feeder import FEEDER_DEPTH, RunLayout
-from .ports import ReadPort
+from .ports import UnalignedReadPort, turned
 from .records import struct_layout
 
 __all__ = ["WindowFetcher"]
@@ -24,7 +24,7 @@ class WindowFetcher(wiring.Component):
     last position's words.
 
     The fetcher runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted
-    request of a port two cycles later. ``walking`` is high while there is a word left to ask for.
+    request of a port with its `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
     """
 
     walking: Signal
@@ -36,7 +36,7 @@ class WindowFetcher(wiring.Component):
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
-                "ports": Out(ReadPort(config)).array(lanes),
+                "ports": Out(UnalignedReadPort(config)).array(lanes),
                 "push": Out(config.rows).array(lanes),
                 "run": Out(RunLayout(config)).array(lanes),
                 "pop": In(config.rows),
@@ -49,6 +49,7 @@ class WindowFetcher(wiring.Component):
         config, descriptor = self.config, self.descriptor
         rows, columns, lanes = config.rows, config.columns, config.scratchpad_ports
         lane_bits = columns.bit_length() - 1
+        grain_bits = WORD_GRAIN.bit_length() - 1
         address = ADDRESS_BITS
 
         # Where the walk is: column group, position, rows of the tile (one a lane), run of the window, word of
@@ -136,11 +137,11 @@ class WindowFetcher(wiring.Component):
             m.d.comb += visit.eq(Mux(placing, places[lane][2], own_bases[step] + word_offset))
             # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
             # Rows differ in alignment, so that one may need a word more than another.
-            skip = Signal(lane_bits, name=f"skip_{lane}")
+            skip = Signal(grain_bits, name=f"skip_{lane}")
             remaining = Signal(signed(lane_bits + 3), name=f"remaining_{lane}")
             wanted = Signal(name=f"wanted_{lane}")
             m.d.comb += [
-                skip.eq(visit[:lane_bits]),
+                skip.eq(visit),
                 remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
                 wanted.eq(live[lane] & (far | (remaining > 0))),
                 more[lane].eq(live[lane] & (far | (remaining > columns))),
@@ -166,7 +167,7 @@ class WindowFetcher(wiring.Component):
             with m.If(advance):
                 m.d.sync += [
                     port.request.valid.eq(wanted),
-                    port.request.payload.eq(visit[lane_bits:]),
+                    port.request.payload.eq(visit[grain_bits:]),
                     asked_targets.eq(targets),
                     tag.start.eq(Mux(first_word, skip, 0)),
                     tag.last.eq(Mux(more[lane], columns - 1, remaining - 1)),
@@ -174,18 +175,20 @@ class WindowFetcher(wiring.Component):
                     tag.final_tile.eq(Mux(placing, ended, final_tile)),
                 ]
             reserved.append(Mux(advance & wanted, targets, 0))
-            # Answers come two cycles after the grant; their tags wait as long.
+            # Answers come two cycles after the grant, or three; their tags wait as long.
             granted = port.request.valid & port.request.ready
-            delayed = Signal(RunLayout(config), name=f"delayed_{lane}", reset_less=True)
-            answer = Signal(RunLayout(config), name=f"answer_{lane}", reset_less=True)
-            pushed = Signal(rows, name=f"pushed_{lane}")
-            m.d.sync += [
-                delayed.eq(tag),
-                answer.eq(delayed),
-                pushed.eq(Mux(granted, asked_targets, 0)),
+            pushed: Value = Mux(granted, asked_targets, 0)
+            answer = tag
+            for stage in range(3 if turned(config) else 2):
+                delayed = Signal(RunLayout(config), name=f"delayed_{lane}_{stage}", reset_less=True)
+                pushing = Signal(rows, name=f"pushed_{lane}_{stage}")
+                m.d.sync += [delayed.eq(answer), pushing.eq(pushed)]
+                answer, pushed = delayed, pushing
+            m.d.comb += [
                 self.push[lane].eq(pushed),
+                self.run[lane].eq(answer),
+                self.run[lane].word.eq(port.data),
             ]
-            m.d.comb += [self.run[lane].eq(answer), self.run[lane].word.eq(port.data)]
         m.d.comb += advance.eq(walking & possible.all() & free.all())
         for r in range(rows):
             taken = Cat(reserved[lane][r] for lane in range(lanes)).any()
