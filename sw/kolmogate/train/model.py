@@ -23,6 +23,8 @@ HIGHEST = 127 / ACTIVATION_STEPS
 
 FRACTION = 1.5
 """Folded scales are so many times a power of two: the constants of the machine are then the fewest bytes."""
+HIGHEST_EXPONENT = 3
+"""Channels that are the same for every image would have any scale."""
 BIAS_LIMIT = 63
 SPREAD = 0.75
 """Standard deviation of weights when they become integers."""
@@ -154,8 +156,7 @@ class Norm(nn.Module):
     @torch.no_grad()
     def _normal_exponents(self) -> Tensor:
         """What `exponent` is to be when the normalisation is folded."""
-        spread = torch.sqrt(self.variance + EPSILON + 1e-3 * self.variance.mean())
-        return (self.gain / spread / FRACTION).log2()
+        return (self.gain / torch.sqrt(self.variance + EPSILON) / FRACTION).log2().clamp(max=HIGHEST_EXPONENT)
 
     @torch.no_grad()
     def fold(self) -> None:

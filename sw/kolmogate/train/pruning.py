@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .model import HIGHEST, Block, Layer, Model
+from .model import Block, Layer, Model
 from .recipe import Recipe
 
 __all__ = ["prune", "widths"]
@@ -21,8 +21,8 @@ def widths(model: Model) -> tuple[int, ...]:
 def prune(model: Model, recipe: Recipe, side: int) -> Model:
     """The model without channels that nothing reads or that are the same for every image.
 
-    Channels of a block that several layers use stay, and those that such a layer reads. A constant goes into
-    the normalisation of what reads it; where its window reaches into padding that is no longer quite the same.
+    Channels of a block that several layers use stay, and those that such a layer reads. A constant goes
+    into the normalisation of what reads it; where its window reaches into padding that is not quite the same.
     """
     users = [[layer for layer in model.layers if layer.recipe.block == name] for name in model.blocks]
     blocks = dict(zip(model.blocks, users, strict=True))
@@ -77,7 +77,8 @@ def _fold_constants(model: Model, index: int, small: Model, keep: list[Tensor]) 
     if index > 1:
         made = made[:, keep[index - 2]]
     constant = ~keep[index - 1] & ~made.any(3).any(2).any(1)
-    values = before.norm.bias.clamp(0, HIGHEST) * constant
+    nothing = torch.zeros(1, len(constant), 1, 1)
+    values = before.norm(nothing, training=False).flatten() * constant
     added = (model.blocks[layer.recipe.block].integers().sum((2, 3)) * values).sum(1)[keep[index]]
     norm = small.layers[index].norm
     if norm.last:

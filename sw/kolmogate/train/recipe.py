@@ -5,7 +5,7 @@ those of the dataclasses here; `load_recipe` refuses unknown ones.
 """
 
 import tomllib
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -137,8 +137,11 @@ class Recipe:
     images: int = 0
 
 
-def load_recipe(path: str | Path) -> Recipe:
-    """The recipe in a TOML file; raises `InputError` that says what is wrong with it."""
+def load_recipe(path: str | Path, *, seed: int | None = None) -> Recipe:
+    """The recipe in a TOML file, with another seed if one is given.
+
+    Raises `InputError` that says what is wrong with it.
+    """
     try:
         content = tomllib.loads(Path(path).read_text())
     except FileNotFoundError:
@@ -152,7 +155,7 @@ def load_recipe(path: str | Path) -> Recipe:
     except InputError as error:
         raise InputError(f"recipe {path}: {error}") from None
     _check(recipe, path)
-    return recipe
+    return recipe if seed is None else replace(recipe, seed=seed)
 
 
 def _stage(values: dict[str, Any]) -> Stage:

@@ -1,9 +1,9 @@
 """The training itself: the stages of a recipe, an epoch after the other, resumable at each.
 
 Two forces move the weights. The optimiser follows the loss. Outside it, for it would divide the strength
-away, each step also moves every weight towards zero by what its bits are worth (`rate.gradient`). The price of
-a bit is steered: every `STEER` steps the coder says how many bytes the weights take, and the price rises where
-they are more than planned.
+away, each step also moves every weight towards zero by what its bits are worth (`rate.gradient`). The price
+of a bit is steered: every `STEER` steps the coder says how many bytes the weights take, and the price rises
+where they are more than planned.
 """
 
 import math
