@@ -22,7 +22,7 @@ from ..network import Int8Array, Network, Operation, Weighted
 from ..simplify import simplify
 from .calibration import synthetic
 from .rewrite import rewrite
-from .rounding import LARGEST, Rate, Rounded, factor, round_filters
+from .rounding import LARGEST, Rate, Rounded, round_filters
 from .statistics import Moments, Reference, moments, observe
 
 __all__ = ["Compressed", "compress", "round_network"]
@@ -41,8 +41,9 @@ STRIDE = 2.0
 CLOSE = 1.05
 """Prices that are so near are not told apart."""
 
-STEPS = (0.6, 0.72, 0.85, 1.0, 1.2)
-"""Steps tried for each layer, as multiples of what is best where steps are fine."""
+SCALE = 1.5
+"""Steps are this times a power of two: all bytes of such a multiplier are 0 in a program
+(`isa.STORED_CONSTANTS`)."""
 
 
 @dataclass(frozen=True)
@@ -188,20 +189,19 @@ def round_network(
 
 def _round(needed: Moments, price: float, rate: Rate) -> tuple[Rounded, float]:
     """Filters rounded with the step for which error and bits together cost least, and that step."""
-    factors = factor(needed.second)
-    precisions = np.einsum("gii->gi", factors)[:, :-1]
-    precision = np.exp(np.log(precisions).mean() + np.log(needed.importance).mean())
+    precision = np.exp(needed.log_precision())
     # A fine step d costs precision * d**2 / 12, and log2(d) bits less: here the derivatives are equal.
     ideal = np.sqrt(6 * price / (np.log(2) * precision))
     # No weight beyond what int8 holds, and none that is certain to be rounded to 0.
     largest = np.abs(needed.targets[:, :-1]).max()
     ends = (largest / LARGEST, 2 * largest) if largest > 0 else (1.0, 1.0)
+    octave = math.floor(math.log2(float(np.clip(0.85 * ideal, *ends)) / SCALE))
     best: tuple[float, Rounded, float] | None = None
-    for factor_ in STEPS:
-        step = float(np.clip(ideal * factor_, *ends))
-        rounded = round_filters(needed, factors, step, price, rate)
-        cost = rounded.error + price * rounded.bits
-        if best is None or cost < best[0]:
-            best = cost, rounded, step
+    for step in (SCALE * 2.0**octave, SCALE * 2.0 ** (octave + 1)):
+        if step >= ends[0]:
+            rounded = round_filters(needed, step, price, rate)
+            cost = rounded.error + price * rounded.bits
+            if best is None or cost < best[0]:
+                best = cost, rounded, step
     assert best is not None
     return best[1:]
