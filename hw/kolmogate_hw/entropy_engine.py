@@ -273,6 +273,8 @@ class RowDecoder(wiring.Component):
 
         m.d.comb += self.row.eq(read_history.data)
         clearing = Signal(range(entropy.CONTEXTS))
+        # The upper half is the records'; in each class, means have 8 addresses from MEANS on.
+        clears_record_mean = clearing[-1] & (clearing[3:6] == entropy.MEANS >> 3)
         last = Signal()
         m.d.comb += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
         with m.FSM(init="CLEAR"):
@@ -280,7 +282,7 @@ class RowDecoder(wiring.Component):
                 m.d.comb += [
                     write_context.en.eq(1),
                     write_context.addr.eq(clearing),
-                    write_context.data.probability.eq(entropy.EVEN),
+                    write_context.data.probability.eq(Mux(clears_record_mean, 0, entropy.EVEN)),
                     write_context.data.rate.eq(entropy.FIRST_RATE),
                 ]
                 m.d.sync += [clearing.eq(clearing + 1), size.eq(1)]

@@ -37,7 +37,8 @@ SIGNS. The engine keeps the running means of 8 columns a class at MEANS."""
 
 PROBABILITY_BITS = 12
 EVEN = 1 << PROBABILITY_BITS - 1
-"""Contexts start here; so do, with as many bits, the running means of the columns' magnitudes."""
+"""Contexts start here; so do, with as many bits, the running means of the weights' magnitudes. Those of the
+records' start at 0, as many of their bytes are."""
 LIMITS = (64, 4032)
 """What probabilities of a 1 tend to, after 0s and after 1s: they leave both outcomes a part of the range."""
 FIRST_RATE, LAST_RATE = 2, 7
@@ -65,7 +66,7 @@ class _Model:
     def __init__(self, columns: int) -> None:
         self._contexts = np.full((CONTEXTS, 2), (EVEN, FIRST_RATE), np.int64)
         # Of weights and of records.
-        self._means = np.full((2, columns), EVEN, np.int64)
+        self._means = np.array([[EVEN] * columns, [0] * columns], np.int64)
         self._registers = np.zeros(_REGISTERS, np.int64)
         self._registers[_RANGE] = (1 << RANGE_BITS) - 1
 
