@@ -10,7 +10,10 @@ from .cells.mac16 import DualAccumulator
 from .cells.products import logic_product
 from .column_buffer import weight_row
 
-__all__ = ["MacArray"]
+__all__ = ["CAPTURE_LATENCY", "MacArray"]
+
+CAPTURE_LATENCY = 4
+"""Cycles from a tile's last tap to the tile in the shadow registers, parts of which change a cycle before."""
 
 
 class MacArray(wiring.Component):
@@ -29,7 +32,8 @@ class MacArray(wiring.Component):
     With ``config.tile_gap`` no tap may enter in the cycle after the last of a tile: the iCE40 UltraPlus then
     accumulates in its multiplier cells, which need it to start again from 0.
 
-    Latency: a tile is in the shadow registers 4 cycles after its last tap entered. Throughput: a tap a cycle.
+    Latency: a tile is in the shadow registers `CAPTURE_LATENCY` cycles after its last tap entered.
+    Throughput: a tap a cycle.
     """
 
     valid: Signal

@@ -105,7 +105,7 @@ class Core(wiring.Component):
             fetcher.descriptor.eq(sequencer.descriptor),
             compute.descriptor.eq(sequencer.descriptor),
             drain.descriptor.eq(sequencer.descriptor),
-            filler.descriptor.eq(sequencer.descriptor),
+            filler.descriptor.eq(sequencer.fill),
             *(compute.push[lane].eq(push) for lane, push in enumerate(fetcher.push)),
             *(compute.run[lane].eq(run) for lane, run in enumerate(fetcher.run)),
             fetcher.pop.eq(compute.pop),

@@ -1,4 +1,4 @@
-"""Figures of compiled networks, drawn by matplotlib (the extra `plots`).
+"""Figures of compiled networks, drawn by matplotlib (the extra `plot`).
 
 Each function returns a figure of one panel an image, the first of which is the one looked at; `svg` and `png`
 turn it into bytes.
@@ -53,7 +53,7 @@ def _pyplot() -> Any:
         import matplotlib
     except ImportError:
         raise ToolMissingError(
-            "figures need matplotlib, which is not installed: pip install 'kolmogate[plots]'"
+            "figures need matplotlib, which is not installed: pip install 'kolmogate[plot]'"
         ) from None
     # Draws into memory alone, whatever display there is.
     matplotlib.use("agg")

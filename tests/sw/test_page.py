@@ -59,7 +59,7 @@ def test_wrong_uses_are_one_sentence(images, tmp_path, capsys, monkeypatch):
         assert error.count("\n") == 1
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run("report", images[0], "-o", tmp_path / "r.html") == 3
-    assert "pip install 'kolmogate[plots]'" in capsys.readouterr().err
+    assert "pip install 'kolmogate[plot]'" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
 
 

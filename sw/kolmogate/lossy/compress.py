@@ -20,7 +20,8 @@ from ..errors import InputError, UsageError
 from ..image import Image, Lossy
 from ..network import Int8Array, Network, Operation, Weighted
 from ..simplify import simplify
-from .calibration import synthetic
+from .calibration import mixtures, synthetic
+from .outputs import Outputs
 from .rewrite import rewrite
 from .rounding import LARGEST, Rate, Rounded, round_filters
 from .statistics import Moments, Reference, moments, observe
@@ -35,7 +36,7 @@ LARGEST_CALIBRATION = 256
 ATTEMPTS = 9
 """Prices tried at most."""
 
-STRIDE = 2.0
+STRIDE = 4.0
 """How far apart prices are tried until one is met and one is not."""
 
 CLOSE = 1.05
@@ -90,8 +91,9 @@ def compress(
     x = synthetic(small, rng) if calibration is None else calibration
     if len(x) > LARGEST_CALIBRATION:
         x = x[np.sort(rng.permutation(len(x))[:LARGEST_CALIBRATION])]
-    reference = observe(small, x, rng)
-    measure = reference.outputs.measure
+    reference = observe(small, np.concatenate([x, mixtures(x, rng)]), rng)
+    outputs = Outputs.of(small, golden.run_tensors(small, x))
+    measure = outputs.measure
 
     def smallest(rewritten: Network) -> int:
         return compile(network, config, objective="smallest", rewritten=rewritten).device_bytes
@@ -101,7 +103,8 @@ def compress(
 
         def attempt(price: float) -> tuple[Network, float, float]:
             """The network, its loss, and what has to be at most 1."""
-            rewritten, loss = round_network(small, reference, price, config.columns, bar.update)
+            rewritten = round_network(small, reference, price, config.columns, bar.update)
+            loss = outputs.loss(golden.run_tensors(rewritten, x))
             used = loss / max_loss if max_bytes is None else smallest(rewritten) / max_bytes
             return rewritten, loss, used
 
@@ -164,8 +167,8 @@ def round_network(
     price: float,
     columns: int,
     tell: Callable[[], object] = lambda: None,
-) -> tuple[Network, float]:
-    """The network with filters rounded at a ``price`` of a bit, and its loss.
+) -> Network:
+    """The network with filters rounded at a ``price`` of a bit.
 
     ``tell`` is called after each layer with weights.
     """
@@ -184,7 +187,7 @@ def round_network(
         operations.append(operation)
         read = [values[name] for name in operation.inputs]
         values[operation.output] = golden.evaluate(operation, read, inputs, output)
-    return replace(network, operations=tuple(operations)), reference.outputs.loss(values)
+    return replace(network, operations=tuple(operations))
 
 
 def _round(needed: Moments, price: float, rate: Rate) -> tuple[Rounded, float]:

@@ -101,7 +101,8 @@ def observe(network: Network, x: Int8Array, rng: np.random.Generator) -> Referen
     for _ in range(PROBES):
         made = gradients(network, values, outputs.tensor.name, outputs.probes(rng))
         for name, gradient in made.items():
-            found.setdefault(name, []).append(gradient.reshape(len(x), -1, gradient.shape[-1]))
+            if name != network.input:
+                found.setdefault(name, []).append(gradient.reshape(len(x), -1, gradient.shape[-1]))
     return Reference(values, outputs, found)
 
 
