@@ -97,6 +97,11 @@ def main() -> None:
         judge = synthetic(network, np.random.default_rng(1))
         results += [measure(name, network, None, [judge], max_loss=loss) for loss in losses]
     (FOLDER / "compression.json").write_text(json.dumps(results, indent=1) + "\n")
+    (FOLDER / "compression.md").write_text(page(results))
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    """The results as a table, with what its columns are."""
     header = ("network", "exact, bytes", "bytes", "of them programs", "bits a live weight", "measure")
     header += ("loss", "held back", "same class")
     rows = [
@@ -113,14 +118,13 @@ def main() -> None:
         )
         for one in results
     ]
-    page = (
+    return (
         "# Compression with loss\n\n`python benchmarks/compression.py` gives, for up5k:\n\n"
         f"```text\n{format_table(header, rows)}\n```\n\n"
         "Exact: the smallest image without loss. Held back: on inputs that were not looked at; of the keyword"
         " network the mean over three splits of its 200 inputs, 150 to compress by and 50 to judge by.\n"
         "\\* does not fit without loss, so both are for a larger scratchpad.\n"
     )
-    (FOLDER / "compression.md").write_text(page)
 
 
 if __name__ == "__main__":

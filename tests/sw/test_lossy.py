@@ -11,7 +11,7 @@ from kolmogate.config import configuration
 from kolmogate.container import from_bytes, to_bytes
 from kolmogate.errors import InputError, UsageError
 from kolmogate.lossy import compress
-from kolmogate.lossy.calibration import INPUTS, synthetic
+from kolmogate.lossy.calibration import capacity, synthetic
 from kolmogate.lossy.gradients import gradients
 from kolmogate.lossy.outputs import Outputs
 from kolmogate.lossy.rounding import Rate, round_filters
@@ -190,6 +190,6 @@ def test_networks_without_weights_are_refused(chain):
 def test_synthetic_inputs_are_seeded_and_spread_over_the_classes(network):
     x, again = (synthetic(network, np.random.default_rng(7)) for _ in range(2))
     np.testing.assert_array_equal(x, again)
-    assert x.shape == (INPUTS, *network.tensors[network.input].shape)
+    assert x.shape == (capacity(network), *network.tensors[network.input].shape)
     assert x.std() > 15
     assert len(np.unique(golden.run(network, x).argmax(axis=1))) > 1

@@ -1,5 +1,7 @@
 """Inputs to compress by: mixtures of those that are given, and made-up ones where there are none."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -8,15 +10,25 @@ from ..network import Int8Array, Network
 from .gradients import gradients
 from .outputs import Outputs
 
-__all__ = ["mixtures", "synthetic"]
+__all__ = ["capacity", "mixtures", "synthetic"]
 
 FloatArray = npt.NDArray[np.float64]
 
-INPUTS = 128
+INPUTS = range(128, 1025)
+"""How many inputs are looked at: as many as memory allows."""
+
+ACTIVATIONS = 1 << 24
+"""Values of all tensors that are held for them."""
 
 ROUNDS = 12
 STRIDE = 12.0
 """Root mean square of what a round adds to an input, in steps."""
+
+
+def capacity(network: Network) -> int:
+    """How many inputs of a network are looked at."""
+    values = sum(math.prod(tensor.shape) for tensor in network.tensors.values())
+    return min(max(ACTIVATIONS // values, INPUTS[0]), INPUTS[-1])
 
 
 def mixtures(x: Int8Array, rng: np.random.Generator) -> Int8Array:
@@ -27,7 +39,7 @@ def mixtures(x: Int8Array, rng: np.random.Generator) -> Int8Array:
 
 
 def synthetic(network: Network, rng: np.random.Generator) -> Int8Array:
-    """Made-up inputs for ``network``, (inputs, *input shape).
+    """As many made-up inputs for ``network`` as its `capacity`, (inputs, *input shape).
 
     They begin as Gaussian noise, of a natural spectrum (energy falls with the square of the frequency) along
     the axes of an image, each with a mean and a contrast of its own in the range of the input's quantisation.
@@ -35,8 +47,9 @@ def synthetic(network: Network, rng: np.random.Generator) -> Int8Array:
     drawn for it, so that the inputs use what the network has learnt to tell apart.
     """
     tensor = network.tensors[network.input]
-    shape = (INPUTS, *[1] * len(tensor.shape))
-    noise = _natural(rng.standard_normal((INPUTS, *tensor.shape)))
+    count = capacity(network)
+    shape = (count, *[1] * len(tensor.shape))
+    noise = _natural(rng.standard_normal((count, *tensor.shape)))
     values = noise * rng.uniform(20, 80, shape) + rng.uniform(-60, 60, shape)
     for round_ in range(ROUNDS):
         x = _stored(values)
@@ -45,7 +58,7 @@ def synthetic(network: Network, rng: np.random.Generator) -> Int8Array:
         if outputs.beta is None:
             break
         if round_ == 0:
-            wanted = np.eye(outputs.reference.shape[1])[rng.integers(0, outputs.reference.shape[1], INPUTS)]
+            wanted = np.eye(outputs.reference.shape[1])[rng.integers(0, outputs.reference.shape[1], count)]
             # How far each goes: some end between classes.
             reach = rng.uniform(0, 1, shape)
         slope = gradients(network, made, outputs.tensor.name, wanted - outputs.probabilities())

@@ -20,7 +20,7 @@ from ..errors import InputError, UsageError
 from ..image import Image, Lossy
 from ..network import Int8Array, Network, Operation, Weighted
 from ..simplify import simplify
-from .calibration import mixtures, synthetic
+from .calibration import capacity, mixtures, synthetic
 from .outputs import Outputs
 from .rewrite import rewrite
 from .rounding import LARGEST, Rate, Rounded, round_filters
@@ -29,9 +29,6 @@ from .statistics import Moments, Reference, moments, observe
 __all__ = ["Compressed", "compress", "round_network"]
 
 SEED = 0
-
-LARGEST_CALIBRATION = 256
-"""Inputs that are looked at."""
 
 ATTEMPTS = 9
 """Prices tried at most."""
@@ -72,7 +69,7 @@ def compress(
     max_loss : float
         The greatest loss of the outputs (`kolmogate.lossy.outputs`) on the calibration inputs.
     calibration : int8 array (inputs, *input shape) or None
-        Of more than `LARGEST_CALIBRATION`, so many are drawn. None: `synthetic` inputs.
+        Of more than `capacity`, so many are drawn. None: `synthetic` inputs.
     objective, max_cycles, max_bytes
         As for `kolmogate.compile`. Without ``max_bytes`` it is the network with the fewest bits found within
         ``max_loss``; with it, the one with the least loss found within so many bytes.
@@ -89,8 +86,7 @@ def compress(
         raise InputError(f"network {network.name!r} has no weights to compress: leave out --max-loss")
     rng = np.random.default_rng(SEED)
     x = synthetic(small, rng) if calibration is None else calibration
-    if len(x) > LARGEST_CALIBRATION:
-        x = x[np.sort(rng.permutation(len(x))[:LARGEST_CALIBRATION])]
+    x = x[np.sort(rng.permutation(len(x))[: capacity(small)])]
     reference = observe(small, np.concatenate([x, mixtures(x, rng)]), rng)
     outputs = Outputs.of(small, golden.run_tensors(small, x))
     measure = outputs.measure
