@@ -434,10 +434,6 @@ def clock_feeders(
 
 # Column buffers, array.
 
-CAPTURE_LATENCY = 4
-"""Cycles from the last tap of a tile to the tile in the shadow registers."""
-
-
 @njit(cache=True)
 def clock_columns(d: Registers, columns: Registers, step: int, last: int, final: int) -> None:
     if step and not d.unit_weights:
@@ -455,7 +451,7 @@ def clock_compute(machine: Registers, compute: Registers, tile_end: int, drained
         compute.undrained = 0
     if tile_end:
         compute.undrained = 1
-        compute.captured |= 1 << CAPTURE_LATENCY - 1
+        compute.captured |= 1 << machine.capture_latency - 1
 
 
 # Weight decoder: all that depends on the kinds of instructions is here.

@@ -10,7 +10,8 @@ def _registers(*names: str) -> np.dtype[np.void]:
 
 
 MACHINE = _registers(
-    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth", "tile_gap"),
+    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth"),
+    *("tile_gap", "capture_latency"),
     # cycles from a batch of the requantisers to the next; 1 is the pipelined form
     "interval",
     # scratchpad words of a descriptor

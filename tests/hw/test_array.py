@@ -114,7 +114,7 @@ def test_array(config: MachineConfig, source: random.Random) -> None:
         cycle = 0
         async for _, _, seen in ctx.tick().sample(dut.captured):
             if seen:
-                assert entered.popleft() == cycle - 4
+                assert entered.popleft() == cycle - config.capture_latency
             cycle += 1
 
     simulate(dut, feed, drain, cycles=20_000, background=[time_captures])
