@@ -434,6 +434,7 @@ def clock_feeders(
 
 # Column buffers, array.
 
+
 @njit(cache=True)
 def clock_columns(d: Registers, columns: Registers, step: int, last: int, final: int) -> None:
     if step and not d.unit_weights:
