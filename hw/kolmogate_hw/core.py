@@ -43,15 +43,19 @@ class Core(wiring.Component):
         stop = Signal()
         m.d.comb += stop.eq(abort | aborted.any())
         m.d.sync += aborted.eq(Cat(abort, aborted))
-        # The port that writes has the fetcher's visits to every second row; without a second port it has all.
-        # The host's accesses are few, and must not wait for an inference that does not end.
-        readers = ["host_read", "activations_0", "residual", "code", "literals", "coded", "descriptors"]
-        writers = ["outputs", "host_write", "fill"]
+        # The port that writes has the fetcher's visits to every second row, the first among them: in dense
+        # layers, which have one position, the other port is the weights' alone. Without a second port it has
+        # all. The host's accesses are few, and must not wait for an inference that does not end.
+        readers = ["residual", "code", "literals", "coded", "descriptors"]
         if config.scratchpad_ports == 1:
-            clients = [["outputs", "host_write", *readers, "fill"]]
+            clients = [["outputs", "host_write", "host_read", "activations_0", *readers, "fill"]]
         else:
-            clients = [readers, ["outputs", "host_write", "activations_1", "fill"]]
-        m.submodules.scratchpad = scratchpad = Scratchpad(config, clients, set(writers))
+            clients = [
+                ["host_read", "activations_1", *readers],
+                ["outputs", "host_write", "activations_0", "fill"],
+            ]
+        writers = {"outputs", "host_write", "fill"}
+        m.submodules.scratchpad = scratchpad = Scratchpad(config, clients, writers)
         sequencer = Sequencer(config)
         fetcher = WindowFetcher(config)
         decoder = WeightDecoder(config)

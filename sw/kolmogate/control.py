@@ -39,10 +39,11 @@ PATIENCE = 2000
 # Kinds of descriptors.
 END, ARRAY, FILL, RESIDUAL = range(4)
 
-# Who asks for the scratchpad, highest priority first. With two ports the readers have one for themselves.
+# Who asks for the scratchpad, highest priority first. With two ports those that read have one for themselves,
+# all but the activations of every second row.
 OUTPUTS, ACTIVATIONS_1, ACTIVATIONS_0, OPERANDS = 1, 2, 4, 8
 CODE, LITERALS, CODED, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
-READS = ACTIVATIONS_0 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
+READS = ACTIVATIONS_1 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
 
 # Kinds of instructions: those that make rows, those that only take the time to be fetched.
 STOP, ROWS, PREDICT, LOOP = range(4)
