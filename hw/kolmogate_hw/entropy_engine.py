@@ -202,12 +202,17 @@ class RowDecoder(wiring.Component):
         # The range coder. `bound` splits the range in proportion to the probability of a 1.
         size = Signal(entropy.RANGE_BITS, reset_less=True)
         code = Signal(entropy.RANGE_BITS, reset_less=True)
-        bound = Signal(entropy.RANGE_BITS, reset_less=True)
+        bound = Signal(entropy.RANGE_BITS)
+        halves = [Signal(PROBABILITY + 2, name=f"half_{k}", reset_less=True) for k in range(2)]
         rest = Signal(entropy.RANGE_BITS + 1)
         one = Signal()
         normal = size[-1]
         shift = Signal()
-        m.d.comb += [rest.eq(code - bound), one.eq(rest[-1])]
+        m.d.comb += [
+            bound.eq((halves[0] + (halves[1] << 1)) >> 5),
+            rest.eq(code - bound),
+            one.eq(rest[-1]),
+        ]
         with m.If(shift):
             m.d.comb += self.bit_take.eq(self.bit_valid)
             with m.If(self.bit_valid):
@@ -342,10 +347,13 @@ class RowDecoder(wiring.Component):
                 with m.If(normal | (size[-2] & self.bit_valid)):
                     m.next = "BOUND"
             with m.State("BOUND"):
-                # A product of 10 by 4 bits, kept out of the multipliers that the array needs.
+                # A product of 10 by 4 bits, kept out of the multipliers that the array needs: the memory is
+                # slow, so that the sum of its halves is left to the next cycle.
                 p = read_context.data.probability[2:]
-                product = sum((Mux(size[5 + bit], p << bit, 0) for bit in range(3)), p << 3)
-                m.d.sync += bound.eq(product >> 5)
+                m.d.sync += [
+                    halves[0].eq(Mux(size[5], p, 0) + (p << 3)),
+                    halves[1].eq(Mux(size[6], p, 0) + Mux(size[7], p << 1, 0)),
+                ]
                 m.next = "DECIDE"
             with m.State("DECIDE"):
                 m.d.comb += update.eq(1)

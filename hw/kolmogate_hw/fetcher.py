@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, ValueLike, signed
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -117,6 +117,19 @@ class WindowFetcher(wiring.Component):
             live.eq(Mux(placing, placed, Mux(last_step, live_lanes, (1 << lanes) - 1))),
         ]
 
+        # Where the next words of the rows begin in theirs. Two lanes are for fast machines: there they are
+        # registers, made along with the offset, and the base of a row that has its place only now.
+        ahead = lanes > 1
+        skips = [Signal(lane_bits, name=f"skip_of_{r}", reset_less=True) for r in range(rows)]
+
+        def word_offset_becomes(value: ValueLike) -> list[Any]:
+            assignments = [word_offset.eq(value)]
+            for r in range(rows if ahead else 0):
+                here = placing & (step == r // lanes)
+                base = Mux(here, places[r % lanes][2], bases[r])[:lane_bits]
+                assignments.append(skips[r].eq(base + Value.cast(value)[:lane_bits]))
+            return assignments
+
         # Visits: each lane has a word of its row to fetch, or none.
         credits = [
             Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(rows)
@@ -140,7 +153,9 @@ class WindowFetcher(wiring.Component):
             remaining = Signal(signed(lane_bits + 3), name=f"remaining_{lane}")
             wanted = Signal(name=f"wanted_{lane}")
             m.d.comb += [
-                skip.eq(visit[:lane_bits]),
+                skip.eq(
+                    Mux(placing, places[lane][2], Array(skips[lane::lanes])[step]) if ahead else visit
+                ),
                 remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
                 wanted.eq(live[lane] & (far | (remaining > 0))),
                 more[lane].eq(live[lane] & (far | (remaining > columns))),
@@ -204,7 +219,7 @@ class WindowFetcher(wiring.Component):
                 m.d.sync += [step.eq(0), again.eq(0), first_word.eq(0)]
                 with m.If(again | more.any()):
                     m.d.sync += [
-                        word_offset.eq(word_offset + columns),
+                        *word_offset_becomes(word_offset + columns),
                         bytes_left.eq(bytes_left - columns),
                     ]
                 with m.Else():
@@ -213,7 +228,7 @@ class WindowFetcher(wiring.Component):
                         m.d.sync += [
                             *inner_becomes((inner + 1)[:10]),
                             run_offset.eq(run_offset + descriptor.inner_step),
-                            word_offset.eq(run_offset + descriptor.inner_step),
+                            *word_offset_becomes(run_offset + descriptor.inner_step),
                         ]
                     with m.Else():
                         next_outer = outer_offset + descriptor.outer_step
@@ -222,7 +237,7 @@ class WindowFetcher(wiring.Component):
                             *outer_becomes((outer + 1)[:10]),
                             outer_offset.eq(next_outer),
                             run_offset.eq(next_outer),
-                            word_offset.eq(next_outer),
+                            *word_offset_becomes(next_outer),
                         ]
                         with m.If(last_outer):
                             m.d.sync += [
