@@ -59,9 +59,11 @@ class ColumnBuffer(wiring.Component):
         first = Signal(range(2 * depth))
         following = Signal(range(2 * depth))
         used = Signal(range(2 * depth))
+        # Registered, off the decoder's path: what is freed makes room a cycle later.
+        room = Signal(init=1)
         m.d.comb += [
-            used.eq(written - first),
-            self.i.ready.eq(used != depth),
+            used.eq(written + rows.write.en - first),
+            self.i.ready.eq(room),
             rows.write.en.eq(self.i.valid & self.i.ready),
             rows.write.addr.eq(written),
             rows.write.data.eq(self.i.payload),
@@ -71,6 +73,7 @@ class ColumnBuffer(wiring.Component):
             self.row.eq(rows.read_data),
             following.eq(taken + 1),
         ]
+        m.d.sync += room.eq(used != depth)
         with m.If(rows.write.en):
             m.d.sync += written.eq(written + 1)
         with m.If(self.step):

@@ -153,9 +153,7 @@ class WindowFetcher(wiring.Component):
             remaining = Signal(signed(lane_bits + 3), name=f"remaining_{lane}")
             wanted = Signal(name=f"wanted_{lane}")
             m.d.comb += [
-                skip.eq(
-                    Mux(placing, places[lane][2], Array(skips[lane::lanes])[step]) if ahead else visit
-                ),
+                skip.eq(Mux(placing, places[lane][2], Array(skips[lane::lanes])[step]) if ahead else visit),
                 remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
                 wanted.eq(live[lane] & (far | (remaining > 0))),
                 more[lane].eq(live[lane] & (far | (remaining > columns))),

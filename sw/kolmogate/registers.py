@@ -53,7 +53,7 @@ STATE = np.dtype(
             ),
         ),
         ("compute", _registers("undrained", "resting", "captured")),
-        ("columns", _registers("written", "taken", "first")),
+        ("columns", _registers("written", "taken", "first", "room")),
         (
             "decoder",
             _registers(
