@@ -62,7 +62,8 @@ def bench(models: Sequence[Path], targets: Sequence[str], on: str) -> list[dict[
 
     Each result holds ``model, target, on, cycles, weights, macs, live_macs, utilisation, device_bytes, exact,
     scratchpad_bytes, layers``: among them whether random inputs gave the golden model's bytes, and for each
-    layer its cycles and their split (`kolmogate.cycles.LayerCycles`), predicted or counted on the RTL. A
+    layer its cycles and their split (`kolmogate.cycles.LayerCycles`), predicted or counted on the RTL, and
+    whether the model says that its decoding is hidden. A
     network that does not fit gets a scratchpad twice as large as the target's, or twice that and so on.
 
     Raises `InputError` for a model that cannot be read or run exactly.
@@ -79,6 +80,7 @@ def _measure(name: str, network: Network, config: MachineConfig, on: str) -> dic
     x = np.random.default_rng(0).integers(-128, 128, (INPUTS, *image.input.tensor.shape)).astype(np.int8)
     with open_device(on, image.config) as device:
         loaded = device.load(image)
+        predicted = loaded.layers
         y = loaded(x)
     report = image.report()
     total = sum(layer.total for layer in loaded.layers)
@@ -104,9 +106,10 @@ def _measure(name: str, network: Network, config: MachineConfig, on: str) -> dic
                 "decode": spent.decode,
                 "memory": spent.memory,
                 "other": spent.other,
+                "decode_hidden": model.hidden,
                 "utilisation": spent.utilisation,
             }
-            for layer, spent in zip(image.layers, loaded.layers, strict=True)
+            for layer, spent, model in zip(image.layers, loaded.layers, predicted, strict=True)
         ],
     }
 
@@ -145,7 +148,7 @@ def format_bench(results: Sequence[Mapping[str, Any]]) -> str:
     parts.append(
         "The layers' cycles: those in which a tap was taken (compute), that waited for the shadow registers"
         " (drain),\nfor weights (decode) or for activations (memory), and the layer's beginning and end"
-        " (other)."
+        " (other). Hidden: the compiler says that the array hides the decoding of the layer's weights."
     )
     for result in results:
         parts.append(f"{result['model']} on {result['target']}, {result['on']}\n{_layers(result)}")
@@ -189,10 +192,11 @@ def _layers(result: Mapping[str, Any]) -> str:
             short_name(layer["name"]),
             layer["op"],
             *(layer[key] for key in spent),
+            "yes" if layer["decode_hidden"] else "no",
             f"{layer['utilisation']:.0%}",
         )
         for layer in result["layers"]
     ]
     totals = [sum(layer[key] for layer in result["layers"]) for key in spent]
-    rows.append(("all", "", *totals, f"{result['utilisation']:.0%}"))
-    return format_table(("layer", "operator", *spent, "utilisation"), rows)
+    rows.append(("all", "", *totals, "", f"{result['utilisation']:.0%}"))
+    return format_table(("layer", "operator", *spent, "hidden", "utilisation"), rows)

@@ -23,6 +23,7 @@ __all__ = [
     "RESIDUAL",
     "ROWS",
     "RUNNING",
+    "SEEK",
     "STOP",
     "STUCK",
     "run",
@@ -46,7 +47,7 @@ CODE, LITERALS, CODED, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
 READS = ACTIVATIONS_1 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
 
 # Kinds of instructions: those that make rows, those that only take the time to be fetched.
-STOP, ROWS, PREDICT, LOOP = range(4)
+STOP, ROWS, PREDICT, LOOP, SEEK = range(5)
 
 
 @njit(cache=True)
@@ -54,6 +55,8 @@ def run(
     machine: Registers,
     descriptors: Registers,
     program: Registers,
+    row_ends: Any,
+    byte_times: Any,
     state: Registers,
     rows: Registers,
     waiting: Any,
@@ -63,7 +66,8 @@ def run(
 ) -> int:
     """Up to ``limit`` cycles of an inference; whether it is RUNNING still, DONE or STUCK for ever.
 
-    Arguments are a `MACHINE`, arrays of `DESCRIPTOR` and `INSTRUCTION`, a `STATE`, an array of `ROW`, the
+    Arguments are a `MACHINE`, arrays of `DESCRIPTOR` and `INSTRUCTION`, the cycles of the entropy engine in
+    which its rows end and its bytes are read (`programs.entropy.Decoder`), a `STATE`, an array of `ROW`, the
     words that wait in the rows' feeders (rows, depth), an array of `LANE`, and one of `SPENT` for each layer
     and one more for what follows the last.
     """
@@ -94,7 +98,7 @@ def run(
         requests |= OPERANDS if residual.state == ASK else 0
         requests |= CODE if code.asking else 0
         requests |= LITERALS if literals.room != 0 else 0
-        requests |= CODED if engine.asks != 0 else 0
+        requests |= CODED if engine.asking else 0
         loading = sequencer.state == LOAD and sequencer.asked != machine.descriptor_words
         requests |= DESCRIPTORS if loading else 0
         requests |= BORDERS if filler.busy else 0
@@ -149,8 +153,11 @@ def run(
         clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
         group_made = decoder.last
         accepted = decoder.valid and decoder.of_records and constants.here != 2
-        clock_engine(decoder, engine, granted & CODED != 0, core.cycles)
-        clock_decoder(machine, program, decoder, code, literals, engine, columns, constants, granted)
+        coding = decoder.running and decoder.coded
+        clock_engine(row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
+        clock_decoder(
+            machine, program, row_ends, decoder, code, literals, engine, columns, constants, granted
+        )
         clock_columns(d, columns, step, last, final)
         clock_compute(machine, compute, step and last, drained)
         clock_constants(constants, accepted and group_made, release)
@@ -463,6 +470,7 @@ def clock_compute(machine: Registers, compute: Registers, tile_end: int, drained
 def clock_decoder(
     machine: Registers,
     program: Registers,
+    row_ends: Any,
     decoder: Registers,
     code: Registers,
     literals: Registers,
@@ -473,15 +481,24 @@ def clock_decoder(
 ) -> None:
     room = columns.written - columns.first != machine.column_buffer_depth
     ready = constants.here != 2 if decoder.of_records else room
-    literal, coded = decoder.bits != 0, decoder.cycles != 0
-    made = available(literals, decoder) if literal else not coded or engine.wait == 0
+    literal = decoder.bits != 0
+    made = available(literals, decoder) if literal else True
+    if decoder.running and decoder.coded:
+        made = engine.cycle == row_ends[engine.row]
     step = decoder.running and (not decoder.valid or ready) and made
     free = not decoder.running or (step and decoder.left == 0)
     instruction = program[code.index]
     looping = instruction.kind == LOOP
-    take = code.valid and (free or looping)
+    seeking = instruction.kind == SEEK
+    # SEEK withdraws no request that waits for its grant.
+    settled = literals.room == 0 or granted & LITERALS != 0
+    take = code.valid and (free or looping) and (not seeking or settled)
 
     clock_literals(literals, decoder.bits, step and literal, granted & LITERALS != 0)
+    if take and seeking:
+        literals.room, literals.answers = machine.literal_words, 0
+        literals.written, literals.taken, literals.present = 0, 0, 0
+        literals.primed, literals.position = 0, 0
     columns.written += decoder.valid and ready and not decoder.of_records
     if ready:
         decoder.valid = 0
@@ -490,18 +507,15 @@ def clock_decoder(
         decoder.of_records = decoder.records
         decoder.last = decoder.left == 0
         decoder.left -= 1
-        if coded and decoder.left >= 0:
-            begin_row(decoder, engine)
+        engine.row += decoder.coded
     if free:
         decoder.running = 0
     if take and not looping:
-        decoder.rows, decoder.left = instruction.rows, instruction.rows - 1
+        decoder.left = instruction.rows - 1
         decoder.bits, decoder.records = instruction.bits, instruction.records
-        decoder.cycles, decoder.coded_bits = instruction.cycles, instruction.coded_bits
+        decoder.coded = instruction.coded
         decoder.running = instruction.kind == ROWS
-        if decoder.cycles != 0:
-            begin_row(decoder, engine)
-            engine.wait += 1
+        engine.idle = 1
 
     # Instruction fetcher.
     answered = code.answers & 1
@@ -516,35 +530,38 @@ def clock_decoder(
         code.asking = instruction.kind != STOP
 
 
-# Entropy engine: it takes what the golden decoder says of an instruction, evenly over its rows.
+# Entropy engine, in the cycles that the golden decoder counted.
 
-ENGINE_START = 1035
+ENGINE_START = 1034
 """The first cycle in which it can begin: it has forgotten its contexts and read the first bits."""
-CODED_AHEAD = 2
-"""Bytes that may be asked for before it has to wait for them."""
 
 
 @njit(cache=True)
-def begin_row(decoder: Registers, engine: Registers) -> None:
-    row = decoder.rows - decoder.left - 1
-    engine.wait = decoder.cycles * (row + 1) // decoder.rows - decoder.cycles * row // decoder.rows
-
-
-@njit(cache=True)
-def clock_engine(decoder: Registers, engine: Registers, granted: bool, cycle: int) -> None:
-    engine.asks -= granted
-    # Two bytes are read ahead, the second when the first has come, and a third with the first bits.
-    engine.asks += (engine.answers & 1) + (engine.wanted != 0 and cycle == ENGINE_START - 2)
-    engine.answers >>= 1
-    if granted and engine.wanted > 1:
-        engine.wanted = 1
-        engine.answers |= 1 << 2
-    if decoder.running and engine.wait > 0 and cycle >= ENGINE_START and engine.asks <= CODED_AHEAD:
-        engine.wait -= 1
-        engine.bits += decoder.coded_bits
-        if engine.bits >= 8 * decoder.cycles:
-            engine.bits -= 8 * decoder.cycles
-            engine.asks += 1
+def clock_engine(
+    row_ends: Any, byte_times: Any, engine: Registers, running: bool, granted: bool, cycle: int
+) -> None:
+    # The ninth bit is of the second byte.
+    emptied = cycle == ENGINE_START - 1
+    if running and cycle >= ENGINE_START:
+        if engine.idle:
+            engine.idle = 0
+        elif engine.cycle != row_ends[engine.row]:
+            begins = byte_times[engine.byte, 0] == engine.cycle
+            if engine.holding or not begins:
+                emptied = byte_times[engine.byte, 1] == engine.cycle
+                engine.cycle += 1
+    if emptied:
+        engine.byte += 1
+        engine.holding = 0
+    # Reader.
+    answered = engine.answers & 1
+    engine.answers = engine.answers >> 1 | granted << 1
+    if granted:
+        engine.asking = 0
+    if engine.present and not engine.holding:
+        engine.holding, engine.present, engine.asking = 1, 0, 1
+    if answered:
+        engine.present = 1
 
 
 @njit(cache=True)

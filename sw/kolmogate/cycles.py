@@ -65,6 +65,11 @@ class LayerCycles:
     utilisation: float
 
     @property
+    def hidden(self) -> bool:
+        """Whether the array hides the decoding of the layer's weights: no tap waits for one."""
+        return self.decode == 0
+
+    @property
     def other(self) -> int:
         """The rest: loading descriptors, filling the pipeline, emptying it."""
         return self.total - self.compute - self.drain - self.decode - self.memory
@@ -84,7 +89,7 @@ def cycles(image: Image) -> list[LayerCycles]:
     arguments = (
         _machine(config)[0],
         descriptors,
-        _program(image),
+        *_program(image),
         _state(config)[0],
         _rows(config),
         np.zeros((config.rows, _FEEDER_DEPTH), np.int64),
@@ -124,6 +129,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
         "residual_bits": _RESIDUAL_BITS,
+        "literal_words": _LITERAL_WORDS,
     }
     return _records(registers.MACHINE, [values])
 
@@ -133,7 +139,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
     state = np.zeros(1, registers.STATE)
     state["code"]["asking"] = 1
     if config.entropy_engines:
-        state["engine"]["asks"], state["engine"]["wanted"] = 1, 2
+        state["engine"]["asking"] = 1
     state["literals"]["room"] = _LITERAL_WORDS
     state["requantiser"]["room"] = 1
     return state
@@ -180,8 +186,15 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
     return _records(registers.DESCRIPTOR, descriptors)
 
 
-def _program(image: Image) -> npt.NDArray[np.void]:
-    """The instructions of the weight program in the order in which they run, and what their rows take."""
+_INSTRUCTIONS = {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT, P0.SEEK: control.SEEK}
+"""Those that make no rows."""
+
+
+def _program(
+    image: Image,
+) -> tuple[npt.NDArray[np.void], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The instructions of the weight program in the order in which they run, and when the entropy engine
+    ends its rows and reads its bytes."""
     program, config = image.program(), image.config
     # One more word, so that there is a memory even if both streams are empty.
     memory = np.frombuffer(program.coded + program.literals + bytes(config.columns), np.uint8)
@@ -194,23 +207,21 @@ def _program(image: Image) -> npt.NDArray[np.void]:
         for _, instruction in walk(words):
             if instruction.op == P0.END or len(instructions) > LONGEST_PROGRAM:
                 break
-            made = {
-                "kind": {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT}.get(instruction.op, control.ROWS)
-            }
+            made = {"kind": _INSTRUCTIONS.get(instruction.op, control.ROWS)}
             if made["kind"] == control.ROWS:
-                cycles, bits = reader.engine_cycles, reader.coded_bits
                 reader.step()
                 made |= {
                     "rows": instruction.rows,
                     "records": instruction.op == P0.RECORDS,
                     "bits": instruction.literal_bits,
-                    "cycles": reader.engine_cycles - cycles,
-                    "coded_bits": reader.coded_bits - bits,
+                    "coded": instruction.is_coded,
                 }
             instructions.append(made)
     except ProgramEnd:
         pass
-    return _records(registers.INSTRUCTION, [*instructions, {}])
+    # One more byte, which is never read.
+    times = np.concatenate([reader.byte_times, np.full((1, 2), -1)])
+    return _records(registers.INSTRUCTION, [*instructions, {}]), reader.row_ends, times
 
 
 def _records(layout: np.dtype[np.void], records: list[dict[str, int]]) -> npt.NDArray[np.void]:

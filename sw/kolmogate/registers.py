@@ -16,6 +16,8 @@ MACHINE = _registers(
     "interval",
     # scratchpad words of a descriptor
     "descriptor_words",
+    # words of literals that are read ahead
+    "literal_words",
     # bits of a difference in the residual adder, which takes one a cycle
     "residual_bits",
 )
@@ -28,9 +30,9 @@ DESCRIPTOR = _registers(
 )
 """A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
 
-INSTRUCTION = _registers("kind", "rows", "records", "bits", "cycles", "coded_bits")
+INSTRUCTION = _registers("kind", "rows", "records", "bits", "coded")
 """An instruction of the weight program as it runs: rows that it makes, whether they are constants, literal
-bits that a row of it takes; cycles and bits that the entropy engine takes for all of them."""
+bits that a row of it takes, whether the entropy engine makes them."""
 
 SPENT = _registers("total", "compute", "drain", "decode", "memory")
 """Cycles of a layer: all of them; those that took a tap; those that waited for the shadow registers, for
@@ -58,10 +60,17 @@ STATE = np.dtype(
             "decoder",
             _registers(
                 *("valid", "of_records", "last", "running", "left"),
-                *("rows", "records", "bits", "cycles", "coded_bits"),
+                *("records", "bits", "coded"),
             ),
         ),
-        ("engine", _registers("wait", "bits", "asks", "wanted", "answers")),
+        (
+            "engine",
+            _registers(
+                *("idle", "cycle", "row"),
+                # its reader
+                *("asking", "answers", "present", "holding", "byte"),
+            ),
+        ),
         ("code", _registers("index", "asking", "answers", "valid")),
         ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
         ("constants", _registers("here", "arrived", "readable")),

@@ -19,6 +19,7 @@ def describe(image: Image) -> dict[str, Any]:
     for layer, time in zip(report["layers"], timing, strict=True):
         layer["cycles"] = time.total
         layer["utilisation"] = time.utilisation
+        layer["decode"], layer["decode_hidden"] = time.decode, time.hidden
     return report
 
 
@@ -59,11 +60,22 @@ def format_layers(report: dict[str, Any]) -> str:
             f"{layer['bits_per_weight']:.2f}",
             layer["macs"],
             layer["cycles"],
+            "hidden" if layer["decode_hidden"] else f"{layer['decode']:,}",
             f"{layer['utilisation']:.0%}",
         )
         for layer in report["layers"]
     ]
-    header = ("layer", "operator", "weights", "bytes", "bits/weight", "MACs", "cycles", "utilisation")
+    header = (
+        "layer",
+        "operator",
+        "weights",
+        "bytes",
+        "bits/weight",
+        "MACs",
+        "cycles",
+        "decode wait",
+        "utilisation",
+    )
     return format_table(header, rows)
 
 

@@ -99,6 +99,8 @@ LAYER_KEYS = {
     "bits_per_weight",
     "instructions",
     "cycles",
+    "decode",
+    "decode_hidden",
     "utilisation",
 }
 REPORT_KEYS = {
@@ -148,6 +150,8 @@ def test_compile_prints_a_table(files, cli, tmp_path):
         "bits/weight",
         "MACs",
         "cycles",
+        "decode",
+        "wait",
         "utilisation",
     ]
     assert "bytes for the device" in lines[-2]

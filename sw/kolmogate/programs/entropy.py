@@ -49,8 +49,7 @@ RANGE_BITS = 9
 # The registers of a coder: range, code or low end, bits read, bits decided, bits ordered, cycles taken.
 _RANGE, _CODE, _PLACE, _DECIDED, _ORDER, _CYCLES, _REGISTERS = range(7)
 _DECISION = 2
-# What the engine takes beside a decision's 3 cycles and a plain bit's one.
-_ROW_CYCLES, _NUMBER_CYCLES = 3, 3
+_NO_TIMES = np.zeros((0, 2), np.int64)
 
 
 class Reference(NamedTuple):
@@ -79,10 +78,15 @@ class _Model:
         encode: bool,
         memory: npt.NDArray[np.uint8],
         order: npt.NDArray[np.uint8],
-    ) -> None:
+        times: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.int64]:
+        """Returns the cycle in which each row ends."""
         terms = np.array([(d % HISTORY_ROWS, s) for d, s in references], np.int64)
         contexts = self._contexts[records * KIND_CONTEXTS :]
-        _code(rows, live, terms, contexts, self._means[int(records)], self._registers, encode, memory, order)
+        means, ends = self._means[int(records)], np.zeros(len(rows), np.int64)
+        state = self._registers
+        _code(rows, live, terms, contexts, means, state, encode, memory, order, times, ends)
+        return ends
 
     @property
     def cycles(self) -> int:
@@ -120,7 +124,7 @@ class Coder(_Model):
             needed = int(self._registers[used]) + 92 * rows.size + 16
             if needed > len(getattr(self, name)):
                 setattr(self, name, np.resize(getattr(self, name), 2 * needed))
-        self._run(rows, live, references, records, True, self._decided, self._order)
+        self._run(rows, live, references, records, True, self._decided, self._order, _NO_TIMES)
 
     def finish(self) -> bytes:
         """The whole stream, first byte first; empty if nothing was written."""
@@ -128,7 +132,7 @@ class Coder(_Model):
             return b""
         registers = self._registers
         # Two bits more name a number in the range, whatever follows.
-        _encode_tail(registers, self._decided, self._order)
+        _encode_tail(registers, self._decided, self._order, _NO_TIMES)
         decided = self._decided[: registers[_DECIDED]]
         order = np.concatenate([np.full(RANGE_BITS, _DECISION, np.uint8), self._order[: registers[_ORDER]]])
         is_decision = order == _DECISION
@@ -151,33 +155,51 @@ class Decoder(_Model):
     def __init__(self, memory: npt.NDArray[np.uint8], base: int, columns: int) -> None:
         super().__init__(columns)
         self._memory = np.ascontiguousarray(np.roll(memory, -base)[::-1])
-        _decode_head(self._registers, self._memory)
+        self.row_ends: list[npt.NDArray[np.int64]] = []
+        """The cycle in which each row ends, instruction by instruction, if the engine need not wait."""
+        self._times = np.zeros((len(memory), 2), np.int64)
+        _decode_head(self._registers, self._memory, self._times)
 
     @property
     def bits(self) -> int:
         """Bits read so far, without those that only wait in the decoder's register."""
         return int(self._registers[_PLACE]) - RANGE_BITS
 
+    @property
+    def byte_times(self) -> npt.NDArray[np.int64]:
+        """The cycles in which the first and the last bit of each byte so far were read, (bytes, 2).
+
+        They count as `row_ends` do, so that those of the first 9 bits are 0; a byte of which bits are left
+        has the last cycle -1.
+        """
+        return self._times[: -(-int(self._registers[_PLACE]) // 8)]
+
     def read(
         self, count: int, live: int, references: Sequence[Reference], *, records: bool = False
     ) -> Int8Array:
         """The rows of one instruction, (count, columns)."""
         rows = np.zeros((count, self._means.shape[1]), np.int8)
-        self._run(rows, live, references, records, False, self._memory, self._memory)
+        ends = self._run(rows, live, references, records, False, self._memory, self._memory, self._times)
+        self.row_ends.append(ends)
         return rows
 
 
 @njit(cache=True)
-def _next_bit(registers: Any, memory: Any) -> int:
+def _next_bit(registers: Any, memory: Any, times: Any, cycle: int) -> int:
     place = registers[_PLACE] % (8 * len(memory))
     registers[_PLACE] += 1
+    if place & 7 == 0:
+        times[place >> 3, 0] = cycle
+        times[place >> 3, 1] = -1
+    elif place & 7 == 7:
+        times[place >> 3, 1] = cycle
     return (memory[place >> 3] >> (7 - (place & 7))) & 1
 
 
 @njit(cache=True)
-def _decode_head(registers: Any, memory: Any) -> None:
+def _decode_head(registers: Any, memory: Any, times: Any) -> None:
     for _ in range(RANGE_BITS):
-        registers[_CODE] = registers[_CODE] << 1 | _next_bit(registers, memory)
+        registers[_CODE] = registers[_CODE] << 1 | _next_bit(registers, memory, times, 0)
 
 
 @njit(cache=True)
@@ -199,8 +221,8 @@ def _shift_out(registers: Any, decided: Any) -> None:
 
 
 @njit(cache=True)
-def _encode_tail(registers: Any, decided: Any, order: Any) -> None:
-    _normalise(registers, True, decided, order)
+def _encode_tail(registers: Any, decided: Any, order: Any, times: Any) -> None:
+    _normalise(registers, True, decided, order, times)
     step = 1 << (RANGE_BITS - 2)
     registers[_CODE] = (registers[_CODE] + step - 1) & ~(step - 1)
     _carry(registers, decided)
@@ -209,26 +231,27 @@ def _encode_tail(registers: Any, decided: Any, order: Any) -> None:
 
 
 @njit(cache=True)
-def _normalise(registers: Any, encode: bool, memory: Any, order: Any) -> int:
-    """Shift the range up to its full width; returns by how much."""
+def _normalise(registers: Any, encode: bool, memory: Any, order: Any, times: Any) -> int:
+    """Shift the range up to its full width, a bit a cycle; returns by how much."""
     shifts = 0
     while registers[_RANGE] < 1 << (RANGE_BITS - 1):
         registers[_RANGE] <<= 1
-        shifts += 1
         if encode:
             _shift_out(registers, memory)
             order[registers[_ORDER]] = _DECISION
             registers[_ORDER] += 1
         else:
             mask = (1 << RANGE_BITS) - 1
-            registers[_CODE] = (registers[_CODE] << 1 & mask) | _next_bit(registers, memory)
+            bit = _next_bit(registers, memory, times, registers[_CYCLES] + shifts)
+            registers[_CODE] = (registers[_CODE] << 1 & mask) | bit
+        shifts += 1
     return shifts
 
 
 @njit(cache=True)
-def _decide(context: Any, bit: int, registers: Any, encode: bool, memory: Any, order: Any) -> int:
+def _decide(context: Any, bit: int, registers: Any, encode: bool, memory: Any, order: Any, times: Any) -> int:
     """Code or decode one decision and adapt its context."""
-    shifts = _normalise(registers, encode, memory, order)
+    shifts = _normalise(registers, encode, memory, order, times)
     registers[_CYCLES] += 2 + max(shifts, 1)
     size = registers[_RANGE]
     bound = ((context[0] >> 2) * (size >> 5)) >> 5
@@ -249,16 +272,18 @@ def _decide(context: Any, bit: int, registers: Any, encode: bool, memory: Any, o
 
 
 @njit(cache=True)
-def _plain(value: int, count: int, registers: Any, encode: bool, memory: Any, order: Any) -> int:
+def _plain(value: int, count: int, registers: Any, encode: bool, memory: Any, order: Any, times: Any) -> int:
     """``count`` bits of ``value``, most significant first."""
     if count:
-        registers[_CYCLES] += count + _normalise(registers, encode, memory, order)
+        registers[_CYCLES] += _normalise(registers, encode, memory, order, times)
     for place in range(count - 1, -1, -1):
         if encode:
             order[registers[_ORDER]] = (value >> place) & 1
             registers[_ORDER] += 1
         else:
-            value = (value & ~(1 << place)) | _next_bit(registers, memory) << place
+            bit = _next_bit(registers, memory, times, registers[_CYCLES])
+            value = (value & ~(1 << place)) | bit << place
+        registers[_CYCLES] += 1
     return value
 
 
@@ -273,10 +298,15 @@ def _code(
     encode: bool,
     memory: Any,
     order: Any,
+    times: Any,
+    ends: Any,
 ) -> None:
-    """Code or decode all ``rows``; ``memory`` then takes decided bits, ``order`` what follows what."""
+    """Code or decode all ``rows``; ``memory`` then takes decided bits, ``order`` what follows what.
+
+    ``times`` takes the cycles in which bytes are read, ``ends`` those in which rows end.
+    """
     for t in range(rows.shape[0]):
-        registers[_CYCLES] += _ROW_CYCLES
+        registers[_CYCLES] += 1
         for c in range(live):
             prediction = 0
             for i in range(2):
@@ -287,6 +317,7 @@ def _code(
                             prediction += rows[t, c - 1] >> shift
                     elif t >= distance:
                         prediction += rows[t - distance, c] >> shift
+            registers[_CYCLES] += 2
             residual = ((rows[t, c] - prediction + 128) & 255) - 128 if encode else 0
             negative = 1 if residual < 0 else 0
             u = ~residual if negative else residual
@@ -300,24 +331,32 @@ def _code(
             limit = min(127 >> (k + 2), UNARY)
             h = 0
             while h < limit and _decide(
-                contexts[base + 4 * h], 1 if q >> 2 > h else 0, registers, encode, memory, order
+                contexts[base + 4 * h], 1 if q >> 2 > h else 0, registers, encode, memory, order, times
             ):
                 h += 1
             if h == UNARY:
-                u = _plain(u, 7, registers, encode, memory, order)
+                u = _plain(u, 7, registers, encode, memory, order, times)
                 q = 4 * UNARY
             else:
-                first = _decide(contexts[base + 4 * h + 1], q >> 1 & 1, registers, encode, memory, order)
-                second = _decide(contexts[base + 4 * h + 2 + first], q & 1, registers, encode, memory, order)
+                first = _decide(
+                    contexts[base + 4 * h + 1], q >> 1 & 1, registers, encode, memory, order, times
+                )
+                second = _decide(
+                    contexts[base + 4 * h + 2 + first], q & 1, registers, encode, memory, order, times
+                )
                 q = 4 * h + 2 * first + second
-                u = (q << k) | _plain(u & ((1 << k) - 1), k, registers, encode, memory, order)
+                u = (q << k) | _plain(u & ((1 << k) - 1), k, registers, encode, memory, order, times)
             if k == 0 and q < 4:
-                negative = _decide(contexts[base + SIGNS + q], negative, registers, encode, memory, order)
+                negative = _decide(
+                    contexts[base + SIGNS + q], negative, registers, encode, memory, order, times
+                )
                 registers[_CYCLES] += 1
             else:
-                negative = _plain(negative, 1, registers, encode, memory, order)
-            registers[_CYCLES] += _NUMBER_CYCLES
+                negative = _plain(negative, 1, registers, encode, memory, order, times)
+            registers[_CYCLES] += 1
             means[c] += ((u << 5 | 16) - means[c]) >> MEAN_RATE
             if not encode:
                 residual = ~u if negative else u
                 rows[t, c] = ((residual + prediction + 128) & 255) - 128
+        registers[_CYCLES] += 2
+        ends[t] = registers[_CYCLES]

@@ -89,6 +89,16 @@ class Reader:
         """Cycles that the entropy engine took for what was read."""
         return self._decoder.cycles
 
+    @property
+    def row_ends(self) -> npt.NDArray[np.int64]:
+        """The engine's cycle in which each coded row so far ended, if it did not have to wait."""
+        return np.concatenate([np.zeros(0, np.int64), *self._decoder.row_ends])
+
+    @property
+    def byte_times(self) -> npt.NDArray[np.int64]:
+        """As `Decoder.byte_times`."""
+        return self._decoder.byte_times
+
     def step(self) -> Instruction:
         """Run the next instruction that makes rows, which are then there to be taken; raises as `weights`."""
         while self._left > 0:
