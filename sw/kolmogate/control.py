@@ -479,8 +479,7 @@ def clock_decoder(
     constants: Registers,
     granted: int,
 ) -> None:
-    room = columns.written - columns.first != machine.column_buffer_depth
-    ready = constants.here != 2 if decoder.of_records else room
+    ready = constants.here != 2 if decoder.of_records else columns.room
     literal = decoder.bits != 0
     made = available(literals, decoder) if literal else True
     if decoder.running and decoder.coded:
@@ -500,6 +499,7 @@ def clock_decoder(
         literals.written, literals.taken, literals.present = 0, 0, 0
         literals.primed, literals.position = 0, 0
     columns.written += decoder.valid and ready and not decoder.of_records
+    columns.room = columns.written - columns.first != machine.column_buffer_depth
     if ready:
         decoder.valid = 0
     if step:
