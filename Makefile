@@ -4,6 +4,8 @@
 #   make bitstreams   two boards' bitstreams from scratch, held to their clocks; long
 #   make regress  the cocotb benches alone, on every simulator found; SEED=n repeats a run
 #   make bench    the MLPerf Tiny networks of KOLMOGATE_MODELS on the RTL; writes benchmarks/cycles.md and .json
+#   make fmax     every configuration's bitstream with five seeds; hours; writes benchmarks/fmax.md and .json
+#   make boards   time and energy of an inference on each board, of the results of bench and fmax
 #   make lint     formatting, lint rules and types
 #   make clean    remove the environment and everything built
 
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 SEED ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.randbelow(1 << 31))')
 JOBS ?= 2
 
-.PHONY: demo test test-slow bitstreams regress bench lint clean prerequisites
+.PHONY: demo test test-slow bitstreams regress bench fmax boards lint clean prerequisites
 
 demo: $(VENV)/sim.installed
 	$(BIN)/kolmogate demo
@@ -39,6 +41,12 @@ bench: $(VENV)/sim.installed
 	    { echo "KOLMOGATE_MODELS is not set: it names the folder of the MLPerf Tiny networks" >&2; exit 1; }
 	$(BIN)/kolmogate bench $(NETWORKS:%=$(KOLMOGATE_MODELS)/%.tflite) \
 	    $(TARGETS:%=--target %) --on rtl -o benchmarks/cycles
+
+fmax: $(VENV)/boards.installed
+	$(BIN)/python benchmarks/fmax.py
+
+boards: $(VENV)/boards.installed
+	$(BIN)/python benchmarks/boards.py
 
 lint: $(VENV)/lint.installed
 	$(BIN)/ruff format --check .
