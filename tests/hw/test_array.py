@@ -195,6 +195,7 @@ def run_layers(
         draining = pauses()
         for layer, values in zip(layers, weights, strict=True):
             ctx.set(dut.descriptor, layer)
+            await ctx.tick()
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
