@@ -55,7 +55,9 @@ class Core(wiring.Component):
                 ["outputs", "host_write", "activations_0", "fill"],
             ]
         writers = {"outputs", "host_write", "fill"}
-        m.submodules.scratchpad = scratchpad = Scratchpad(config, clients, writers)
+        m.submodules.scratchpad = scratchpad = Scratchpad(
+            config, clients, writers, {"activations_0", "activations_1"}
+        )
         sequencer = Sequencer(config)
         fetcher = WindowFetcher(config)
         decoder = WeightDecoder(config)

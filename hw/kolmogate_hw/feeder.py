@@ -4,6 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
+from kolmogate.isa import WORD_GRAIN
 
 from .block_ram import BlockRam
 
@@ -23,7 +24,7 @@ class RunLayout(data.StructLayout):
         lane_bits = config.columns.bit_length() - 1
         super().__init__(
             {
-                "start": lane_bits,
+                "start": range(WORD_GRAIN),
                 "last": lane_bits,
                 "window_end": 1,
                 "final_tile": 1,
@@ -83,7 +84,7 @@ class RowFeeder(wiring.Component):
         take = Signal()
         # The head's first activation is where its run starts; then the pointer says.
         fresh = Signal(reset_less=True)
-        pointer = Signal.like(head.start, reset_less=True)
+        pointer = Signal.like(head.last, reset_less=True)
         place = Signal.like(pointer)
         at_last = Signal()
         m.d.comb += [

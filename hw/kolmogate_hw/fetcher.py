@@ -6,10 +6,10 @@ from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike, s
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN
 
 from .feeder import FEEDER_DEPTH, RunLayout
-from .ports import ReadPort
+from .ports import UnalignedReadPort, turned
 from .raster import RasterWalk
 from .records import struct_layout
 
@@ -25,8 +25,8 @@ class WindowFetcher(wiring.Component):
     last position's words.
 
     The descriptor must be there from the cycle before ``start`` on. The fetcher runs ahead of the array as
-    far as the feeders have room; ``push`` and ``run`` answer a granted request of a port two cycles later.
-    ``walking`` is high while there is a word left to ask for.
+    far as the feeders have room; ``push`` and ``run`` answer a granted request of a port with its
+    `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
     """
 
     walking: Signal
@@ -38,7 +38,7 @@ class WindowFetcher(wiring.Component):
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
-                "ports": Out(ReadPort(config)).array(lanes),
+                "ports": Out(UnalignedReadPort(config)).array(lanes),
                 "push": Out(config.rows).array(lanes),
                 "run": Out(RunLayout(config)).array(lanes),
                 "pop": In(config.rows),
@@ -51,6 +51,7 @@ class WindowFetcher(wiring.Component):
         config, descriptor = self.config, self.descriptor
         rows, columns, lanes = config.rows, config.columns, config.scratchpad_ports
         lane_bits = columns.bit_length() - 1
+        grain_bits = WORD_GRAIN.bit_length() - 1
         address = ADDRESS_BITS
 
         # Where the walk is: column group, position, rows of the tile (one a lane), run of the window, word of
@@ -107,14 +108,14 @@ class WindowFetcher(wiring.Component):
         # Where the next words of the rows begin in theirs. Two lanes are for fast machines: there they are
         # registers, made along with the offset, and the base of a row that has its place only now.
         ahead = lanes > 1
-        skips = [Signal(lane_bits, name=f"skip_of_{r}", reset_less=True) for r in range(rows)]
+        skips = [Signal(grain_bits, name=f"skip_of_{r}", reset_less=True) for r in range(rows)]
 
         def word_offset_becomes(value: ValueLike) -> list[Any]:
             assignments = [word_offset.eq(value)]
             for r in range(rows if ahead else 0):
                 here = placing & (step == r // lanes)
-                base = Mux(here, places[r % lanes], bases[r])[:lane_bits]
-                assignments.append(skips[r].eq(base + Value.cast(value)[:lane_bits]))
+                base = Mux(here, places[r % lanes], bases[r])[:grain_bits]
+                assignments.append(skips[r].eq(base + Value.cast(value)[:grain_bits]))
             return assignments
 
         # Visits: each lane has a word of its row to fetch, or none.
@@ -136,7 +137,7 @@ class WindowFetcher(wiring.Component):
             m.d.comb += visit.eq(Mux(placing, places[lane], own_bases[step] + word_offset))
             # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
             # Rows differ in alignment, so that one may need a word more than another.
-            skip = Signal(lane_bits, name=f"skip_{lane}")
+            skip = Signal(grain_bits, name=f"skip_{lane}")
             remaining = Signal(signed(lane_bits + 3), name=f"remaining_{lane}")
             wanted = Signal(name=f"wanted_{lane}")
             m.d.comb += [
@@ -166,7 +167,7 @@ class WindowFetcher(wiring.Component):
             with m.If(advance):
                 m.d.sync += [
                     port.request.valid.eq(wanted),
-                    port.request.payload.eq(visit[lane_bits:]),
+                    port.request.payload.eq(visit[grain_bits:]),
                     asked_targets.eq(targets),
                     tag.start.eq(Mux(first_word, skip, 0)),
                     tag.last.eq(Mux(more[lane], columns - 1, remaining - 1)),
@@ -174,18 +175,20 @@ class WindowFetcher(wiring.Component):
                     tag.final_tile.eq(Mux(placing, ended, final_tile)),
                 ]
             reserved.append(Mux(advance & wanted, targets, 0))
-            # Answers come two cycles after the grant; their tags wait as long.
+            # Answers come two cycles after the grant, or three; their tags wait as long.
             granted = port.request.valid & port.request.ready
-            delayed = Signal(RunLayout(config), name=f"delayed_{lane}", reset_less=True)
-            answer = Signal(RunLayout(config), name=f"answer_{lane}", reset_less=True)
-            pushed = Signal(rows, name=f"pushed_{lane}")
-            m.d.sync += [
-                delayed.eq(tag),
-                answer.eq(delayed),
-                pushed.eq(Mux(granted, asked_targets, 0)),
+            pushed: Value = Mux(granted, asked_targets, 0)
+            answer = tag
+            for stage in range(3 if turned(config) else 2):
+                delayed = Signal(RunLayout(config), name=f"delayed_{lane}_{stage}", reset_less=True)
+                pushing = Signal(rows, name=f"pushed_{lane}_{stage}")
+                m.d.sync += [delayed.eq(answer), pushing.eq(pushed)]
+                answer, pushed = delayed, pushing
+            m.d.comb += [
                 self.push[lane].eq(pushed),
+                self.run[lane].eq(answer),
+                self.run[lane].word.eq(port.data),
             ]
-            m.d.comb += [self.run[lane].eq(answer), self.run[lane].word.eq(port.data)]
         m.d.comb += advance.eq(walking & possible.all() & free.all())
         for r in range(rows):
             taken = Cat(reserved[lane][r] for lane in range(lanes)).any()

@@ -3,9 +3,17 @@
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS
+from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
 
-__all__ = ["ACTIVITY", "HostPort", "ReadPort", "word_address_bits", "write_port"]
+__all__ = [
+    "ACTIVITY",
+    "HostPort",
+    "ReadPort",
+    "UnalignedReadPort",
+    "turned",
+    "word_address_bits",
+    "write_port",
+]
 
 ACTIVITY = data.StructLayout({"busy": 1, "end_layer": 1, "compute": 1, "drain": 1, "decode": 1, "memory": 1})
 """What the core does in a cycle, for a simulation to count; nothing of it is built where nobody looks.
@@ -32,6 +40,28 @@ class ReadPort(wiring.Signature):
         super().__init__(
             {
                 "request": Out(stream.Signature(word_address_bits(config))),
+                "valid": In(1),
+                "data": In(8 * config.columns),
+            }
+        )
+
+
+def turned(config: MachineConfig) -> bool:
+    """Whether a word may begin in the middle of a stored one, and is turned to begin with its first byte."""
+    return config.columns > WORD_GRAIN
+
+
+class UnalignedReadPort(wiring.Signature):
+    """As `ReadPort`, for words that begin at any multiple of `isa.WORD_GRAIN` bytes, which is what
+    ``request`` counts in.
+
+    Where that makes a difference (`turned`), the answer comes three cycles later.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        super().__init__(
+            {
+                "request": Out(stream.Signature(ADDRESS_BITS - (WORD_GRAIN.bit_length() - 1))),
                 "valid": In(1),
                 "data": In(8 * config.columns),
             }

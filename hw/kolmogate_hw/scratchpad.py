@@ -2,22 +2,30 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import chain
 from operator import or_
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
+from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
 
 from .cells import ICE40_ULTRAPLUS, family
 from .cells.spram import spram_memory
-from .ports import ReadPort, word_address_bits, write_port
+from .ports import ReadPort, UnalignedReadPort, turned, word_address_bits, write_port
 
 __all__ = ["Scratchpad", "ScratchpadMemory"]
+
+GRAIN_BITS = WORD_GRAIN.bit_length() - 1
 
 
 class ScratchpadMemory(wiring.Component):
     """The bare memory; reads answer one cycle after `read_enable`.
+
+    Its banks are `isa.WORD_GRAIN` bytes wide. ``address`` counts in as many bytes: a word that begins there
+    has its first bytes in any bank and goes on in the next, from the last in the first; ``read_data`` are the
+    banks. Words that are written begin in the first bank.
 
     It has ``config.scratchpad_ports`` ports. The last one also writes: with a mask other than 0 it writes and
     must not read. What a port reads while the other writes the same word is undefined. On the iCE40 UltraPlus
@@ -30,7 +38,7 @@ class ScratchpadMemory(wiring.Component):
         super().__init__(
             {
                 "read_enable": In(1).array(ports),
-                "address": In(word_address_bits(config)).array(ports),
+                "address": In(ADDRESS_BITS - GRAIN_BITS).array(ports),
                 "read_data": Out(8 * config.columns).array(ports),
                 "write_mask": In(config.columns),
                 "write_data": In(8 * config.columns),
@@ -42,23 +50,29 @@ class ScratchpadMemory(wiring.Component):
             return spram_memory(self)
         m = Module()
         config = self.config
-        # Block RAM with two ports is only found where nothing is promised of simultaneous accesses.
-        m.submodules.memory = words = memory.Memory(
-            shape=8 * config.columns, depth=config.scratchpad_words, init=[], attrs={"no_rw_check": True}
-        )
-        for enable, address, read_data in zip(self.read_enable, self.address, self.read_data, strict=True):
-            # Tools take the promise only for a register that they merge into the memory themselves.
-            read = words.read_port(domain="comb")
-            register = Signal.like(read_data, reset_less=True)
-            m.d.comb += [read.addr.eq(address), read_data.eq(register)]
-            with m.If(enable):
-                m.d.sync += register.eq(read.data)
-        write = words.write_port(granularity=8)
-        m.d.comb += [
-            write.en.eq(self.write_mask),
-            write.addr.eq(self.address[-1]),
-            write.data.eq(self.write_data),
-        ]
+        banks = config.columns // WORD_GRAIN
+        bank_bits = banks.bit_length() - 1
+        for bank in range(banks):
+            # Block RAM with two ports is only found where nothing is promised of simultaneous accesses.
+            m.submodules[f"bank_{bank}"] = words = memory.Memory(
+                shape=8 * WORD_GRAIN, depth=config.scratchpad_words, init=[], attrs={"no_rw_check": True}
+            )
+            span = slice(8 * WORD_GRAIN * bank, 8 * WORD_GRAIN * (bank + 1))
+            for port, address in enumerate(self.address):
+                place = Signal(word_address_bits(config), name=f"place_{bank}_{port}")
+                m.d.comb += place.eq(address[bank_bits:] + (address[:bank_bits] > bank))
+                # Tools take the promise only for a register that they merge into the memory themselves.
+                read = words.read_port(domain="comb")
+                register = Signal(8 * WORD_GRAIN, name=f"read_{bank}_{port}", reset_less=True)
+                m.d.comb += [read.addr.eq(place), self.read_data[port][span].eq(register)]
+                with m.If(self.read_enable[port]):
+                    m.d.sync += register.eq(read.data)
+            write = words.write_port(granularity=8)
+            m.d.comb += [
+                write.en.eq(self.write_mask[WORD_GRAIN * bank : WORD_GRAIN * (bank + 1)]),
+                write.addr.eq(place),
+                write.data.eq(self.write_data[span]),
+            ]
         return m
 
 
@@ -70,29 +84,35 @@ class Scratchpad(wiring.Component):
     config : MachineConfig
     clients : sequence of sequences of str
         Names of the clients of each memory port, highest priority first: each becomes a port of this
-        component. A name in ``writers`` is a `write_port`, any other a `ReadPort`.
+        component. A name in ``writers`` is a `write_port`, one in ``unaligned`` an `UnalignedReadPort`, any
+        other a `ReadPort`.
     writers : set of str
         All of them clients of the last port.
+    unaligned : set of str
 
-    Latency: a read granted in cycle t answers in cycle t + 2 (request and memory registers).
-    Throughput: one transfer a port a cycle.
+    Latency: a read granted in cycle t answers in cycle t + 2 (request and memory registers), an unaligned one
+    that has to be turned in cycle t + 3. Throughput: one transfer a port a cycle.
     """
 
-    def __init__(self, config: MachineConfig, clients: Sequence[Sequence[str]], writers: set[str]) -> None:
+    def __init__(
+        self, config: MachineConfig, clients: Sequence[Sequence[str]], writers: set[str], unaligned: set[str]
+    ) -> None:
         self.config = config
         self.clients = clients
         self.writers = writers
-        super().__init__(
-            {
-                name: In(write_port(config)) if name in writers else In(ReadPort(config))
-                for names in clients
-                for name in names
-            }
-        )
+        self.unaligned = unaligned
+        ports = {}
+        for name in chain.from_iterable(clients):
+            if name in writers:
+                ports[name] = In(write_port(config))
+            else:
+                ports[name] = In(UnalignedReadPort(config) if name in unaligned else ReadPort(config))
+        super().__init__(ports)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.memory = memory = ScratchpadMemory(self.config)
+        bank_bits = (self.config.columns // WORD_GRAIN).bit_length() - 1
         # What is granted, the others gated to 0, so that an OR merges them.
         masks: list[Value] = []
         words: list[Value] = []
@@ -101,25 +121,38 @@ class Scratchpad(wiring.Component):
         ):
             addresses: list[Value] = []
             enables: list[Value] = []
+            in_order: Value = read_data
+            if turned(self.config):
+                first = Signal(bank_bits, reset_less=True)
+                in_order = Signal(8 * self.config.columns, reset_less=True)
+                banks = Array(read_data.word_select(bank, 8 * WORD_GRAIN) for bank in range(1 << bank_bits))
+                m.d.sync += [
+                    first.eq(address),
+                    in_order.eq(Cat(banks[(first + bank)[:bank_bits]] for bank in range(1 << bank_bits))),
+                ]
             # Whether a client of higher priority asks.
             busy: ValueLike = C(0)
             for name in names:
                 client = getattr(self, name)
-                writes = name in self.writers
+                writes, unaligned = name in self.writers, name in self.unaligned
                 request = client if writes else client.request
                 granted = Signal(name=f"{name}_granted")
                 m.d.comb += [request.ready.eq(~busy), granted.eq(request.valid & request.ready)]
                 busy = busy | request.valid
+                asked = client.payload.address if writes else client.request.payload
+                place = asked if unaligned else Cat(C(0, bank_bits), asked)
+                addresses.append(Mux(granted, place, 0))
                 if writes:
-                    addresses.append(Mux(granted, client.payload.address, 0))
                     masks.append(Mux(granted, client.payload.mask, 0))
                     words.append(Mux(granted, client.payload.data, 0))
-                else:
-                    addresses.append(Mux(granted, client.request.payload, 0))
-                    enables.append(granted)
-                    requested = Signal(name=f"{name}_requested")
-                    m.d.sync += [requested.eq(granted), client.valid.eq(requested)]
-                    m.d.comb += client.data.eq(read_data)
+                    continue
+                enables.append(granted)
+                answered: Value = granted
+                for stage in range(3 if unaligned and turned(self.config) else 2):
+                    following = Signal(name=f"{name}_answered_{stage}")
+                    m.d.sync += following.eq(answered)
+                    answered = following
+                m.d.comb += [client.valid.eq(answered), client.data.eq(in_order if unaligned else read_data)]
             m.d.sync += [enable.eq(Cat(enables).any()), address.eq(reduce(or_, addresses))]
         m.d.sync += [memory.write_mask.eq(reduce(or_, masks)), memory.write_data.eq(reduce(or_, words))]
         return m

@@ -1,11 +1,13 @@
 """The far end of scratchpad ports, for components that are simulated without the scratchpad."""
 
 import random
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from kolmogate.isa import ADDRESS_BITS
 
 __all__ = ["random_memory", "serve_reads", "serve_writes"]
 
@@ -18,26 +20,29 @@ def random_memory(source: random.Random, size: int) -> Memory:
 
 
 async def serve_reads(ctx: Any, port: Any, memory: Memory, pauses: Iterator[bool]) -> None:
-    """Answer a `ReadPort` for ever: a background test bench.
+    """Answer a `ReadPort` or an `UnalignedReadPort` for ever: a background test bench.
 
-    Grants are withheld as ``pauses`` says; the word stored at the time of the grant is given exactly two
-    cycles later, and noise at all other times. A request beyond ``memory`` is an `AssertionError`.
+    Grants are withheld as ``pauses`` says; the word stored at the time of the grant is given when the port
+    promises it, and noise at all other times. A request beyond ``memory`` is an `AssertionError`.
     """
     noise = random.Random(0)
     bits = len(port.data)
-    answer: int | None = None
+    columns = bits // 8
+    grain = 1 << ADDRESS_BITS - len(port.request.payload)
+    waiting: deque[int | None] = deque([None] * (1 if grain == columns else 2))
     while True:
         ctx.set(port.request.ready, not next(pauses))
         _, _, granted, word = await ctx.tick().sample(
             port.request.valid & port.request.ready, port.request.payload
         )
+        answer = waiting.popleft()
         ctx.set(port.valid, answer is not None)
         ctx.set(port.data, noise.getrandbits(bits) if answer is None else answer)
-        answer = None
         if granted:
-            columns = bits // 8
-            assert (word + 1) * columns <= len(memory), f"read of word {word} beyond the memory"
-            answer = int.from_bytes(memory[word * columns :][:columns].tobytes(), "little")
+            assert word * grain + columns <= len(memory), f"read at {word * grain} beyond the memory"
+            waiting.append(int.from_bytes(memory[word * grain :][:columns].tobytes(), "little"))
+        else:
+            waiting.append(None)
 
 
 async def serve_writes(

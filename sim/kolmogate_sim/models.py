@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, SHIFTS, Opcode, window_taps
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, SHIFTS, WORD_GRAIN, Opcode, window_taps
 
 __all__ = [
     "accumulate",
@@ -164,11 +164,11 @@ def random_layer(
 ) -> dict[str, int]:
     """A small ARRAY layer whose input and output lie within a memory of ``memory_bytes``.
 
-    Inputs may be anywhere (in word mode on words) and overlap, steps of either sign; outputs are apart,
-    at multiples of Q bytes. Fields in ``fixed`` are as given.
+    Inputs may be anywhere (in word mode at multiples of 8 bytes) and overlap, steps of either sign; outputs
+    are apart, at multiples of Q bytes. Fields in ``fixed`` are as given.
     """
     word_mode = fixed.get("word_mode", source.randrange(2))
-    grain = config.columns if word_mode else 1
+    grain = WORD_GRAIN if word_mode else 1
 
     def step() -> int:
         return source.randrange(-3 * config.columns, 3 * config.columns + 1) // grain * grain

@@ -27,14 +27,16 @@ from .demo import demo
 from .errors import DeviceError, KolmogateError, UsageError
 from .files import require_folder
 from .image import Image
+from .lossy import compress
 from .network import Network
 from .programs.reader import disassemble
 from .protocol import BAUD
-from .report import describe, format_dropped, format_layers
+from .report import describe, format_dropped, format_layers, format_loss
 from .runtime import open as open_device
 from .runtime import simulated_link
 from .selftest import selftest
 from .serial_link import BAUDS
+from .tflite_export import save_tflite
 from .tflite_import import load_tflite
 
 __all__ = ["main"]
@@ -102,6 +104,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--max-bytes", type=int, metavar="N", help="the fastest image that takes at most N bytes"
+    )
+    command.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="X",
+        help="compress with loss: KL divergence of SOFTMAX outputs, or relative error, at most X",
+    )
+    command.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="D.npz",
+        help="inputs that the loss is measured on, as run takes them; made up where there are none",
+    )
+    command.add_argument(
+        "--export", type=Path, metavar="T.tflite", help="also write the network that is run as a .tflite"
     )
     command.set_defaults(command=_compile)
 
@@ -177,22 +194,35 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _compile(options: argparse.Namespace) -> None:
     config = configuration(options.target)
-    require_folder(options.output)
-    image = compile(
-        load_tflite(options.model),
-        config,
-        objective=options.objective,
-        max_cycles=options.max_cycles,
-        max_bytes=options.max_bytes,
-    )
+    if options.max_loss is not None and options.exact:
+        raise UsageError("--exact allows no loss: leave out --max-loss, or --exact")
+    if options.max_loss is None and options.calibration is not None:
+        raise UsageError("calibration inputs are for compression with loss: add --max-loss")
+    for path in (options.output, options.export):
+        if path is not None:
+            require_folder(path)
+    network = load_tflite(options.model)
+    budgets = {name: getattr(options, name) for name in ("objective", "max_cycles", "max_bytes")}
+    if options.max_loss is None:
+        image = compile(network, config, **budgets)
+    else:
+        calibration = None
+        if options.calibration is not None:
+            calibration = load_inputs(options.calibration, network.tensors[network.input])
+        compressed = compress(network, config, max_loss=options.max_loss, calibration=calibration, **budgets)
+        network, image = compressed.network, compressed.image
     report = describe(image)
+    if options.export is not None:
+        save_tflite(network, options.export)
     save_image(image, options.output)
     if options.json:
         _print_json(report)
         return
     print(format_layers(report))
     print(_summary(image, report))
-    print(f"wrote {options.output}")
+    for path in (options.export, options.output):
+        if path is not None:
+            print(f"wrote {path}")
 
 
 def _summary(image: Image, report: dict[str, Any]) -> str:
@@ -201,7 +231,7 @@ def _summary(image: Image, report: dict[str, Any]) -> str:
         f"{image.device_bytes:,} bytes for the device ({sections['programs']:,} programs, "
         f"{sections['constants']:,} constants, {sections['descriptors']:,} descriptors) for "
         f"{report['weights']:,} weights; {report['cycles']:,} cycles an inference predicted on "
-        f"{image.config.name}"
+        f"{image.config.name}{format_loss(image)}"
     )
 
 
@@ -286,7 +316,8 @@ def _inspect(options: argparse.Namespace) -> None:
     if options.json:
         _print_json(report if listing is None else {**report, "listing": listing})
         return
-    print(f"{image.model}, compiled for {image.config.name}, exact")
+    kind = "exact" if image.lossy is None else "compressed with loss"
+    print(f"{image.model}, compiled for {image.config.name}, {kind}")
     print(format_layers(report))
     if image.dropped:
         print(format_dropped(report))

@@ -39,6 +39,7 @@ def compile(
     objective: str = "balanced",
     max_cycles: int | None = None,
     max_bytes: int | None = None,
+    rewritten: Network | None = None,
 ) -> Image:
     """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`).
 
@@ -52,6 +53,9 @@ def compile(
         The smallest found within so many cycles.
     max_bytes : int or None
         The fastest found within so many bytes; not together with ``max_cycles``.
+    rewritten : Network or None
+        What is compiled in place of ``network``, whose weights the image's report counts: its compression
+        with loss (`kolmogate.lossy`).
 
     Raises `InputError` that names the operation which the machine cannot run exactly, or says how many
     bytes of scratchpad the network is short of, or that no image is as fast or as small as that.
@@ -60,14 +64,15 @@ def compile(
         raise UsageError(f"unknown objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
     weights = _weights(network)
     simplified = simplify(network)
-    lowered = lower(simplified.network)
+    live = simplified.network if rewritten is None else simplify(rewritten).network
+    lowered = lower(live)
     plan = schedule(lowered, config)
     job = _Job(
         config,
         lowered,
         plan,
         tuple(_material(layer, config) for layer in plan.layers),
-        (weights, _weights(simplified.network)),
+        (weights, _weights(live)),
         simplified.dropped,
     )
     literal, coded = ([choice] * len(plan.layers) for choice in (Choice(), Choice(True, True)))

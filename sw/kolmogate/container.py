@@ -19,7 +19,7 @@ from . import skeleton
 from .config import MachineConfig
 from .errors import InputError, KolmogateError
 from .files import write_whole
-from .image import SECTIONS, Activation, Image, LayerReport, Section
+from .image import SECTIONS, Activation, Image, LayerReport, Lossy, Section
 from .layout import Layout
 from .network import Tensor
 from .schedule import split_tail
@@ -31,7 +31,7 @@ MAGIC = b"\x89KG\r\n\x1a\n\x00"
 VERSION = 2
 HEADER = struct.Struct("<8sHII")
 
-T = TypeVar("T", MachineConfig, Dropped)
+T = TypeVar("T", MachineConfig, Dropped, Lossy)
 
 
 def to_bytes(image: Image) -> bytes:
@@ -98,6 +98,7 @@ def _encode(image: Image) -> dict[str, Any]:
         "network": skeleton.to_record(image.skeleton),
         "layers": [{**asdict(layer), "instructions": dict(layer.instructions)} for layer in image.layers],
         "dropped": [asdict(dropped) for dropped in image.dropped],
+        **({"lossy": asdict(image.lossy)} if image.lossy else {}),
     }
 
 
@@ -122,6 +123,7 @@ def _decode(host: object, device: bytes) -> Image:
         skeleton=network,
         layers=tuple(_layer(item) for item in checked.records(top, "layers")),
         dropped=tuple(_flat(Dropped, item) for item in checked.records(top, "dropped")),
+        lossy=_flat(Lossy, checked.value(top, "lossy", dict)) if "lossy" in top else None,
     )
     image.check()
     return image

@@ -278,7 +278,7 @@ def look_ahead(
     for p in range(ports):
         lane = lanes[p]
         row = step * ports + p
-        lane.remaining = fetcher.bytes_left + (lane.visit & (columns - 1))
+        lane.remaining = fetcher.bytes_left + lane.visit % machine.word_grain
         lane.wanted = lane.live and lane.remaining > 0
         lane.more = lane.live and lane.remaining > columns
         # The last live row speaks for those beyond it.
@@ -303,12 +303,17 @@ def clock_fetcher(
     start: bool,
 ) -> None:
     columns, ports = machine.columns, machine.scratchpad_ports
-    # Answers come two cycles after the grant; their tags wait as long.
+    # Answers come two cycles after the grant, one later where words are turned; their tags wait as long.
     advance = fetcher.walking != 0
+    turned = columns != machine.word_grain
     for p in range(ports):
         lane = lanes[p]
-        lane.push, lane.pushed = lane.pushed, 0
-        lane.answer, lane.delayed = lane.delayed, lane.tag
+        if turned:
+            lane.push, lane.answer = lane.turning, lane.turned
+            lane.turning, lane.turned = lane.pushed, lane.delayed
+        else:
+            lane.push, lane.answer = lane.pushed, lane.delayed
+        lane.pushed, lane.delayed = 0, lane.tag
         if granted & (ACTIVATIONS_1 if p else ACTIVATIONS_0):
             lane.request = 0
             lane.pushed = lane.targets
@@ -335,7 +340,7 @@ def clock_fetcher(
             lane.request = lane.wanted
             lane.targets = lane.reserved
             lane.tag = tag_of(
-                lane.visit & (columns - 1) if fetcher.first_word else 0,
+                lane.visit % machine.word_grain if fetcher.first_word else 0,
                 columns - 1 if lane.more else lane.remaining - 1,
                 window_last and not lane.more,
                 fetcher.final_tile,

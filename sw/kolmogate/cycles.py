@@ -14,7 +14,7 @@ from . import control, registers
 from .config import MachineConfig
 from .errors import InputError
 from .image import Image
-from .isa import COUNTS, DESCRIPTOR, P0, RESIDUAL, Opcode, window_taps
+from .isa import COUNTS, DESCRIPTOR, P0, RESIDUAL, WORD_GRAIN, Opcode, window_taps
 from .machine_arithmetic import requantiser_interval
 from .programs.p0 import ProgramEnd, code_words, walk
 from .programs.reader import Reader
@@ -128,6 +128,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         **{name: getattr(config, name) for name in names if hasattr(config, name)},
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
+        "word_grain": WORD_GRAIN,
         "residual_bits": _RESIDUAL_BITS,
         "literal_words": _LITERAL_WORDS,
     }

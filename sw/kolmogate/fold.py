@@ -4,6 +4,9 @@ A layer of 16 channels would leave half of 32 columns idle. With fold 2 the othe
 of the next position: the layer becomes one of 32 channels on half as many positions, whose window is wide
 enough for both. Each half has zeros where the window belongs to the other alone. To the machine it is a layer
 like any other; what it costs are those zeros.
+
+A depthwise layer reads a word for each tap, which then holds the channels of neighbouring pixels. With a
+stride of 1 those are what neighbouring positions want, and no zeros are needed.
 """
 
 from dataclasses import replace
@@ -12,57 +15,81 @@ import numpy as np
 
 from .config import MachineConfig
 from .layout import Layout
-from .network import Conv2D, Int8Array, Requantisation, Window
+from .network import Conv2D, DepthwiseConv2D, Int8Array, Requantisation, Window
 from .uses import Use
 
-__all__ = ["fold", "fold_factor", "unfold"]
+__all__ = ["Foldable", "fold", "fold_factor", "unfold"]
+
+Foldable = Conv2D | DepthwiseConv2D
+
+
+FACTORS = (1, 2, 4, 8)
 
 
 def fold_factor(use: Use, source: Layout, target: Layout, config: MachineConfig) -> int:
     """How many neighbouring positions pay; 1 where folding is impossible or gains nothing."""
     operation, channels = use.operation, target.channels
-    if not isinstance(operation, Conv2D) or use.word_mode or use.shape is None:
+    if not isinstance(operation, Foldable) or use.shape is None:
+        return 1
+    if isinstance(operation, DepthwiseConv2D) and not use.word_mode:
         return 1
 
-    def cycles(factor: int) -> float:
-        """Of a position: taps, or the draining of all columns."""
-        columns = use.size[1] + (factor - 1) * use.stride[1]
-        taps = use.size[0] * columns * source.channels
-        drain = config.macs / config.requantisers
-        return max(taps, drain) / factor
-
-    factors = [
-        factor
-        for factor in (1, 2, 4)
-        if factor == 1
-        # The channels of neighbouring positions must lie side by side in memory.
-        or (
-            factor * channels <= config.columns
-            and use.region[3] % factor == 0
-            and target.pixel_pitch == channels
+    def possible(factor: int) -> bool:
+        """The channels of neighbouring positions must lie side by side in memory."""
+        layouts = (source, target) if use.word_mode else (target,)
+        groups_before = -(-channels // config.columns)
+        return (
+            use.region[3] % factor == 0
+            and all(layout.pixel_pitch == channels for layout in layouts)
+            and (factor * channels <= config.columns or (use.word_mode and groups_before > 1))
         )
-    ]
-    return min(factors, key=cycles)
+
+    def cycles(factor: int) -> float:
+        """Of a position: taps, the words that they need, or the draining of all columns."""
+        groups = -(-factor * channels // config.columns)
+        width = use.size[1] + (factor - 1) * (use.stride[1] - use.word_mode)
+        taps = use.size[0] * width * (1 if use.word_mode else source.channels)
+        words = taps * config.rows / config.scratchpad_ports if use.word_mode else 0
+        drain = config.macs / config.requantisers
+        return groups * max(taps, words, drain) / factor
+
+    return min((factor for factor in FACTORS if factor == 1 or possible(factor)), key=cycles)
 
 
-def fold(operation: Conv2D, factor: int) -> Conv2D:
+def fold(operation: Foldable, factor: int) -> Foldable:
     """The convolution that makes ``factor`` neighbouring outputs as so many times the channels."""
-    channels, height, width, depth = operation.weights.shape
-    step = operation.window.stride[1]
+    filters, step = _filters(operation), _step(operation)
+    channels, height, width, depth = filters.shape
     weights = np.zeros((factor, channels, height, width + (factor - 1) * step, depth), np.int8)
     for place in range(factor):
-        weights[place, :, :, place * step : place * step + width] = operation.weights
-    scale = operation.requantisation
+        weights[place, :, :, place * step : place * step + width] = filters
+    weights = weights.reshape(factor * channels, *weights.shape[2:])
+    scale, stride = operation.requantisation, operation.window.stride
     return replace(
         operation,
-        weights=weights.reshape(factor * channels, *weights.shape[2:]),
+        weights=weights[..., 0].transpose(1, 2, 0) if isinstance(operation, DepthwiseConv2D) else weights,
         bias=np.tile(operation.bias, factor),
-        window=Window((height, weights.shape[3]), (operation.window.stride[0], factor * step), (0, 0, 0, 0)),
+        window=Window((height, weights.shape[2]), (stride[0], factor * stride[1]), (0, 0, 0, 0)),
         requantisation=Requantisation(np.tile(scale.multiplier, factor), np.tile(scale.shift, factor)),
     )
 
 
-def unfold(weights: Int8Array, factor: int, step: int) -> Int8Array:
-    """The weights that `fold` was given, of those that it made; ``step`` is the original stride."""
-    channels, _, width, _ = weights.shape
-    return weights[: channels // factor, :, : width - (factor - 1) * step]
+def unfold(weights: Int8Array, operation: Foldable) -> Int8Array:
+    """The weights of ``operation``, of those that `fold` made of it."""
+    if isinstance(operation, DepthwiseConv2D):
+        _, width, channels = operation.weights.shape
+        return weights[:, :width, :channels]
+    channels, _, width, _ = operation.weights.shape
+    return weights[:channels, :, :width]
+
+
+def _filters(operation: Foldable) -> Int8Array:
+    """Weights as (channels, height, width, inputs of a channel at a position)."""
+    if isinstance(operation, DepthwiseConv2D):
+        return operation.weights.transpose(2, 0, 1)[..., np.newaxis]
+    return operation.weights
+
+
+def _step(operation: Foldable) -> int:
+    """Taps from a position's window to its neighbour's: the word that a depthwise tap reads has both."""
+    return operation.window.stride[1] - isinstance(operation, DepthwiseConv2D)

@@ -32,7 +32,7 @@ from .network import (
 )
 from .quantisation import quantise_multiplier
 
-__all__ = ["accumulate", "evaluate", "finish", "requantise", "run", "run_tensors", "softmax"]
+__all__ = ["accumulate", "evaluate", "finish", "requantise", "run", "run_tensors", "softmax", "unfold"]
 
 Int8Array = npt.NDArray[np.int8]
 Int64Array = npt.NDArray[np.int64]
@@ -116,7 +116,7 @@ def _check_input(network: Network, x: Int8Array) -> None:
         )
 
 
-def _windows(image: npt.NDArray[Any], window: Window, fill: int) -> npt.NDArray[Any]:
+def unfold(image: npt.NDArray[Any], window: Window, fill: int) -> npt.NDArray[Any]:
     """View of the padded image's windows: (batch, y, x, channel, window y, window x)."""
     top, bottom, left, right = window.padding
     padded = np.pad(image, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=fill)
@@ -138,7 +138,7 @@ def accumulate(operation: Weighted, x: Int8Array, source: Tensor, output: Tensor
     """The accumulators, bias included, of ``x`` read as ``source``: (batch, *output shape)."""
     match operation:
         case Conv2D():
-            windows = _windows(x, operation.window, source.zero_point).transpose(0, 1, 2, 4, 5, 3)
+            windows = unfold(x, operation.window, source.zero_point).transpose(0, 1, 2, 4, 5, 3)
             rows, filters = windows, operation.weights.reshape(len(operation.weights), -1)
             total = _product(rows.reshape(-1, filters.shape[1]), filters, source.zero_point)
         case Dense():
@@ -147,7 +147,7 @@ def accumulate(operation: Weighted, x: Int8Array, source: Tensor, output: Tensor
         case DepthwiseConv2D():
             centred = x.astype(np.int32) - source.zero_point
             centred = np.repeat(centred, output.shape[-1] // source.shape[-1], axis=-1)
-            windows = _windows(centred, operation.window, 0)
+            windows = unfold(centred, operation.window, 0)
             sums = np.zeros((len(x), *output.shape), np.int32)
             for row, column in np.ndindex(*operation.window.size):
                 sums += windows[..., row, column] * operation.weights[row, column]
@@ -173,9 +173,9 @@ def _add(operation: Add, a: Int8Array, b: Int8Array, inputs: list[Tensor], outpu
 
 
 def _average_pool(operation: AveragePool2D, x: Int8Array) -> Int8Array:
-    sums = _windows(x.astype(np.int64), operation.window, 0).sum(axis=(-2, -1))
+    sums = unfold(x.astype(np.int64), operation.window, 0).sum(axis=(-2, -1))
     # Positions in the padding do not count.
-    counts = _windows(np.ones((1, *x.shape[1:3], 1), np.int64), operation.window, 0).sum(axis=(-2, -1))
+    counts = unfold(np.ones((1, *x.shape[1:3], 1), np.int64), operation.window, 0).sum(axis=(-2, -1))
     return np.clip(_divide_half_away(sums, counts), *operation.clamp).astype(np.int8)
 
 
@@ -208,7 +208,7 @@ def _evaluate(operation: Operation, x: list[Int8Array], inputs: list[Tensor], ou
         case AveragePool2D():
             return _average_pool(operation, x[0])
         case MaxPool2D():
-            return np.clip(_windows(x[0], operation.window, -128).max(axis=(-2, -1)), *operation.clamp)
+            return np.clip(unfold(x[0], operation.window, -128).max(axis=(-2, -1)), *operation.clamp)
         case Mean():
             return _mean(operation, x[0], source, output)
         case Pad():

@@ -20,7 +20,7 @@ from .schedule import split_tail
 from .simplify import Dropped
 from .skeleton import regenerate
 
-__all__ = ["SECTIONS", "Activation", "Image", "LayerReport", "Section"]
+__all__ = ["SECTIONS", "Activation", "Image", "LayerReport", "Lossy", "Section"]
 
 SECTIONS = ("descriptors", "coded", "literals", "code")
 
@@ -97,6 +97,28 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
+class Lossy:
+    """How far the outputs of a network that was compressed with loss are from the original's.
+
+    Parameters
+    ----------
+    loss : float
+        On the calibration inputs.
+    measure : str
+        What the loss is (`kolmogate.lossy.outputs`).
+    inputs : int
+        How many calibration inputs there were.
+    synthetic : bool
+        Whether they were made up, not given.
+    """
+
+    loss: float
+    measure: str
+    inputs: int
+    synthetic: bool
+
+
+@dataclass(frozen=True)
 class Image:
     """A network compiled for one machine.
 
@@ -114,6 +136,8 @@ class Image:
         One for each ARRAY descriptor, in order of execution.
     dropped : tuple of Dropped
         What simplification took from each operation, and why.
+    lossy : Lossy or None
+        None if the outputs are the original network's to the bit.
 
     Raises `InputError` if a part lies outside the scratchpad or on another.
     """
@@ -126,6 +150,7 @@ class Image:
     skeleton: Network = field(compare=False, repr=False)
     layers: tuple[LayerReport, ...]
     dropped: tuple[Dropped, ...]
+    lossy: Lossy | None = None
 
     def __post_init__(self) -> None:
         if tuple(self.sections) != SECTIONS:
@@ -246,7 +271,8 @@ class Image:
         return {
             "model": self.model,
             "target": self.config.name,
-            "exact": True,
+            "exact": self.lossy is None,
+            **({"lossy": asdict(self.lossy)} if self.lossy else {}),
             "device_bytes": self.device_bytes,
             "sections": {
                 "programs": sizes["code"] + sizes["coded"] + sizes["literals"] - constants,

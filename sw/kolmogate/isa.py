@@ -29,6 +29,7 @@ __all__ = [
     "SHIFTS",
     "SHIFT_BASE",
     "STORED_CONSTANTS",
+    "WORD_GRAIN",
     "ErrorCode",
     "Opcode",
     "Record",
@@ -37,6 +38,9 @@ __all__ = [
 ]
 
 ADDRESS_BITS = 20
+
+WORD_GRAIN = 8
+"""Activations are read as C bytes from any multiple of so many bytes on, not as stored words alone."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +132,8 @@ DESCRIPTOR = Record(
     {
         "opcode": 3,
         # Activations are taken a word at a time, column c using byte c (depthwise, pooling); otherwise a
-        # byte at a time, broadcast along the row. The addresses and steps of the input are then whole words.
+        # byte at a time, broadcast along the row. The addresses and steps of the input are then multiples of
+        # WORD_GRAIN.
         "word_mode": 1,
         # Every weight is 1 and none is taken from the column buffers (average pooling).
         "unit_weights": 1,

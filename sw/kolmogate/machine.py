@@ -19,6 +19,7 @@ from .isa import (
     SHIFT_BASE,
     SHIFTS,
     STORED_CONSTANTS,
+    WORD_GRAIN,
     ErrorCode,
     Opcode,
     Record,
@@ -203,12 +204,12 @@ class Machine:
         inner = np.arange(fields["inner_count"]) * fields["inner_step"]
         runs = (outer[:, np.newaxis] + inner).ravel()
         if fields["word_mode"]:
-            words = self.memory.view(np.int8).reshape(-1, columns)
-            visited = self._wrap(windows[:, np.newaxis] + runs)
+            visited = (windows[:, np.newaxis] + runs) // WORD_GRAIN * WORD_GRAIN
+            bytes_ = self._wrap(visited[..., np.newaxis] + np.arange(columns))
             sums = [
                 np.einsum(
                     "ptc,tc->pc",
-                    words[self._wrap(visited + group * columns) // columns],
+                    self.memory.view(np.int8)[self._wrap(bytes_ + group * columns)],
                     weights[group],
                     dtype=np.int64,
                 )

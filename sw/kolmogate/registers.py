@@ -16,6 +16,8 @@ MACHINE = _registers(
     "interval",
     # scratchpad words of a descriptor
     "descriptor_words",
+    # words of activations begin at multiples of so many bytes
+    "word_grain",
     # words of literals that are read ahead
     "literal_words",
     # bits of a difference in the residual adder, which takes one a cycle
@@ -92,7 +94,7 @@ ROW = _registers(
 """Registers of an array row, in fetcher and feeder."""
 
 LANE = _registers(
-    *("request", "targets", "tag", "delayed", "answer", "pushed", "push"),
+    *("request", "targets", "tag", "delayed", "turned", "answer", "pushed", "turning", "push"),
     # not registers: from `look_ahead` to `clock_fetcher`
     *("placed", "visit", "live", "remaining", "wanted", "more", "reserved"),
 )

@@ -6,7 +6,7 @@ from typing import Any
 from .cycles import cycles
 from .image import Image
 
-__all__ = ["describe", "format_dropped", "format_layers", "format_table", "short_name"]
+__all__ = ["describe", "format_dropped", "format_layers", "format_loss", "format_table", "short_name"]
 
 NAME_WIDTH = 28
 
@@ -77,6 +77,15 @@ def format_layers(report: dict[str, Any]) -> str:
         "utilisation",
     )
     return format_table(header, rows)
+
+
+def format_loss(image: Image) -> str:
+    """What was lost, as a line to follow others; nothing if the image is exact."""
+    if image.lossy is None:
+        return ""
+    lossy = image.lossy
+    source = "synthetic inputs, as none were given" if lossy.synthetic else "calibration inputs"
+    return f"\n{lossy.measure} {lossy.loss:.3g} to the original on {lossy.inputs} {source}"
 
 
 def format_dropped(report: dict[str, Any]) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from .config import MachineConfig
-from .fold import fold, fold_factor
-from .isa import ADDRESS_BITS, DESCRIPTOR, Opcode, window_taps
+from .fold import Foldable, fold, fold_factor
+from .isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN, Opcode, window_taps
 from .layout import Layout
-from .network import Conv2D, Network, Operation, Reshape, Softmax
+from .network import Network, Operation, Reshape, Softmax
 from .parameters import Parameters, parameters
 from .programs.search import MAXIMUM_TAPS
 from .uses import Shape, Use, image_shape, maker, refuse, resolve
@@ -136,12 +136,9 @@ def _lay_out(network: Network, uses: list[Use], output: str, config: MachineConf
                 raise refuse(operation, f"it reads {name!r} in another shape than it is made in")
             padding = _larger(padding, _reach(use, shape))
         channels = shape[2]
-        if any(use.word_mode for use in readers):
-            pitches[name] = -(-channels // config.columns) * config.columns
-        elif name == network.input:
-            pitches[name] = channels
-        else:
-            pitches[name] = -(-channels // 8) * 8
+        # The host writes the input byte by byte.
+        bytewise = name == network.input and not any(use.word_mode for use in readers)
+        pitches[name] = channels if bytewise else -(-channels // WORD_GRAIN) * WORD_GRAIN
         shapes[name], paddings[name] = shape, padding
     _tie(uses, paddings, pitches)
     return {
@@ -202,7 +199,7 @@ def _larger(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple
 def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig) -> Layer:
     operation, source, target = use.operation, layouts[use.source], layouts[use.output]
     factor = fold_factor(use, source, target, config)
-    if factor > 1 and isinstance(operation, Conv2D):
+    if factor > 1 and isinstance(operation, Foldable):
         operation = fold(operation, factor)
         use = replace(use, operation=operation, size=operation.window.size, stride=operation.window.stride)
     # What is read whole is a window as large as the image.

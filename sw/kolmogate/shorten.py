@@ -23,6 +23,8 @@ def shorten(
 ) -> Int64Array:
     """Multipliers that give the same outputs with the same shifts and end in as many zeros as possible.
 
+    Channels that share a scale go on sharing one, which makes records of constants alike.
+
     Parameters
     ----------
     multiplier, shift : int64 arrays (channels,)
@@ -66,6 +68,12 @@ def shorten(
         low.max(axis=1, initial=0),
         high.min(axis=1, initial=(1 << 31) - 1),
     )
+    # Each contains the given multiplier, so that those of channels which share it meet.
+    _, shared = np.unique(np.stack([multiplier, shift]), axis=1, return_inverse=True)
+    for one in range(int(shared.max(initial=-1)) + 1):
+        those = shared == one
+        lowest_multiplier[those] = lowest_multiplier[those].max()
+        highest_multiplier[those] = highest_multiplier[those].min()
 
     found = multiplier.copy()
     wanted = np.ones(len(multiplier), bool)

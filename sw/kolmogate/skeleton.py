@@ -13,9 +13,8 @@ import numpy as np
 
 from . import checked_json as checked
 from .errors import InputError
-from .fold import fold, unfold
+from .fold import Foldable, fold, unfold
 from .network import (
-    Conv2D,
     Int8Array,
     Int32Array,
     Network,
@@ -84,7 +83,7 @@ def regenerate(
 def _folded(operation: Operation, factor: int) -> Operation:
     if factor == 1:
         return operation
-    if not isinstance(operation, Conv2D):
+    if not isinstance(operation, Foldable):
         raise InputError(f"{operation.kind} {operation.name!r} cannot be folded")
     return fold(operation, factor)
 
@@ -98,8 +97,8 @@ def _once(rows: Int8Array, channels: int, columns: int, times: int) -> Int8Array
 def _weights(operation: Weighted, made: Weighted, rows: Int8Array) -> Int8Array:
     """The weights of ``operation``, which the program made as those of ``made``."""
     weights = weights_of_rows(made, rows)
-    if isinstance(operation, Conv2D) and made is not operation:
-        return unfold(weights, len(made.bias) // len(operation.bias), operation.window.stride[1])
+    if isinstance(operation, Foldable) and made is not operation:
+        return unfold(weights, operation)
     return weights
 
 

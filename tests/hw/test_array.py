@@ -17,7 +17,7 @@ from kolmogate_hw.array import MacArray
 from kolmogate_hw.column_buffer import weight_row
 from kolmogate_hw.compute import Compute
 from kolmogate_hw.fetcher import WindowFetcher
-from kolmogate_hw.ports import ReadPort
+from kolmogate_hw.ports import UnalignedReadPort
 from kolmogate_hw.records import struct_layout
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.models import accumulate, random_layer, random_tile, random_weights, tile_sums
@@ -137,7 +137,7 @@ class Fetching(wiring.Component):
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
-                "ports": Out(ReadPort(config)).array(config.scratchpad_ports),
+                "ports": Out(UnalignedReadPort(config)).array(config.scratchpad_ports),
                 "weights": In(stream.Signature(weight_row(config))),
                 "captured": Out(1),
                 "drained": In(1),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from kolmogate.config import MachineConfig
+from kolmogate.isa import WORD_GRAIN
 from kolmogate_hw.feeder import FEEDER_DEPTH, RowFeeder
 from kolmogate_sim.streams import simulate, stalls
 
@@ -15,7 +16,7 @@ def test_feeder(config: MachineConfig, word_mode: int, source: random.Random) ->
     columns = config.columns
     runs = []
     for _ in range(300):
-        start = 0 if word_mode else source.choice((0, source.randrange(columns)))
+        start = 0 if word_mode else source.randrange(WORD_GRAIN)
         last = (
             columns - 1
             if word_mode

@@ -8,6 +8,7 @@ import pytest
 from amaranth.hdl import Assert, Module
 from amaranth.lib import data
 from kolmogate.config import MachineConfig
+from kolmogate.isa import WORD_GRAIN
 from kolmogate_hw import scratchpad
 from kolmogate_hw.scratchpad import Scratchpad, ScratchpadMemory
 from kolmogate_sim.streams import simulate, stalls
@@ -18,6 +19,7 @@ PORTS = {
 }
 CLIENTS = PORTS[1][0]
 WRITERS = {"outputs", "fill"}
+UNALIGNED = {"activations"}
 READERS = [name for name in CLIENTS if name not in WRITERS]
 
 
@@ -37,7 +39,9 @@ def test_clients_share_the_memory(
     """A few words, fought over by every client, each pausing at random."""
     config = dataclasses.replace(config, rows=2, scratchpad_bytes=8 * config.columns, scratchpad_ports=ports)
     monkeypatch.setattr(scratchpad, "ScratchpadMemory", StrictMemory)
-    dut = Scratchpad(config, PORTS[ports], WRITERS)
+    dut = Scratchpad(config, PORTS[ports], WRITERS, UNALIGNED)
+    latency = {name: 3 if name in UNALIGNED and config.columns > WORD_GRAIN else 2 for name in READERS}
+    grain = config.columns // WORD_GRAIN
     memory = [0] * config.scratchpad_words
     cycles = 600
 
@@ -49,6 +53,8 @@ def test_clients_share_the_memory(
 
         def payload() -> Any:
             address = mine.randrange(config.scratchpad_words)
+            if name in UNALIGNED:
+                return grain * address - mine.randrange(grain if address else 1)
             if name not in WRITERS:
                 return address
             bits = 8 * config.columns
@@ -82,7 +88,7 @@ def test_clients_share_the_memory(
         answers = [
             signal for name in READERS for signal in (getattr(dut, name).valid, getattr(dut, name).data)
         ]
-        due: list[dict[str, int | None]] = [{}, {}]
+        due: list[dict[str, int | None]] = [{}, {}, {}]
         seen = dict.fromkeys(CLIENTS, 0)
         tick = ctx.tick().sample(*signals, *answers)
         for _ in range(cycles):
@@ -93,7 +99,7 @@ def test_clients_share_the_memory(
                 assert valid == (name in due[0]), f"{name} answered at the wrong time"
                 if valid and due[0][name] is not None:
                     assert word == due[0][name], name
-            due = [due[1], {}]
+            due = [*due[1:], {}]
             written = None
             # A read and a write of one cycle meet in the memory: the read is the older. What it reads of a
             # word that is being written is undefined, so nothing is expected of it.
@@ -108,8 +114,12 @@ def test_clients_share_the_memory(
                 if name in WRITERS:
                     written = payload
                 else:
-                    clash = written is not None and written.address == payload
-                    due[1][name] = None if clash else memory[payload]
+                    first, skip = divmod(payload, grain) if name in UNALIGNED else (payload, 0)
+                    read = {first, first + (skip > 0)}
+                    both = memory[first] | memory[max(read)] << 8 * config.columns
+                    word = both >> 8 * WORD_GRAIN * skip & (1 << 8 * config.columns) - 1
+                    clash = written is not None and written.address in read
+                    due[latency[name] - 1][name] = None if clash else word
             if written is not None:
                 write(written)
         assert min(seen.values()) > 10, seen

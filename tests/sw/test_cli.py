@@ -138,6 +138,44 @@ def test_compile_json(files, cli, tmp_path):
     assert json.loads(cli("inspect", path, "--json")[1]) == report
 
 
+def test_compile_with_loss(files, cli, tmp_path):
+    image, export = tmp_path / "m.kg", tmp_path / "t.tflite"
+    np.savez(tmp_path / "d.npz", x=np.repeat(files.x, 4, axis=0))
+    code, output, error = cli(
+        *("compile", files.tflite, "-o", image, "--max-loss", "0.1", "--calibration", tmp_path / "d.npz"),
+        *("--export", export, "--json"),
+    )
+    assert (code, error) == (0, "")
+    report = json.loads(output)
+    assert set(report) == REPORT_KEYS | {"lossy"}
+    assert report["exact"] is False
+    assert report["lossy"]["loss"] <= 0.1
+    assert (report["lossy"]["inputs"], report["lossy"]["synthetic"]) == (12, False)
+    assert report["weights"] == json.loads(cli("inspect", files.image, "--json")[1])["weights"]
+    made = [tmp_path / "one.npy", tmp_path / "two.npy"]
+    for model, path in zip((image, export), made, strict=True):
+        assert cli("run", model, "--input", files.inputs, "--output", path, "--on", "golden")[0] == 0
+    assert (np.load(made[0]) == np.load(made[1])).all()
+    assert "compressed with loss\n" in cli("inspect", image)[1]
+
+
+def test_wrong_uses_of_loss_are_refused(files, cli, tmp_path):
+    command = ("compile", files.tflite, "-o", tmp_path / "m.kg")
+    refused(cli(*command, "--exact", "--max-loss", "0.1"), 2, "--exact allows no loss")
+    refused(cli(*command, "--calibration", files.inputs), 2, "add --max-loss")
+    refused(cli(*command, "--max-loss", "-1"), 2, "must be a positive number, not -1")
+    refused(cli(*command, "--max-loss", "nan"), 2, "must be a positive number, not nan")
+    np.save(tmp_path / "wide.npy", files.x[:, :1])
+    refused(
+        cli(*command, "--max-loss", "1", "--calibration", tmp_path / "wide.npy"), 1, "must have the shape"
+    )
+    np.save(tmp_path / "long.npy", files.x.astype(np.int64))
+    refused(cli(*command, "--max-loss", "1", "--calibration", tmp_path / "long.npy"), 1, "int8 or float32")
+    budgets = ("--max-loss", "9", "--calibration", files.inputs, "--max-bytes", "10")
+    refused(cli(*command, *budgets), 1, "more than 10: allow more bytes")
+    assert not (tmp_path / "m.kg").exists()
+
+
 def test_compile_prints_a_table(files, cli, tmp_path):
     code, output, error = cli("compile", files.tflite, "-o", tmp_path / "m.kg")
     assert (code, error) == (0, "")

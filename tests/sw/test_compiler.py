@@ -72,6 +72,24 @@ def test_random_networks_equal_golden(target, objective, inputs, infer):
     assert all("on this target yet: " in text or "drop the last operation" in text for text in refusals)
 
 
+@pytest.mark.parametrize(
+    ("channels", "stride", "fold"), [(8, 1, 4), (8, 2, 4), (16, 1, 2), (40, 1, 4), (12, 1, 1)]
+)
+def test_depthwise_layers_take_neighbouring_positions(channels, stride, fold, chain, inputs, infer):
+    """Where their channels lie side by side: those of 12 have gaps between them."""
+    layers = (
+        chain(9, 24, 3)
+        .conv(channels, size=(1, 1))
+        .depthwise(stride=(1, stride), padding=(1, 0, 1, stride % 2))
+    )
+    network = layers.conv(5, size=(1, 1)).network()
+    image = compile(network, configuration("ecp5-85f"))
+    assert image.layers[1].fold == fold
+    assert (image.network().operations[1].weights == network.operations[1].weights).all()
+    x = inputs(network, 3)
+    assert (infer(image, x) == golden.run(network, x)).all()
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_keyword_network_equals_golden(target, models_folder, inputs, infer):
     network = load_tflite(models_folder / "kws_ref_model.tflite")

@@ -31,3 +31,13 @@ def test_every_sum_gives_the_same_output(single_rounding):
             zeros = [int(m & -m).bit_length() - 1 for m in short if m]
     # A scale of about 1/200 needs some 22 bits.
     assert np.mean(zeros) > 6
+
+
+def test_channels_of_one_scale_keep_one():
+    rng = np.random.default_rng(3)
+    multiplier = np.repeat([1234567891, 2012345678], 20)
+    highest = rng.integers(1 << 8, 1 << 15, 40)
+    ends = (-highest, highest)
+    short = shorten(multiplier, np.full(40, 38), ends, (-128, 127), single_rounding=False)
+    assert len(set(short[:20])) == len(set(short[20:])) == 1
+    assert (short != multiplier).all()

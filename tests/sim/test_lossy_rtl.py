@@ -1,0 +1,46 @@
+"""Networks compressed with loss on the RTL: its bytes are the golden model's and the exported file's."""
+
+import os
+from pathlib import Path
+
+import kolmogate
+import numpy as np
+import pytest
+from kolmogate import golden
+from kolmogate.lossy import compress
+from kolmogate.tflite_export import save_tflite
+
+
+def check(network, calibration, x, referee, path, **budgets):
+    """Compress on up5k; all four sides must agree on ``x``. Returns the image."""
+    compressed = compress(network, kolmogate.configuration("up5k"), calibration=calibration, **budgets)
+    save_tflite(compressed.network, path)
+    expected = referee(path, x)
+    np.testing.assert_array_equal(golden.run(compressed.network, x), expected)
+    np.testing.assert_array_equal(golden.run(compressed.image.network(), x), expected)
+    with kolmogate.open("rtl", compressed.image.config) as device:
+        np.testing.assert_array_equal(device.load(compressed.image)(x), expected)
+    return compressed.image
+
+
+@pytest.mark.slow
+def test_keyword_network_within_bytes(models_folder, referee, tmp_path):
+    folder = os.environ.get("KOLMOGATE_DATA")
+    if not folder:
+        pytest.skip("KOLMOGATE_DATA is not set: it names the folder of kws_calibration_200.npz")
+    x = np.load(Path(folder) / "kws_calibration_200.npz")["x"]
+    network = kolmogate.load_tflite(models_folder / "kws_ref_model.tflite")
+    image = check(network, x, x[:3], referee, tmp_path / "kws.tflite", max_loss=0.05, max_bytes=10_500)
+    assert image.device_bytes <= 10_500
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "loss"), [("pretrainedResnet_quant", 0.1), ("vww_96_int8", 0.1), ("ad01_int8", 1e-3)]
+)
+def test_networks_without_data(name, loss, models_folder, referee, tmp_path):
+    network = kolmogate.load_tflite(models_folder / f"{name}.tflite")
+    shape = network.tensors[network.input].shape
+    x = np.random.default_rng(1).integers(-128, 128, (2, *shape)).astype(np.int8)
+    image = check(network, None, x, referee, tmp_path / "made.tflite", max_loss=loss, objective="smallest")
+    assert image.lossy.loss <= loss
