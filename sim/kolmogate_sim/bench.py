@@ -76,7 +76,8 @@ def run_bench(
             "g++ and make are needed: install them, for example with `apt install g++ make`"
         )
     words = [module.rsplit(".")[-1], *(f"{key}-{value}" for key, value in parameters.items()), simulator]
-    words += [chip.device] * (chip is not None) + ["netlist"] * synthesised
+    if chip:
+        words += [chip.device] + ["netlist"] * synthesised
     name = "_".join(words)
     results = Path(os.environ.get("KOLMOGATE_RESULTS", "build/benches")).absolute()
     results.mkdir(parents=True, exist_ok=True)

