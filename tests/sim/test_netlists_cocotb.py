@@ -15,19 +15,17 @@ ECP5_25F = family(Family("LFE5U-25F", 0))
 
 @pytest.mark.slow
 @pytest.mark.cocotb
-@pytest.mark.parametrize("simulator", simulators())
 @pytest.mark.parametrize(("target", "chip"), [("up5k", ICE40_ULTRAPLUS), ("ecp5-25f", ECP5_25F)])
 @pytest.mark.parametrize(
     ("component", "bench"),
     [(MacArray, "tb_array"), (Requantiser, "tb_requantiser"), (WeightDecoder, "tb_lanes")],
 )
-def test_netlist(
-    component: type[wiring.Component], bench: str, target: str, chip: Family, simulator: str
-) -> None:
+def test_netlist(component: type[wiring.Component], bench: str, target: str, chip: Family) -> None:
     run_bench(
         component(configuration(target)),
         f"kolmogate_sim.{bench}",
-        simulator,
+        # One is enough here: what simulators make of each other's corners, other benches compare.
+        simulators()[-1],
         chip,
         synthesised=True,
         target=target,
