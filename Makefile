@@ -6,6 +6,7 @@
 #   make bench    the MLPerf Tiny networks of KOLMOGATE_MODELS on the RTL; writes benchmarks/cycles.md and .json
 #   make fmax     every configuration's bitstream with five seeds; hours; writes benchmarks/fmax.md and .json
 #   make boards   time and energy of an inference on each board, of the results of bench and fmax
+#   make fronts   bytes by cycles of the same networks on two machines; writes benchmarks/fronts
 #   make lint     formatting, lint rules and types
 #   make clean    remove the environment and everything built
 
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 SEED ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.randbelow(1 << 31))')
 JOBS ?= 2
 
-.PHONY: demo test test-slow bitstreams regress bench fmax boards lint clean prerequisites
+.PHONY: demo test test-slow bitstreams regress bench fronts fmax boards lint clean prerequisites
 
 demo: $(VENV)/sim.installed
 	$(BIN)/kolmogate demo
@@ -42,6 +43,16 @@ bench: $(VENV)/sim.installed
 	$(BIN)/kolmogate bench $(NETWORKS:%=$(KOLMOGATE_MODELS)/%.tflite) \
 	    $(TARGETS:%=--target %) --on rtl -o benchmarks/cycles
 
+FRONT_TARGETS := up5k ecp5-85f
+fronts: $(VENV)/fronts.installed
+	@test -n "$(KOLMOGATE_MODELS)" || \
+	    { echo "KOLMOGATE_MODELS is not set: it names the folder of the MLPerf Tiny networks" >&2; exit 1; }
+	@mkdir -p benchmarks/fronts
+	for network in $(NETWORKS); do for target in $(FRONT_TARGETS); do \
+	    $(BIN)/kolmogate compile $(KOLMOGATE_MODELS)/$$network.tflite --target $$target \
+	        --front benchmarks/fronts/$$network-$$target --jobs $(JOBS) || exit 1; \
+	done; done
+
 fmax: $(VENV)/boards.installed
 	$(BIN)/python benchmarks/fmax.py
 
@@ -59,6 +70,7 @@ clean:
 
 $(VENV)/sim.installed: EXTRAS := sim
 $(VENV)/test.installed: EXTRAS := test
+$(VENV)/fronts.installed: EXTRAS := plot
 $(VENV)/boards.installed: EXTRAS := test,boards
 $(VENV)/lint.installed: EXTRAS := test,lint
 

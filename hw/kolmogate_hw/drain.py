@@ -1,10 +1,11 @@
 """The drain: takes finished tiles out of the array, through the requantisers, to the writer."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import DESCRIPTOR, RESIDUAL
+from kolmogate.machine_arithmetic import requantiser_interval
 
 from .constants_buffer import ConstantsBuffer, record_row
 from .ports import ReadPort, write_port
@@ -23,7 +24,8 @@ class Drain(wiring.Component):
     Members
     -------
     captured : a tile has appeared in the shadow registers.
-    drained : high for one cycle when the last live output of the tile has left them.
+    drained : high for one cycle when the array may take the last tap of the next tile: the last live output
+        of the tile has left the registers, or will have before they capture again.
     accumulators, shift : the array's draining end.
     records : rows of constants from the weight decoder.
     start_residual, residual : add a tensor to the outputs of the layer that starts next.
@@ -81,6 +83,7 @@ class Drain(wiring.Component):
             self.done.eq(writer.done),
         ]
 
+        adding = Signal()
         if config.residual_adder:
             m.submodules.residual = residual = ResidualAdder(config)
             wiring.connect(m, requantiser.o, residual.i)
@@ -91,6 +94,7 @@ class Drain(wiring.Component):
                 residual.record.eq(self.residual),
                 residual.address.eq(writer.address),
                 residual.done.eq(writer.done),
+                adding.eq(residual.adding),
             ]
         else:
             wiring.connect(m, requantiser.o, writer.i)
@@ -111,11 +115,27 @@ class Drain(wiring.Component):
             self.shift.eq(transfer | skipping),
             counter.next_batch.eq(transfer & ~counter.last.batch),
             counter.next_position.eq(transfer & counter.last.batch),
-            self.drained.eq(transfer & counter.last.batch & tile_end),
             constants.batch.eq(counter.batch),
             constants.release.eq(counter.next_position & counter.last.position),
             row_end.eq(column == batches - 1),
         ]
+        # Where nothing is added to the outputs, those left of a tile leave at the pace of the requantisers:
+        # the last of them may follow while the next tile is on its way into the registers: whole rows in
+        # the pipelined form, a batch in the digit-serial one.
+        final = Signal()
+        ahead = Signal()
+        interval = requantiser_interval(config)
+        m.d.comb += final.eq(counter.next_position & tile_end)
+        if interval == 1:
+            enough = config.rows - 1 - min(config.rows - 1, config.capture_latency // batches)
+            m.d.comb += ahead.eq(counter.next_position & ((row == enough) | (tile_end & (row < enough))))
+        elif interval <= config.capture_latency:
+            follows = Signal()
+            m.d.sync += follows.eq(counter.next_batch & counter.last_follows & tile_end)
+            m.d.comb += ahead.eq(follows | (final & (counter.batch == 0)))
+        else:
+            m.d.comb += ahead.eq(final)
+        m.d.comb += self.drained.eq(Mux(adding, final, ahead))
         with m.If(counter.next_batch):
             m.d.comb += constants.batch.eq(counter.batch + 1)
         with m.If(counter.next_position):

@@ -36,8 +36,9 @@ class Stage(IntEnum):
 class EntropyEngine(wiring.Component):
     """Decodes what `kolmogate.programs.entropy` codes, one row of columns after the other.
 
-    While ``run`` is high it makes the rows of an instruction, first row first; each stays at ``row`` with
-    ``valid`` high until ``take``, with which ``more`` says whether the instruction has another one.
+    While ``run`` is high it makes the rows of an instruction, first row first; each stays at ``row`` until
+    ``take``, with which ``more`` says whether the instruction has another one. ``coming`` is high from two
+    cycles before it is there.
 
     ================  =======================================================================
     of                cycles
@@ -62,7 +63,7 @@ class EntropyEngine(wiring.Component):
     records: Signal
     live: Signal
     terms: data.View
-    valid: Signal
+    coming: Signal
     row: data.View
     take: Signal
     more: Signal
@@ -78,7 +79,7 @@ class EntropyEngine(wiring.Component):
                 "records": In(1),
                 "live": In(3),
                 "terms": In(Terms),
-                "valid": Out(1),
+                "coming": Out(1),
                 "row": Out(weight_row(config)),
                 "take": In(1),
                 "more": In(1),
@@ -100,7 +101,7 @@ class EntropyEngine(wiring.Component):
             decoder.records.eq(self.records),
             decoder.live.eq(self.live),
             decoder.terms.eq(self.terms),
-            self.valid.eq(decoder.valid),
+            self.coming.eq(decoder.coming),
             self.row.eq(decoder.row),
             decoder.take.eq(self.take),
             decoder.more.eq(self.more),
@@ -118,7 +119,7 @@ class RowDecoder(wiring.Component):
     records: Signal
     live: Signal
     terms: data.View
-    valid: Signal
+    coming: Signal
     row: data.View
     take: Signal
     more: Signal
@@ -134,7 +135,7 @@ class RowDecoder(wiring.Component):
                 "records": In(1),
                 "live": In(3),
                 "terms": In(Terms),
-                "valid": Out(1),
+                "coming": Out(1),
                 "row": Out(weight_row(config)),
                 "take": In(1),
                 "more": In(1),
@@ -406,12 +407,13 @@ class RowDecoder(wiring.Component):
                 m.d.sync += c.eq(c + 1)
                 m.next = "MEAN"
                 with m.If(last):
+                    m.d.comb += self.coming.eq(1)
                     m.next = "FETCH"
             with m.State("FETCH"):
-                m.d.comb += whole_row.eq(1)
+                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
                 m.next = "ROW_READY"
             with m.State("ROW_READY"):
-                m.d.comb += [whole_row.eq(1), self.valid.eq(1)]
+                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
                 with m.If(self.take):
                     # Saturates: from there on every distance is within reach.
                     m.d.sync += t.eq(Cat((t + 1)[:-2], (t + 1)[-2] | t[-1]))

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
+from kolmogate.isa import ADDRESS_BITS, FILL
 
 from .ports import write_port
 from .records import struct_layout
@@ -27,7 +27,7 @@ class Filler(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "descriptor": In(struct_layout(DESCRIPTOR)),
+                "descriptor": In(struct_layout(FILL)),
                 "busy": Out(1),
                 "port": Out(write_port(config)),
             }

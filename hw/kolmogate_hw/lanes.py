@@ -1,16 +1,18 @@
 """The generator lanes: rows of weights and of constants from weight programs."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import INSTRUCTION, NO_PREDICTION, P0, SEEK_WORDS
+from kolmogate.isa import INSTRUCTION, NO_PREDICTION, P0, SEEK_WORDS, WINDOW_BITS, WITHOUT_ARGUMENT
+from kolmogate.programs.generate import STIRRING_TAPS
 
 from .column_buffer import weight_row
 from .constants_buffer import record_row
 from .entropy_engine import EntropyEngine, Terms
 from .ports import ReadPort, word_address_bits
 from .records import struct_layout
+from .row_pipeline import RowKind, RowPipeline, seen_bits, view_layout
 
 __all__ = ["WeightDecoder"]
 
@@ -26,7 +28,9 @@ class WeightDecoder(wiring.Component):
     =============  ==========================================================================
     ZERO n         n
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
-    SEEK           1, and the next literal row is there 6 cycles later at the earliest
+    GENERATE k x n n, as long as the scratchpad grants one word of literals in 8 / k cycles
+    SKIP n         n
+    SEEK           1, and from a row before it to a row of literals behind it 7
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
     PREDICT        1
@@ -35,8 +39,8 @@ class WeightDecoder(wiring.Component):
     =============  ==========================================================================
 
     The next instruction is fetched while one runs. That takes 4 cycles and those it waits for its grant;
-    what the one that runs is shorter is lost. The first row is at ``o`` 6 cycles after ``start``, 7 if it is
-    literal.
+    what the one that runs is shorter is lost. The first row is at ``o`` 8 cycles after ``start``, 10 if it
+    takes literals, 9 without a generator.
 
     Members
     -------
@@ -44,11 +48,12 @@ class WeightDecoder(wiring.Component):
         literals.
     code_port, literal_port, coded_port : to the scratchpad. Literals are read ahead, up to
         `LiteralLanes.WORDS` words beyond those that the program takes, coded bytes by two. Without an
-        entropy engine ``coded_port`` is idle and a coded instruction unknown.
+        entropy engine ``coded_port`` is idle and a coded instruction unknown; without a generator GENERATE
+        and SKIP are.
     o : rows of weights, two's complement.
     records : rows of constants, the last of a group marked.
     error : the program held an unknown instruction and has ended there; until the next start. With an
-        entropy engine every instruction is known.
+        entropy engine and a generator every instruction is known.
     """
 
     start: Signal
@@ -91,35 +96,42 @@ class WeightDecoder(wiring.Component):
         with m.If(self.start):
             m.d.sync += first_literal.eq(self.literals)
 
-        # The instruction at work; all its rows but one that are left.
+        m.submodules.pipeline = pipeline = RowPipeline(self.config)
+        wiring.connect(m, pipeline.o, wiring.flipped(self.o))
+        wiring.connect(m, pipeline.records, wiring.flipped(self.records))
+        m.d.comb += pipeline.start.eq(self.start)
+
+        # The instruction at work; all its rows but one that are left. SKIP is one of one-bit literals that
+        # come to nothing.
         running = Signal()
-        literal = Signal(reset_less=True)
-        coded = Signal(reset_less=True)
-        record = Signal(reset_less=True)
+        kind = Signal(RowKind, reset_less=True)
+        silent = Signal(reset_less=True)
         left = Signal(INSTRUCTION.widths["count"], reset_less=True)
         argument = Signal(INSTRUCTION.widths["argument"], reset_less=True)
+        available = Signal()
         step = Signal()
         free = Signal()
-        # The row made last; whether it is a record, and the last of its group.
-        full = Signal()
-        of_records = Signal(reset_less=True)
-        last = Signal(reset_less=True)
-        taken = Signal()
-        available = Signal()
+        reading = kind.literal | kind.generated
         m.d.comb += [
-            taken.eq(Mux(of_records, self.records.ready, self.o.ready)),
-            available.eq(~literal | lanes.available),
-            step.eq(running & (~full | taken) & available),
+            available.eq(~reading | lanes.available),
+            step.eq(running & pipeline.ready & available),
             free.eq(~running | (step & (left == 0))),
-            lanes.argument.eq(argument),
-            lanes.take.eq(step & literal),
-            self.o.valid.eq(full & ~of_records),
-            self.records.valid.eq(full & of_records),
-            self.records.payload.last.eq(last),
+            lanes.passed.eq(argument + kind.literal),
+            lanes.take.eq(step & reading),
+            pipeline.valid.eq(step & ~silent),
+            pipeline.kind.eq(kind),
+            pipeline.kind.highest_bit.eq(argument),
+            pipeline.kind.last.eq(left == 0),
+            pipeline.view.eq(lanes.view),
         ]
-        row = lanes.window.as_value() & literal.replicate(len(lanes.window.as_value()))
-        highest_bit = Signal.like(argument)
-        m.d.comb += highest_bit.eq(argument)
+        if self.config.generator:
+            # Windows that do not move are changed, the same for all lanes.
+            stirred = Signal(WINDOW_BITS, reset_less=True)
+            parity = Cat(stirred[tap] for tap in STIRRING_TAPS).xor()
+            for lane in range(self.config.columns):
+                m.d.comb += pipeline.view[lane].eq(lanes.view[lane] ^ stirred[::-1])
+            with m.If(step & kind.generated & (argument == 0)):
+                m.d.sync += stirred.eq(Cat(~parity, stirred))
         terms = None
         if self.config.entropy_engines:
             m.submodules.engine = engine = EntropyEngine(self.config)
@@ -128,42 +140,26 @@ class WeightDecoder(wiring.Component):
             m.d.comb += [
                 engine.start.eq(self.start),
                 engine.base.eq(self.literals),
-                engine.run.eq(running & coded),
-                engine.records.eq(record),
+                engine.run.eq(running & kind.coded),
+                engine.records.eq(kind.record),
                 engine.live.eq(argument),
                 engine.terms.eq(terms),
-                engine.take.eq(step & coded),
-                engine.more.eq(left != 0),
+                engine.take.eq(pipeline.coded_take),
+                engine.more.eq(~pipeline.coded_last),
+                pipeline.coded_row.eq(engine.row),
             ]
             # Records take the whole row, each number alone or from the one above.
-            with m.If(record):
+            with m.If(kind.record):
                 m.d.comb += [
                     engine.live.eq(-1),
                     engine.terms[0].distance.eq(1),
                     engine.terms[0].shift.eq(Mux(argument[1], 0, NO_PREDICTION)),
                     engine.terms[1].shift.eq(NO_PREDICTION),
                 ]
-            with m.If(coded):
-                m.d.comb += [available.eq(engine.valid), highest_bit.eq(7)]
-            row = row | (engine.row.as_value() & coded.replicate(len(engine.row.as_value())))
-        with m.If(taken):
-            m.d.sync += full.eq(0)
-        # The bits of a row are registered before their signs are extended.
-        bits = Signal(weight_row(self.config), reset_less=True)
-        highest = Signal.like(argument)
+            with m.If(kind.coded):
+                m.d.comb += available.eq(engine.coming & ~pipeline.coding)
         with m.If(step):
-            m.d.sync += [
-                full.eq(1),
-                of_records.eq(record),
-                last.eq(left == 0),
-                bits.eq(row),
-                highest.eq(highest_bit),
-                left.eq(left - 1),
-            ]
-        for c in range(self.config.columns):
-            sign = bits[c].bit_select(highest, 1)
-            m.d.comb += self.o.payload[c].eq(Cat(Mux(k < highest, bits[c][k], sign) for k in range(8)))
-        m.d.comb += self.records.payload.row.eq(bits)
+            m.d.sync += left.eq(left - 1)
 
         # LOOP does not wait for the instruction before it, which may still be making rows.
         again = Signal(INSTRUCTION.widths["count"] + 1)
@@ -179,6 +175,11 @@ class WeightDecoder(wiring.Component):
             fetcher.take.eq(fetcher.valid & (free | looping) & (~seeking | settled)),
             fetcher.back.eq(instruction.argument),
         ]
+
+        def unknown() -> None:
+            m.d.sync += [running.eq(0), self.error.eq(1)]
+            m.d.comb += fetcher.more.eq(0)
+
         with m.If(free):
             m.d.sync += running.eq(0)
         with m.If(fetcher.take):
@@ -186,16 +187,25 @@ class WeightDecoder(wiring.Component):
                 m.d.sync += [
                     left.eq(instruction.count),
                     argument.eq(instruction.argument),
-                    literal.eq(0),
-                    coded.eq(0),
-                    record.eq(0),
+                    kind.eq(0),
+                    silent.eq(0),
                 ]
+                if self.config.generator:
+                    m.d.sync += stirred.eq(0)
             with m.Switch(instruction.op):
-                with m.Case(P0.ZERO):
+                with m.Case(P0.GENERATE):
                     m.d.sync += running.eq(1)
                     m.d.comb += fetcher.more.eq(1)
+                    with m.If(instruction.argument == WITHOUT_ARGUMENT[P0.ZERO]):
+                        pass
+                    with m.Elif(Const(not self.config.generator)):
+                        unknown()
+                    with m.Elif(instruction.argument == WITHOUT_ARGUMENT[P0.SKIP]):
+                        m.d.sync += [kind.literal.eq(1), silent.eq(1), argument.eq(0)]
+                    with m.Else():
+                        m.d.sync += kind.generated.eq(1)
                 with m.Case(P0.LITERAL):
-                    m.d.sync += [running.eq(1), literal.eq(1)]
+                    m.d.sync += [running.eq(1), kind.literal.eq(1)]
                     m.d.comb += fetcher.more.eq(1)
                 with m.Case(P0.SEEK):
                     m.d.comb += [
@@ -212,18 +222,17 @@ class WeightDecoder(wiring.Component):
                     with m.If(again != 1):
                         m.d.comb += fetcher.jump.eq(1)
                 with m.Case(P0.RECORDS):
-                    m.d.sync += [running.eq(1), record.eq(1), left[3:].eq(0)]
+                    m.d.sync += [running.eq(1), kind.record.eq(1), left[3:].eq(0)]
                     m.d.comb += fetcher.more.eq(1)
                     with m.If(instruction.argument == 0):
-                        m.d.sync += [literal.eq(1), argument.eq(7)]
+                        m.d.sync += [kind.literal.eq(1), argument.eq(7)]
                     with m.Else():
-                        m.d.sync += coded.eq(1)
+                        m.d.sync += kind.coded.eq(1)
                         if terms is None:
-                            m.d.sync += [running.eq(0), self.error.eq(1)]
-                            m.d.comb += fetcher.more.eq(0)
+                            unknown()
                 if terms is not None:
                     with m.Case(P0.CODED):
-                        m.d.sync += [running.eq(1), coded.eq(1)]
+                        m.d.sync += [running.eq(1), kind.coded.eq(1)]
                         m.d.comb += fetcher.more.eq(1)
                     with m.Case(P0.PREDICT):
                         m.d.comb += fetcher.more.eq(1)
@@ -237,10 +246,10 @@ class WeightDecoder(wiring.Component):
                 if terms is None:
                     # With an entropy engine there is no unknown instruction.
                     with m.Default():
-                        m.d.sync += self.error.eq(1)
+                        unknown()
         with m.If(self.start):
             m.d.comb += lanes.base.eq(self.literals)
-            m.d.sync += [full.eq(0), running.eq(0), again.eq(0), self.error.eq(0)]
+            m.d.sync += [running.eq(0), again.eq(0), self.error.eq(0)]
             if terms is not None:
                 m.d.sync += [terms[term].shift.eq(NO_PREDICTION) for term in range(2)]
         return m
@@ -322,24 +331,23 @@ class InstructionFetcher(wiring.Component):
 class LiteralLanes(wiring.Component):
     """Reads the literal stream ahead and gives each lane its next bits.
 
-    A lane sees two bytes of its stream, the current and the following word's, from a bit position that all
-    lanes share.
+    A lane holds two or three bytes of its stream, those of successive words, and sees a part of them from a
+    bit position that all lanes share.
 
     Members
     -------
     start, base : begin at word ``base``.
-    argument : the numbers have ``argument + 1`` bits.
-    available, window : they are here; each lane's is in the lowest bits of its byte.
-    take : on to the next numbers.
+    available, view : what the lanes see is here, the next `seen_bits`.
+    take, passed : pass so many of them, at most 8.
     """
 
     # Enough to cover the way from a word taken to its successor, for a word a cycle.
     WORDS = 8
 
     start: Signal
-    argument: Signal
+    passed: Signal
     available: Signal
-    window: data.View
+    view: data.View
     take: Signal
 
     def __init__(self, config: MachineConfig) -> None:
@@ -349,9 +357,9 @@ class LiteralLanes(wiring.Component):
                 "port": Out(ReadPort(config)),
                 "start": In(1),
                 "base": In(word_address_bits(config)),
-                "argument": In(INSTRUCTION.widths["argument"]),
+                "passed": In(4),
                 "available": Out(1),
-                "window": Out(weight_row(config)),
+                "view": Out(view_layout(config)),
                 "take": In(1),
             }
         )
@@ -359,6 +367,7 @@ class LiteralLanes(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         columns = self.config.columns
+        held = (seen_bits(self.config) + 6) // 8
         # A read port with a register of its own, and the promise that no word is read while it is written:
         # block RAM then needs no logic around it.
         m.submodules.memory = words = memory.Memory(
@@ -401,17 +410,20 @@ class LiteralLanes(wiring.Component):
         # A word can be read from the cycle after it was written.
         m.d.sync += [written.eq(written + write.en), taken.eq(oldest), present.eq(oldest != written)]
 
-        current = Signal(8 * columns, reset_less=True)
-        primed = Signal()
+        # The words before it, oldest first, and how many there are.
+        current = Signal(data.ArrayLayout(8 * columns, held), reset_less=True)
+        primed = Signal(held)
         position = Signal(3)
         end = Signal(4)
         m.d.comb += [
-            end.eq(position + self.argument + 1),
-            self.available.eq(primed & (~end[3] | present)),
-            pop.eq(Mux(primed, self.take & end[3], present)),
+            end.eq(position + self.passed),
+            self.available.eq(primed[0] & present),
+            pop.eq(Mux(primed[0], self.take & end[3], present)),
         ]
+        words_here = [*current, following]
         with m.If(pop):
-            m.d.sync += [current.eq(following), primed.eq(1)]
+            m.d.sync += [older.eq(newer) for older, newer in zip(current, words_here[1:], strict=True)]
+            m.d.sync += primed.eq(Cat(primed[1:], 1))
         with m.If(self.take):
             m.d.sync += position.eq(end)
         with m.If(self.start):
@@ -427,6 +439,5 @@ class LiteralLanes(wiring.Component):
             ]
 
         for c in range(columns):
-            lane = slice(8 * c, 8 * c + 8)
-            m.d.comb += self.window[c].eq(Cat(current[lane], following[lane]) >> position)
+            m.d.comb += self.view[c].eq(Cat(word.word_select(c, 8) for word in words_here) >> position)
         return m

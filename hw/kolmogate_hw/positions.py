@@ -30,6 +30,7 @@ class BatchCounter(wiring.Component):
     next_position : the present position is finished; also sets the batch back to 0.
     batch : the batch within the position.
     last : what the present batch is the last of, and its live outputs.
+    last_follows : the next batch is the last live one of the position.
     """
 
     start: Signal
@@ -37,6 +38,7 @@ class BatchCounter(wiring.Component):
     next_position: Signal
     batch: Signal
     last: data.View
+    last_follows: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -48,6 +50,7 @@ class BatchCounter(wiring.Component):
                 "next_position": In(1),
                 "batch": Out(range(config.columns // config.requantisers)),
                 "last": Out(place_layout(config)),
+                "last_follows": Out(1),
             }
         )
 
@@ -69,6 +72,7 @@ class BatchCounter(wiring.Component):
             end.eq(channels_left - 1),
             end_batch.eq(Mux(here.group, end[batch_bits:], batches - 1)),
             here.batch.eq(self.batch == end_batch),
+            self.last_follows.eq(self.batch + 1 == end_batch),
             here.line.eq(x == descriptor.x_count),
             here.position.eq(here.line & (y == descriptor.y_count)),
             here.group.eq(channels_left <= config.columns),

@@ -12,7 +12,7 @@ from .records import struct_layout
 __all__ = ["ResidualAdder"]
 
 DIFFERENCE_BITS = 9
-"""Of a byte less its zero point; the multipliers take a bit a cycle."""
+"""Of a byte less its zero point."""
 
 TOTAL = signed(RESIDUAL.widths["output_scale"] + DIFFERENCE_BITS + 1)
 """Two products of a `DIFFERENCE_BITS` number and a scale, and the zero point."""
@@ -24,18 +24,21 @@ class ResidualAdder(wiring.Component):
     Members
     -------
     start, record : add a tensor to the outputs of the layer that begins next.
+    adding : the outputs of this layer are added to.
     done : that layer is complete: pass on what follows.
     i, o : batches of Q outputs.
     address : where the outputs at ``o`` go; steady while they wait there.
     port : to the scratchpad, for the tensor.
 
     Throughput: a batch a cycle where nothing is added, 6 cycles a batch where the larger is kept. Additions
-    take 15 cycles a batch with pipelined requantisers, and 5 + 10 * Q with digit-serial ones, whose Q outputs
-    share a multiplier; a word of the tensor that the scratchpad does not grant at once takes longer.
+    take 9 cycles a batch with pipelined requantisers, and 5 + 10 * Q with digit-serial ones, whose Q outputs
+    share a multiplier that takes a bit a cycle instead of three; a word of the tensor that the scratchpad
+    does not grant at once takes longer.
     """
 
     i: stream.Interface
     o: stream.Interface
+    adding: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -45,6 +48,7 @@ class ResidualAdder(wiring.Component):
                 "start": In(1),
                 "record": In(struct_layout(RESIDUAL)),
                 "done": In(1),
+                "adding": Out(1),
                 "i": In(batch),
                 "o": Out(batch),
                 "address": In(ADDRESS_BITS),
@@ -60,7 +64,7 @@ class ResidualAdder(wiring.Component):
         lane_bits = config.columns.bit_length() - 1
         batch_bits = lanes.bit_length() - 1
 
-        enabled = Signal()
+        enabled = self.adding
         record = Signal(struct_layout(RESIDUAL), reset_less=True)
         with m.If(self.done):
             m.d.sync += enabled.eq(0)
@@ -80,7 +84,10 @@ class ResidualAdder(wiring.Component):
             1 << RESIDUAL_FRACTION - DIFFERENCE_BITS - 1
         )
         totals = [Signal(TOTAL, name=f"total_{q}", reset_less=True) for q in range(1 if shared else lanes)]
-        bit = Signal(range(DIFFERENCE_BITS))
+        # Bits that are multiplied in a cycle, and such digits of a difference.
+        digit_bits = 1 if shared else 3
+        digits = DIFFERENCE_BITS // digit_bits
+        digit = Signal(range(digits))
         index = Signal(range(lanes))
         finished = Signal()
         word = Signal.like(self.port.data)
@@ -88,24 +95,28 @@ class ResidualAdder(wiring.Component):
         m.d.comb += [
             word.eq(self.port.data),
             self.port.request.payload.eq((self.address + record.offset)[lane_bits:]),
-            finished.eq(bit == DIFFERENCE_BITS - 1),
+            finished.eq(digit == digits - 1),
         ]
 
         def multiply() -> None:
-            """A bit of each difference at work; the sign bit, which comes first, counts negative."""
+            """A digit of each difference at work; the sign bit, which comes first, counts negative."""
+            first = digit == 0
             for total, output, operand in zip(totals, outputs, operands, strict=False):
-                part = Mux(
-                    output[-1],
-                    Mux(operand[-1], both, record.output_scale),
-                    Mux(operand[-1], record.operand_scale, 0),
-                )
-                # minus part is not part and 1
-                first = bit == 0
-                signed_part = Cat(part ^ first.replicate(len(part)), first).as_signed()
+                following = Mux(first, initial, total) << digit_bits
+                for place in range(digit_bits):
+                    part = Mux(
+                        output[place - digit_bits],
+                        Mux(operand[place - digit_bits], both, record.output_scale),
+                        Mux(operand[place - digit_bits], record.operand_scale, 0),
+                    )
+                    if place == digit_bits - 1:
+                        # minus part is not part and 1
+                        part = Cat(part ^ first.replicate(len(part)), first).as_signed() + first
+                    following = following + (part << place)
                 m.d.sync += [
-                    total.eq((Mux(first, initial, total) << 1) + signed_part + first),
-                    output.eq(output << 1),
-                    operand.eq(operand << 1),
+                    total.eq(following),
+                    output.eq(output << digit_bits),
+                    operand.eq(operand << digit_bits),
                 ]
 
         def rounded(total: Signal) -> Value:
@@ -148,9 +159,9 @@ class ResidualAdder(wiring.Component):
                     m.next = "GIVE"
             with m.State("MULTIPLY"):
                 multiply()
-                m.d.sync += bit.eq(bit + 1)
+                m.d.sync += digit.eq(digit + 1)
                 with m.If(finished):
-                    m.d.sync += bit.eq(0)
+                    m.d.sync += digit.eq(0)
                     m.next = "ROUND"
             with m.State("ROUND"):
                 if shared:

@@ -1,10 +1,10 @@
 """The sequencer: reads layer descriptors and starts the units that execute them."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import DESCRIPTOR, RESIDUAL, Opcode
+from kolmogate.isa import DESCRIPTOR, FILL, RECORDS, RESIDUAL, Opcode
 
 from .ports import ReadPort, word_address_bits
 from .records import struct_layout
@@ -21,11 +21,12 @@ class Sequencer(wiring.Component):
     descriptor : the present one, steady while its layer runs.
     start_layer, layer_done : an ARRAY descriptor begins; its last output is in the scratchpad.
     end_layer : high for one cycle when its borders are there too.
-    start_fill, filling : a FILL descriptor begins; the filler is at work.
+    start_fill, fill, filling : a FILL descriptor begins; the filler is at work.
     start_residual, residual : a RESIDUAL record for the next layer.
     done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
 
-    Descriptors take their size in words plus 4 cycles to load.
+    Each descriptor is read as if it were the longest; the next begins behind the words that it has. Loading
+    takes the longest's words plus 4 cycles.
     """
 
     start: Signal
@@ -35,6 +36,7 @@ class Sequencer(wiring.Component):
     layer_done: Signal
     end_layer: Signal
     start_fill: Signal
+    fill: data.View
     filling: Signal
     done: Signal
     bad_descriptor: Signal
@@ -51,6 +53,7 @@ class Sequencer(wiring.Component):
                 "layer_done": In(1),
                 "end_layer": Out(1),
                 "start_fill": Out(1),
+                "fill": Out(struct_layout(FILL)),
                 "filling": In(1),
                 "start_residual": Out(1),
                 "residual": Out(struct_layout(RESIDUAL)),
@@ -63,6 +66,8 @@ class Sequencer(wiring.Component):
         m = Module()
         columns = self.config.columns
         words = DESCRIPTOR.size(columns) // columns
+        # Both FILL and RESIDUAL.
+        (short,) = {RECORDS[opcode].size(columns) // columns for opcode in (Opcode.FILL, Opcode.RESIDUAL)}
         address = Signal(word_address_bits(self.config), reset_less=True)
         asked = Signal(range(words + 1))
         loaded = Signal(range(words + 1))
@@ -70,6 +75,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             self.descriptor.eq(storage),
             self.residual.eq(storage),
+            self.fill.eq(storage),
             self.port.request.payload.eq(address),
         ]
         with m.If(self.port.valid):
@@ -77,14 +83,19 @@ class Sequencer(wiring.Component):
                 storage.word_select(loaded, 8 * columns).eq(self.port.data),
                 loaded.eq(loaded + 1),
             ]
+        asking = Signal()
+        back = Signal()
+        with m.If(asking | back):
+            m.d.sync += address.eq(address + Mux(back, short - words, 1))
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
                 m.d.sync += address.eq(self.base)
                 m.next = "LOAD"
             with m.State("LOAD"):
                 m.d.comb += self.port.request.valid.eq(asked != words)
-                with m.If(self.port.request.valid & self.port.request.ready):
-                    m.d.sync += [address.eq(address + 1), asked.eq(asked + 1)]
+                m.d.comb += asking.eq(self.port.request.valid & self.port.request.ready)
+                with m.If(asking):
+                    m.d.sync += asked.eq(asked + 1)
                 with m.If(loaded == words):
                     m.d.sync += [asked.eq(0), loaded.eq(0)]
                     m.next = "DISPATCH"
@@ -96,10 +107,10 @@ class Sequencer(wiring.Component):
                     m.d.comb += self.start_layer.eq(1)
                     m.next = "ARRAY"
                 with m.Case(Opcode.FILL), m.If(~self.filling):
-                    m.d.comb += self.start_fill.eq(1)
+                    m.d.comb += [self.start_fill.eq(1), back.eq(1)]
                     m.next = "LOAD"
                 with m.Case(*([Opcode.RESIDUAL] if self.config.residual_adder else [])):
-                    m.d.comb += self.start_residual.eq(1)
+                    m.d.comb += [self.start_residual.eq(1), back.eq(1)]
                     m.next = "LOAD"
                 with m.Default():
                     m.d.comb += self.bad_descriptor.eq(1)

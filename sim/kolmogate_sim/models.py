@@ -164,8 +164,8 @@ def random_layer(
 ) -> dict[str, int]:
     """A small ARRAY layer whose input and output lie within a memory of ``memory_bytes``.
 
-    Inputs may be anywhere (in word mode at multiples of 8 bytes) and overlap, steps of either sign; outputs
-    are apart, at multiples of Q bytes. Fields in ``fixed`` are as given.
+    Inputs may be anywhere (in word mode at multiples of 8 bytes) and overlap, steps of either sign but within
+    a line; outputs are apart, at multiples of Q bytes. Fields in ``fixed`` are as given.
     """
     word_mode = fixed.get("word_mode", source.randrange(2))
     grain = WORD_GRAIN if word_mode else 1
@@ -182,7 +182,8 @@ def random_layer(
         "inner_count": source.randrange(1, 4),
         "channels": source.randrange(1, 3 * config.columns),
         **{f"input_{name}": step() for name in ("step", "wrap")},
-        **{f"{name}_step": step() for name in ("outer", "inner")},
+        "outer_step": step(),
+        "inner_step": abs(step()),
         "run": config.columns if word_mode else source.randrange(1, 3 * config.columns),
         **fixed,
     }

@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping
 
 from kolmogate.image import Image
-from kolmogate.isa import DESCRIPTOR
+from kolmogate.isa import RECORDS, Opcode, load_descriptor
 
 __all__ = ["Mutant", "mutate"]
 
@@ -24,12 +24,17 @@ class Mutant:
 
     def descriptors(self) -> list[dict[str, int]]:
         """The fields of each descriptor, in order of execution."""
-        size = DESCRIPTOR.size(self.image.config.columns)
-        data = self.contents["descriptors"]
-        return [
-            DESCRIPTOR.unpack(int.from_bytes(data[start : start + size], "little"))
-            for start in range(0, len(data), size)
-        ]
+        return [fields for _, fields, _ in _descriptors(self.contents["descriptors"], self.image)]
+
+
+def _descriptors(data: bytes | bytearray, image: Image) -> list[tuple[int, dict[str, int], int]]:
+    """Places, fields and sizes of all descriptors."""
+    found, place = [], 0
+    while place < len(data):
+        fields, size = load_descriptor(bytes(data[place:]), image.config.columns)
+        found.append((place, fields, size))
+        place += size
+    return found
 
 
 def mutate(image: Image, source: random.Random) -> Mutant:
@@ -37,19 +42,18 @@ def mutate(image: Image, source: random.Random) -> Mutant:
     contents = {name: bytearray(section.data) for name, section in image.sections.items()}
     entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
     kind = source.choice(("bits", "bits", "field", "field", "field", "descriptor", "section", "entry"))
-    size = DESCRIPTOR.size(image.config.columns)
-    place = size * source.randrange(len(contents["descriptors"]) // size)
+    place, fields, size = source.choice(_descriptors(contents["descriptors"], image))
     if kind == "bits":
         name = source.choice([name for name, data in contents.items() if data])
         for _ in range(source.randrange(1, 4)):
             contents[name][source.randrange(len(contents[name]))] ^= 1 << source.randrange(8)
     elif kind == "field":
-        fields = DESCRIPTOR.unpack(int.from_bytes(contents["descriptors"][place : place + size], "little"))
-        name, width = source.choice(list(DESCRIPTOR.widths.items()))
+        record = RECORDS[Opcode(fields["opcode"])]
+        name, width = source.choice(list(record.widths.items()))
         bits = source.choice((0, 1, (1 << width) - 1, 1 << width - 1, source.getrandbits(width)))
-        signed = name in DESCRIPTOR.signed and bits >> width - 1
+        signed = name in record.signed and bits >> width - 1
         fields[name] = bits - (1 << width) if signed else bits & (1 << width) - 1
-        contents["descriptors"][place : place + size] = DESCRIPTOR.pack(**fields).to_bytes(size, "little")
+        contents["descriptors"][place : place + size] = record.pack(**fields).to_bytes(size, "little")
     elif kind == "descriptor":
         contents["descriptors"][place : place + size] = source.randbytes(size)
     elif kind == "section":

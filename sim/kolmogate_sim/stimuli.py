@@ -7,11 +7,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import CONSTANTS, HISTORY_ROWS, P0, SEEK_WORDS, SHIFTS
+from kolmogate.isa import (
+    CONSTANTS,
+    HISTORY_ROWS,
+    NEW_BITS,
+    P0,
+    RECORD_WORDS,
+    SEEK_WORDS,
+    SHIFTS,
+    WINDOW_BITS,
+)
 from kolmogate.machine_arithmetic import requantise
 from kolmogate.programs import p0
-from kolmogate.programs.entropy import Reference
-from kolmogate.programs.p0 import Instruction, Program, assemble
+from kolmogate.programs.entropy import Coder, Reference
+from kolmogate.programs.p0 import Instruction, Program
+from kolmogate.programs.reader import decode
 
 __all__ = ["Batches", "random_batches", "random_program"]
 
@@ -74,21 +84,29 @@ def random_batches(source: random.Random, config: MachineConfig, outputs: int) -
 
 
 def random_program(
-    source: random.Random, columns: int, instructions: int, longest: int = 12, coded: bool = True
+    source: random.Random, config: MachineConfig, instructions: int, longest: int = 12
 ) -> tuple[Program, npt.NDArray[np.int8], list[npt.NDArray[np.int8]]]:
-    """A program of random instructions, all its rows of weights, and the rows of each group of records.
+    """A program of random instructions that the machine has, all its rows of weights, and the rows of each
+    group of records.
 
-    Numbers use the whole range of their bits; ``coded`` ones are of any spread.
+    Literals are any bits; coded numbers are of any spread.
     """
+    kinds = ["zero", "literal", "records", "loop", "seek"]
+    kinds += ["coded", "predict"] * (config.entropy_engines > 0) + ["generate", "skip"] * config.generator
+    columns = config.columns
     program: list[Instruction] = []
     for _ in range(instructions):
         count = source.randrange(1, longest + 1)
-        kind = source.choice(("zero", "literal", "records") + ("coded", "predict") * coded + ("loop", "seek"))
-        match kind:
+        match source.choice(kinds):
+            case "generate":
+                program.append(p0.generate(source.choice(NEW_BITS), count))
             case "literal":
                 program.append(p0.literal(source.randrange(1, 9), count))
+            case "skip":
+                program.append(p0.skip(count))
             case "records":
-                program.append(p0.records(min(count, 8), source.randrange(3) if coded else 0))
+                kind = source.randrange(3) if config.entropy_engines else 0
+                program.append(p0.records(min(count, RECORD_WORDS), kind))
             case "coded":
                 program.append(p0.coded(count, source.choice((8, 8, source.randrange(1, 9)))))
             case "predict":
@@ -104,41 +122,26 @@ def random_program(
                 program.append(p0.loop(source.randrange(1, min(since, 8) + 1), source.randrange(1, 4)))
             case _:
                 program.append(p0.zero(count))
-    weights = [np.zeros((0, columns), np.int8)]
-    records: list[npt.NDArray[np.int8]] = []
-    words = np.array([one.encode() for one in (*program, Instruction(P0.END))], np.uint16)
-    rows = [np.zeros((0, columns), np.int8)]
-    # Each lane's literals, bit by bit: what a SEEK leads back to is there already.
-    lanes: list[list[int]] = [[] for _ in range(columns)]
-    place = 0
-    for one in p0.execute(words):
-        if one.op == P0.SEEK:
-            place = one.place
-        if not one.rows:
-            continue
-        if one.literal_bits:
-            end = place + one.rows * one.literal_bits
-            for lane in lanes:
-                lane += [0] * (place - len(lane))
-                lane += [source.randrange(2) for _ in range(end - len(lane))]
-            taken = np.array([lane[place:end] for lane in lanes]).reshape(columns, one.rows, -1)
-            factors = 1 << np.arange(one.literal_bits)
-            factors[-1] *= -1
-            block = (taken @ factors).T.astype(np.int8)
-            place = end
-            rows.append(block)
-            (records if one.op == P0.RECORDS else weights).append(block)
-            continue
-        bits = 0
+    words = np.array([one.encode() for one in (*program, Instruction(P0.END))], "<u2")
+    executed = list(p0.execute(words))
+    # Words enough for all that is read, wherever SEEKs lead.
+    bits = sum(one.rows * one.literal_bits + one.count for one in executed)
+    end = bits + max((one.place for one in executed if one.op == P0.SEEK), default=0) + WINDOW_BITS
+    literals = source.randbytes(-(-end // 8) * columns)
+    coder = Coder(columns)
+    references = [Reference(), Reference()]
+    for one in executed:
+        if one.op == P0.PREDICT:
+            references[one.argument & 1] = Reference(one.count, one.argument >> 1)
         if one.is_coded:
-            bits = source.randrange(9)
-        low, high = (-(1 << bits - 1), 1 << bits - 1) if bits else (0, 1)
-        live = one.live(columns) if one.is_coded else columns
-        block = np.zeros((one.rows, columns), np.int8)
-        block[:, :live] = [[source.randrange(low, high) for _ in range(live)] for _ in range(one.rows)]
-        rows.append(block)
-        if one.op == P0.RECORDS:
-            records.append(block)
-        else:
-            weights.append(block)
-    return assemble(program, np.concatenate(rows), columns), np.concatenate(weights), records
+            spread = 1 << source.randrange(9) >> 1
+            live = one.live(columns)
+            rows = np.zeros((one.rows, columns), np.int8)
+            rows[:, :live] = [[source.randrange(-spread, spread or 1) for _ in range(live)] for _ in rows]
+            if one.op == P0.RECORDS:
+                coder.write(rows, live, p0.RECORD_REFERENCES[one.argument], records=True)
+            else:
+                coder.write(rows, live, references)
+    stream, code = coder.finish()[::-1], words.tobytes()
+    result = Program(code + bytes(-len(code) % columns), bytes(-len(stream) % columns) + stream, literals)
+    return result, *decode(result, columns)

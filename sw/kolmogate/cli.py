@@ -26,6 +26,7 @@ from .container import load_image, save_image
 from .demo import demo
 from .errors import DeviceError, KolmogateError, UsageError
 from .files import require_folder
+from .front import format_front, front, require_plots, save_front
 from .image import Image
 from .lossy import compress
 from .network import Network
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("compile", parents=[common], help="compile a .tflite into a .kg image")
     command.add_argument("model", type=Path, metavar="MODEL.tflite")
-    command.add_argument("-o", "--output", type=Path, required=True, metavar="M.kg")
+    command.add_argument("-o", "--output", type=Path, metavar="M.kg")
     command.add_argument(
         "--target", default="up5k", help=f"machine to compile for: {', '.join(CONFIGURATIONS)} (up5k)"
     )
@@ -119,6 +120,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--export", type=Path, metavar="T.tflite", help="also write the network that is run as a .tflite"
+    )
+    command.add_argument(
+        "--front",
+        type=Path,
+        metavar="NAME",
+        help="write bytes by cycles, from the fastest image to the smallest, to NAME.json, .md and .svg",
+    )
+    command.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="images of the front compiled side by side (1)"
+    )
+    command.add_argument(
+        "--backend", default="loky", metavar="NAME", help="joblib's back-end for the jobs (loky)"
     )
     command.set_defaults(command=_compile)
 
@@ -198,10 +211,20 @@ def _compile(options: argparse.Namespace) -> None:
         raise UsageError("--exact allows no loss: leave out --max-loss, or --exact")
     if options.max_loss is None and options.calibration is not None:
         raise UsageError("calibration inputs are for compression with loss: add --max-loss")
-    for path in (options.output, options.export):
+    if options.output is None and options.front is None:
+        raise UsageError("say what to write: an image with -o, or the front with --front")
+    if options.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, not {options.jobs}")
+    for path in (options.output, options.export, options.front):
         if path is not None:
             require_folder(path)
+    if options.front is not None:
+        require_plots()
     network = load_tflite(options.model)
+    if options.front is not None:
+        _front(options, network)
+        if options.output is None:
+            return
     budgets = {name: getattr(options, name) for name in ("objective", "max_cycles", "max_bytes")}
     if options.max_loss is None:
         image = compile(network, config, **budgets)
@@ -223,6 +246,18 @@ def _compile(options: argparse.Namespace) -> None:
     for path in (options.export, options.output):
         if path is not None:
             print(f"wrote {path}")
+
+
+def _front(options: argparse.Namespace, network: Network) -> None:
+    points = front(network, configuration(options.target), jobs=options.jobs, backend=options.backend)
+    paths = save_front(points, options.front, f"{options.model.stem} on {options.target}")
+    if options.json:
+        if options.output is None:
+            _print_json([point._asdict() for point in points])
+        return
+    print(format_front(points))
+    for path in paths:
+        print(f"wrote {path}")
 
 
 def _summary(image: Image, report: dict[str, Any]) -> str:

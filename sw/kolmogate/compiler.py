@@ -2,20 +2,24 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from .allocate import Region, allocate
 from .config import MachineConfig
-from .cycles import cycles
+from .cycles import LayerCycles, cycles
 from .errors import InputError, UsageError
 from .image import Activation, Image, LayerReport, Section
-from .isa import ADDRESS_BITS, DESCRIPTOR, P0, RESIDUAL, STORED_CONSTANTS, Opcode, store_constants
+from .isa import ADDRESS_BITS, P0, STORED_CONSTANTS, Opcode, store_constants, store_descriptor
 from .lower import lower
-from .network import Network, Weighted
+from .network import DepthwiseConv2D, Network, Weighted
+from .programs.computed import computed
+from .programs.overlap import Pace
 from .programs.p0 import assemble
-from .programs.search import Choice, Material, Writer, candidates, select
+from .programs.search import Candidate, Choice, Material, Writer, candidates, select
 from .schedule import Layer, Schedule, schedule
 from .simplify import Dropped, simplify
 from .skeleton import skeleton
@@ -28,7 +32,7 @@ OBJECTIVES = ("fastest", "balanced", "smallest")
 BALANCED_ALLOWANCE = 0.05
 """Cycles that a balanced image may take more than the fastest, a part of them."""
 
-ATTEMPTS = 10
+ATTEMPTS = 16
 """Selections tried against the cycle model before the fastest program is taken."""
 
 
@@ -66,7 +70,9 @@ def compile(
     simplified = simplify(network)
     live = simplified.network if rewritten is None else simplify(rewritten).network
     lowered = lower(live)
-    plan = schedule(lowered, config)
+    # Filters that are folded are longer.
+    smallest = objective == "smallest" and max_cycles is None and max_bytes is None
+    plan = schedule(lowered, config, folding=not smallest)
     job = _Job(
         config,
         lowered,
@@ -82,8 +88,8 @@ def compile(
         if max_cycles is not None:
             raise UsageError("give a budget of cycles or of bytes, not both")
         return _fastest_within(job, coded, max_bytes)
-    if objective == "smallest" and max_cycles is None:
-        return job.image(coded)
+    if smallest:
+        return _smallest(job, coded)
     try:
         fastest = job.image(literal)
     except InputError:
@@ -92,16 +98,17 @@ def compile(
         return _fitting(job, coded)
     if objective == "fastest" and max_cycles is None:
         return fastest
-    times = [layer.total for layer in cycles(fastest)]
-    budget = int((1 + BALANCED_ALLOWANCE) * sum(times)) if max_cycles is None else max_cycles
-    if budget < sum(times):
+    times = cycles(fastest)
+    total = sum(layer.total for layer in times)
+    budget = int((1 + BALANCED_ALLOWANCE) * total) if max_cycles is None else max_cycles
+    if budget < total:
         raise InputError(
-            f"network {network.name!r} takes {sum(times)} cycles on {config.name!r}, more than {budget}:"
+            f"network {network.name!r} takes {total} cycles on {config.name!r}, more than {budget}:"
             " allow more cycles or choose a larger target"
         )
     if coded is literal:
         return fastest
-    return _smallest_within(job, fastest, times, budget)
+    return _smallest_within(job, fastest, times, budget, patient=max_cycles is not None)
 
 
 def materials(network: Network, config: MachineConfig) -> list[Material]:
@@ -124,12 +131,11 @@ def _fastest_within(job: "_Job", coded: Sequence[Choice], budget: int) -> Image:
         return best
     if fastest.device_bytes <= budget:
         return fastest
-    times = [layer.total for layer in cycles(fastest)]
-    tried = [candidates(material, job.config.columns) for material in job.materials]
+    tried, paces = job.candidates(), job.paces(cycles(fastest))
     low, high = 0, sum(layer.total for layer in cycles(best))
-    for _ in range(ATTEMPTS):
+    for _ in tqdm(range(ATTEMPTS), desc="search", delay=2, leave=False, disable=None):
         middle = (low + high) // 2
-        image = job.image([one.choice for one in select(tried, times, middle)])
+        image = job.image([one.choice for one in select(tried, paces, middle)])
         if image.device_bytes <= budget:
             best, high = image, middle
         else:
@@ -140,30 +146,59 @@ def _fastest_within(job: "_Job", coded: Sequence[Choice], budget: int) -> Image:
 def _fitting(job: "_Job", coded: Sequence[Choice]) -> Image:
     """The image found that fits the scratchpad with the fewest cycles of the entropy engine."""
     best = job.image(coded)
-    tried = [candidates(material, job.config.columns) for material in job.materials]
+    tried, paces = job.candidates(), job.paces(cycles(best))
     low, high = 0, sum(max(one.engine_cycles for one in layer) for layer in tried)
-    for _ in range(ATTEMPTS):
+    for _ in tqdm(range(ATTEMPTS), desc="search", delay=2, leave=False, disable=None):
         middle = (low + high) // 2
         try:
-            best = job.image([one.choice for one in select(tried, [0] * len(tried), middle)])
+            best = job.image([one.choice for one in select(tried, paces, middle)])
             high = middle
         except InputError:
             low = middle
     return best
 
 
-def _smallest_within(job: "_Job", fastest: Image, times: list[int], budget: int) -> Image:
-    """The smallest image found that takes at most ``budget`` cycles; the fastest takes ``times``."""
-    tried = [candidates(material, job.config.columns) for material in job.materials]
-    allowance, hidden = budget - sum(times), times
-    for _ in range(ATTEMPTS):
-        chosen = select(tried, hidden, allowance)
-        image = job.image([candidate.choice for candidate in chosen])
-        if sum(layer.total for layer in cycles(image)) <= budget:
-            return min(image, fastest, key=lambda one: one.device_bytes)
-        # Decoding hides less well than a layer as a whole tells.
-        allowance, hidden = allowance * 3 // 4, [time * 7 // 8 for time in hidden]
-    return fastest
+def _smallest(job: "_Job", coded: Sequence[Choice]) -> Image:
+    """The smaller of two images: everything coded, and only what is shorter so if its layer were alone."""
+    shortest = [min(layer, key=lambda one: one.bits).choice for layer in job.candidates()]
+    found = [job.image(coded)]
+    with suppress(InputError):
+        found.append(job.image(shortest))
+    return min(found, key=lambda image: image.device_bytes)
+
+
+def _smallest_within(
+    job: "_Job", fastest: Image, times: Sequence[LayerCycles], budget: int, *, patient: bool
+) -> Image:
+    """The smallest image found that takes at most ``budget`` cycles; the fastest takes ``times``.
+
+    Unless ``patient``, no depthwise layer waits for its weights: it has few of them, and waits long for
+    what that saves. Each selection is played by the cycle model, which corrects what the next may take.
+    """
+    tried, paces = job.candidates(), job.paces(times)
+    depthwise = [not patient and layer.op == DepthwiseConv2D.kind for layer in job.plan.layers]
+    left = budget - sum(layer.total for layer in times)
+    allowance, best, seen = left, fastest, set()
+    for _ in tqdm(range(ATTEMPTS), desc="search", delay=2, leave=False, disable=None):
+        choices = tuple(one.choice for one in select(tried, paces, max(0, allowance), depthwise))
+        if choices in seen:
+            allowance -= max(1, left // 16)
+            if allowance < 0:
+                break
+            continue
+        seen.add(choices)
+        image = job.image(choices)
+        spent = cycles(image)
+        over = sum(layer.total for layer in spent) - budget
+        late = sum(
+            layer.decode - fast.decode
+            for layer, fast, never in zip(spent, times, depthwise, strict=True)
+            if never
+        )
+        if over <= 0 and late <= 0 and image.device_bytes < best.device_bytes:
+            best = image
+        allowance -= over if late <= 0 else max(over, left // 16)
+    return best
 
 
 @dataclass(frozen=True)
@@ -180,6 +215,24 @@ class _Job:
     weights: tuple[Mapping[str, int], Mapping[str, int]]
     dropped: tuple[Dropped, ...]
 
+    def candidates(self) -> list[list[Candidate]]:
+        """All choices for each layer that the machine runs."""
+        progress = tqdm(self.materials, desc="candidates", delay=2, leave=False, disable=None)
+        tried = (candidates(material, self.config.columns) for material in progress)
+        return [layer if self.config.entropy_engines else layer[:1] for layer in tried]
+
+    def paces(self, times: Sequence[LayerCycles]) -> list[Pace]:
+        """The array's work on each layer, which took ``times``."""
+        paces = []
+        for layer, material, time in zip(self.plan.layers, self.materials, times, strict=True):
+            positions = layer.fields["x_count"] * layer.fields["y_count"]
+            rows = sum(len(block) for block in material.records)
+            if material.weights is not None:
+                rows += material.weights.shape[0] * material.weights.shape[1] * material.replays
+            tiles = -(-positions // self.config.rows)
+            paces.append(Pace(len(material.records), time.total - time.decode, tiles, rows))
+        return paces
+
     def image(self, choices: Sequence[Choice]) -> Image:
         """The image with these programs; raises `InputError` if it does not fit."""
         config, plan = self.config, self.plan
@@ -192,7 +245,7 @@ class _Job:
         ]
         program = assemble(writer.instructions, writer.rows, config.columns)
         contents = {
-            "descriptors": b"".join(_pack(fields, config) for fields in descriptors),
+            "descriptors": b"".join(store_descriptor(fields, config.columns) for fields in descriptors),
             "coded": program.coded,
             "literals": program.literals,
             "code": program.code,
@@ -291,11 +344,6 @@ def _descriptors(plan: Schedule, addresses: Mapping[str, int]) -> list[dict[str,
     return [*descriptors, {"opcode": Opcode.END}]
 
 
-def _pack(fields: Mapping[str, int], config: MachineConfig) -> bytes:
-    record = RESIDUAL if fields["opcode"] == Opcode.RESIDUAL else DESCRIPTOR
-    return record.pack(**fields).to_bytes(DESCRIPTOR.size(config.columns), "little")
-
-
 def _material(layer: Layer, config: MachineConfig) -> Material:
     """What the program of a layer has to make."""
     parameters = layer.parameters
@@ -310,11 +358,13 @@ def _material(layer: Layer, config: MachineConfig) -> Material:
         block = b"".join(packed[group : group + config.columns])
         block += bytes(-len(block) % config.columns)
         records.append(np.frombuffer(bytearray(block), np.int8).reshape(-1, config.columns))
+    rows = parameters.rows
     return Material(
         len(packed),
         tuple(records),
-        parameters.rows,
+        rows,
         parameters.distances,
+        computed=computed(rows, len(packed)) if config.generator and rows is not None else None,
         used_once=bool(layer.fields.get("stream_weights", 0)),
         replays=layer.replays,
     )

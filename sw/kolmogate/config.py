@@ -37,6 +37,8 @@ class MachineConfig:
         The machine executes RESIDUAL records.
     entropy_engines : int
         0 or 1: whether weight programs may hold coded rows.
+    generator : bool
+        Whether they may hold generated rows.
     clock_hz : int
         Nominal clock of the boards that carry this configuration.
     """
@@ -54,6 +56,7 @@ class MachineConfig:
     tile_gap: bool = False
     residual_adder: bool = True
     entropy_engines: int = 1
+    generator: bool = True
 
     def __post_init__(self) -> None:
         def require(condition: bool, rule: str) -> None:
@@ -134,6 +137,7 @@ CONFIGURATIONS = {
             tile_gap=True,
             residual_adder=False,
             entropy_engines=0,
+            generator=False,
         ),
         MachineConfig("ecp5-25f", 4, 8, 4, 32, 96 << 10, 2, 1024, 80_000_000),
         MachineConfig("ecp5-45f", 4, 16, 4, 32, 160 << 10, 2, 1024, 80_000_000),

@@ -24,6 +24,7 @@ __all__ = [
     "ROWS",
     "RUNNING",
     "SEEK",
+    "SKIP",
     "STOP",
     "STUCK",
     "run",
@@ -46,8 +47,9 @@ OUTPUTS, ACTIVATIONS_1, ACTIVATIONS_0, OPERANDS = 1, 2, 4, 8
 CODE, LITERALS, CODED, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
 READS = ACTIVATIONS_1 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
 
-# Kinds of instructions: those that make rows, those that only take the time to be fetched.
-STOP, ROWS, PREDICT, LOOP, SEEK = range(5)
+# Kinds of instructions: those that make rows, or pass literals as if they did; those that only take the time
+# to be fetched.
+STOP, ROWS, SKIP, PREDICT, LOOP, SEEK = range(6)
 
 
 @njit(cache=True)
@@ -127,7 +129,10 @@ def run(
         position_end = last_position(d, draining)
         next_position = transfer and batch_end
         tile_end = position_end or drain.row == machine.rows - 1
+        follows = transfer and not batch_end and tile_end and last_follows(machine, draining)
         drained = next_position and tile_end
+        if not residual.enabled:
+            drained = leaves_in_time(machine, drain, draining, next_position, tile_end)
         release = next_position and position_end
         written = writes(requantiser, residual)
 
@@ -161,7 +166,7 @@ def run(
         clock_columns(d, columns, step, last, final)
         clock_compute(machine, compute, step and last, drained)
         clock_constants(constants, accepted and group_made, release)
-        clock_drain(machine, drain, captured, transfer, batch_end, tile_end)
+        clock_drain(machine, drain, captured, transfer, batch_end, tile_end, follows)
         clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
         clock_writer(machine, d, writer, writing, written, start_layer)
         passing = residual.state == PASS
@@ -470,6 +475,9 @@ def clock_compute(machine: Registers, compute: Registers, tile_end: int, drained
 
 # Weight decoder: all that depends on the kinds of instructions is here.
 
+# What is known of a row on its way through the pipeline.
+ANY_ROW, RECORDS_ROW, LAST_ROW, CODED_ROW = 1, 2, 4, 8
+
 
 @njit(cache=True)
 def clock_decoder(
@@ -485,11 +493,15 @@ def clock_decoder(
     granted: int,
 ) -> None:
     ready = constants.here != 2 if decoder.of_records else columns.room
-    literal = decoder.bits != 0
-    made = available(literals, decoder) if literal else True
+    made = True
+    if decoder.reading:
+        made = literals.primed == machine.words_held and literals.present
     if decoder.running and decoder.coded:
-        made = engine.cycle == row_ends[engine.row]
-    step = decoder.running and (not decoder.valid or ready) and made
+        # A row is asked for two cycles before it is there, when the one before it has been taken.
+        coming = not engine.idle and engine.cycle >= row_ends[engine.row] - 2
+        made = coming and not (decoder.seen | decoder.shaped) & CODED_ROW
+    moving = not decoder.valid or ready
+    step = decoder.running and moving and made
     free = not decoder.running or (step and decoder.left == 0)
     instruction = program[code.index]
     looping = instruction.kind == LOOP
@@ -498,29 +510,35 @@ def clock_decoder(
     settled = literals.room == 0 or granted & LITERALS != 0
     take = code.valid and (free or looping) and (not seeking or settled)
 
-    clock_literals(literals, decoder.bits, step and literal, granted & LITERALS != 0)
+    clock_literals(machine, literals, decoder.bits, step and decoder.reading, granted & LITERALS != 0)
     if take and seeking:
         literals.room, literals.answers = machine.literal_words, 0
         literals.written, literals.taken, literals.present = 0, 0, 0
         literals.primed, literals.position = 0, 0
     columns.written += decoder.valid and ready and not decoder.of_records
     columns.room = columns.written - columns.first != machine.column_buffer_depth
-    if ready:
-        decoder.valid = 0
+    if moving:
+        if decoder.shaped & CODED_ROW:
+            engine.row += 1
+            engine.idle = decoder.shaped & LAST_ROW != 0
+        decoder.valid = decoder.shaped & ANY_ROW != 0
+        decoder.of_records, decoder.last = decoder.shaped & RECORDS_ROW != 0, decoder.shaped & LAST_ROW != 0
+        decoder.shaped, decoder.seen = decoder.seen, 0
     if step:
-        decoder.valid = 1
-        decoder.of_records = decoder.records
-        decoder.last = decoder.left == 0
+        if not decoder.silent:
+            decoder.seen = ANY_ROW
+            decoder.seen |= RECORDS_ROW if decoder.records else 0
+            decoder.seen |= LAST_ROW if decoder.left == 0 else 0
+            decoder.seen |= CODED_ROW if decoder.coded else 0
         decoder.left -= 1
-        engine.row += decoder.coded
     if free:
         decoder.running = 0
     if take and not looping:
         decoder.left = instruction.rows - 1
         decoder.bits, decoder.records = instruction.bits, instruction.records
-        decoder.coded = instruction.coded
-        decoder.running = instruction.kind == ROWS
-        engine.idle = 1
+        decoder.reading, decoder.coded = instruction.reading, instruction.coded
+        decoder.silent = instruction.kind == SKIP
+        decoder.running = decoder.silent or instruction.kind == ROWS
 
     # Instruction fetcher.
     answered = code.answers & 1
@@ -547,9 +565,9 @@ def clock_engine(
 ) -> None:
     # The ninth bit is of the second byte.
     emptied = cycle == ENGINE_START - 1
-    if running and cycle >= ENGINE_START:
+    if cycle >= ENGINE_START:
         if engine.idle:
-            engine.idle = 0
+            engine.idle = not running
         elif engine.cycle != row_ends[engine.row]:
             begins = byte_times[engine.byte, 0] == engine.cycle
             if engine.holding or not begins:
@@ -570,14 +588,10 @@ def clock_engine(
 
 
 @njit(cache=True)
-def available(literals: Registers, decoder: Registers) -> bool:
-    return literals.primed and (literals.position + decoder.bits < 8 or literals.present)
-
-
-@njit(cache=True)
-def clock_literals(literals: Registers, bits: int, take: bool, granted: bool) -> None:
+def clock_literals(machine: Registers, literals: Registers, bits: int, take: bool, granted: bool) -> None:
     end = literals.position + bits
-    pop = (take and end >= 8) if literals.primed else literals.present
+    primed = literals.primed == machine.words_held
+    pop = (take and end >= 8) if primed else literals.present
     answered = literals.answers & 1
     literals.answers = literals.answers >> 1 | granted << 1
     literals.room += pop - granted
@@ -585,8 +599,8 @@ def clock_literals(literals: Registers, bits: int, take: bool, granted: bool) ->
     # A word can be read from the cycle after it was written.
     literals.present = literals.taken != literals.written
     literals.written += answered
-    if pop:
-        literals.primed = 1
+    if pop and not primed:
+        literals.primed += 1
     if take:
         literals.position = end & 7
 
@@ -605,9 +619,31 @@ def clock_constants(constants: Registers, arrived: bool, release: bool) -> None:
 
 
 @njit(cache=True)
+def leaves_in_time(
+    machine: Registers, drain: Registers, counter: Registers, next_position: bool, tile_end: bool
+) -> bool:
+    """Whether what is left of a tile leaves before the next is captured, if that ends from now on."""
+    if machine.interval == 1:
+        rows = min(machine.rows - 1, machine.capture_latency * machine.requantisers // machine.columns)
+        enough = machine.rows - 1 - rows
+        return next_position and (drain.row == enough or (tile_end and drain.row < enough))
+    final = next_position and tile_end
+    if machine.interval <= machine.capture_latency:
+        return drain.follows or (final and counter.batch == 0)
+    return final
+
+
+@njit(cache=True)
 def clock_drain(
-    machine: Registers, drain: Registers, captured: int, transfer: bool, batch_end: bool, tile_end: bool
+    machine: Registers,
+    drain: Registers,
+    captured: int,
+    transfer: bool,
+    batch_end: bool,
+    tile_end: bool,
+    follows: bool,
 ) -> None:
+    drain.follows = follows
     if transfer or drain.skipping:
         row_end = (drain.column + 1) * machine.requantisers == machine.columns
         drain.column += 1
@@ -629,6 +665,13 @@ def clock_drain(
 def last_batch(machine: Registers, counter: Registers) -> bool:
     return (counter.batch + 1) * machine.requantisers == machine.columns or (
         counter.live <= machine.requantisers
+    )
+
+
+@njit(cache=True)
+def last_follows(machine: Registers, counter: Registers) -> bool:
+    return (counter.batch + 2) * machine.requantisers == machine.columns or (
+        counter.live <= 2 * machine.requantisers
     )
 
 
@@ -745,9 +788,9 @@ def clock_residual(
     elif state == COMPARE:
         residual.state = GIVE if residual.largest else MULTIPLY
     elif state == MULTIPLY:
-        residual.bit += 1
-        if residual.bit == machine.residual_bits:
-            residual.bit = 0
+        residual.digit += 1
+        if residual.digit == machine.residual_digits:
+            residual.digit = 0
             residual.state = ROUND
     elif state == ROUND:
         residual.state = MULTIPLY

@@ -14,7 +14,7 @@ from . import control, registers
 from .config import MachineConfig
 from .errors import InputError
 from .image import Image
-from .isa import COUNTS, DESCRIPTOR, P0, RESIDUAL, WORD_GRAIN, Opcode, window_taps
+from .isa import COUNTS, DESCRIPTOR, P0, WORD_GRAIN, Opcode, window_taps
 from .machine_arithmetic import requantiser_interval
 from .programs.p0 import ProgramEnd, code_words, walk
 from .programs.reader import Reader
@@ -33,7 +33,8 @@ _CYCLES_A_CALL = 1_000_000
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
 _FEEDER_DEPTH = 8
 _LITERAL_WORDS = 8
-_RESIDUAL_BITS = 9
+# By whether the requantisers are pipelined.
+_RESIDUAL_DIGITS = {False: 9, True: 3}
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,9 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
         "word_grain": WORD_GRAIN,
-        "residual_bits": _RESIDUAL_BITS,
+        "residual_digits": _RESIDUAL_DIGITS[requantiser_interval(config) == 1],
         "literal_words": _LITERAL_WORDS,
+        "words_held": 2 if config.generator else 1,
     }
     return _records(registers.MACHINE, [values])
 
@@ -140,7 +142,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
     state = np.zeros(1, registers.STATE)
     state["code"]["asking"] = 1
     if config.entropy_engines:
-        state["engine"]["asking"] = 1
+        state["engine"]["asking"], state["engine"]["idle"] = 1, 1
     state["literals"]["room"] = _LITERAL_WORDS
     state["requantiser"]["room"] = 1
     state["columns"]["room"] = 1
@@ -174,10 +176,8 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
         if opcode == Opcode.ARRAY:
             tiles = -(-fields["x_count"] * fields["y_count"] // image.config.rows)
             least += tiles * -(-fields["channels"] // image.config.columns) * window_taps(fields)
-        elif opcode == Opcode.RESIDUAL:
-            if not image.config.residual_adder:
-                raise InputError("the device has no residual adder: compile the image again")
-            fields = RESIDUAL.unpack(DESCRIPTOR.pack(**fields))
+        elif opcode == Opcode.RESIDUAL and not image.config.residual_adder:
+            raise InputError("the device has no residual adder: compile the image again")
         descriptors.append({**fields, "kind": _KINDS[opcode]})
         if opcode == Opcode.END:
             break
@@ -188,7 +188,12 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
     return _records(registers.DESCRIPTOR, descriptors)
 
 
-_INSTRUCTIONS = {P0.LOOP: control.LOOP, P0.PREDICT: control.PREDICT, P0.SEEK: control.SEEK}
+_INSTRUCTIONS = {
+    P0.LOOP: control.LOOP,
+    P0.PREDICT: control.PREDICT,
+    P0.SEEK: control.SEEK,
+    P0.SKIP: control.SKIP,
+}
 """Those that make no rows."""
 
 
@@ -202,7 +207,12 @@ def _program(
     memory = np.frombuffer(program.coded + program.literals + bytes(config.columns), np.uint8)
     words = code_words(program)
     reader = Reader(
-        words, memory, len(program.coded), config.columns, entropy_engine=bool(config.entropy_engines)
+        words,
+        memory,
+        len(program.coded),
+        config.columns,
+        entropy_engine=bool(config.entropy_engines),
+        generator=config.generator,
     )
     instructions: list[dict[str, int]] = []
     try:
@@ -215,9 +225,12 @@ def _program(
                 made |= {
                     "rows": instruction.rows,
                     "records": instruction.op == P0.RECORDS,
+                    "reading": instruction.reads_literals,
                     "bits": instruction.literal_bits,
                     "coded": instruction.is_coded,
                 }
+            elif made["kind"] == control.SKIP:
+                made |= {"rows": instruction.count, "reading": 1, "bits": 1}
             instructions.append(made)
     except ProgramEnd:
         pass

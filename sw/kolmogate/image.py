@@ -11,7 +11,7 @@ import numpy as np
 from . import golden
 from .config import MachineConfig
 from .errors import InputError
-from .isa import COUNTS, DESCRIPTOR, Opcode, window_taps
+from .isa import COUNTS, Opcode, load_descriptor, window_taps
 from .layout import Layout
 from .network import Int8Array, Network, Tensor
 from .programs.p0 import Program
@@ -179,8 +179,6 @@ class Image:
         coded = self.sections["coded"]
         if coded.address + len(coded.data) != self.sections["literals"].address:
             raise InputError("the coded bytes do not lie just below the literals")
-        if len(self.sections["descriptors"].data) % DESCRIPTOR.size(self.config.columns):
-            raise InputError("section descriptors does not hold whole descriptors")
         for name, part in (("input", self.input), ("output", self.output)):
             if int(np.prod(part.tensor.shape)) != part.layout.elements:
                 raise InputError(f"the layout of the {name} does not hold shape {part.tensor.shape}")
@@ -231,11 +229,12 @@ class Image:
 
     def descriptors(self) -> list[dict[str, int]]:
         """The fields of each descriptor, in order of execution."""
-        data, size = self.sections["descriptors"].data, DESCRIPTOR.size(self.config.columns)
-        return [
-            DESCRIPTOR.unpack(int.from_bytes(data[start : start + size], "little"))
-            for start in range(0, len(data), size)
-        ]
+        data, descriptors = self.sections["descriptors"].data, []
+        while data:
+            fields, size = load_descriptor(data, self.config.columns)
+            descriptors.append(fields)
+            data = data[size:]
+        return descriptors
 
     def program(self) -> Program:
         """The weight program of all layers."""

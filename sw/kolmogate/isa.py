@@ -18,10 +18,13 @@ __all__ = [
     "CONSTANTS",
     "COUNTS",
     "DESCRIPTOR",
+    "FILL",
     "HISTORY_ROWS",
     "INSTRUCTION",
+    "NEW_BITS",
     "NO_PREDICTION",
     "P0",
+    "RECORDS",
     "RECORD_WORDS",
     "RESIDUAL",
     "RESIDUAL_FRACTION",
@@ -29,11 +32,15 @@ __all__ = [
     "SHIFTS",
     "SHIFT_BASE",
     "STORED_CONSTANTS",
+    "WINDOW_BITS",
+    "WITHOUT_ARGUMENT",
     "WORD_GRAIN",
     "ErrorCode",
     "Opcode",
     "Record",
+    "load_descriptor",
     "store_constants",
+    "store_descriptor",
     "window_taps",
 ]
 
@@ -158,7 +165,8 @@ DESCRIPTOR = Record(
         "outer_count": 10,
         "outer_step": ADDRESS_BITS,
         "inner_count": 10,
-        "inner_step": ADDRESS_BITS,
+        # From one position to the next, which is never back.
+        "inner_step": 14,
         "run": 14,
         # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
         # input words g*columns bytes further on.
@@ -168,7 +176,21 @@ DESCRIPTOR = Record(
         "maximum!": 8,
     },
 )
-"""One layer. Stored at whole scratchpad words, in order of execution."""
+"""One layer. Stored at whole scratchpad words, in order of execution; `RECORDS` are the other kinds of
+descriptors, which take no more words than they need."""
+
+FILL = Record(
+    "fill",
+    {
+        "opcode": 3,
+        "y_count": 12,
+        "run": 14,
+        "output_base": ADDRESS_BITS,
+        "output_step": ADDRESS_BITS,
+        "zero_point!": 8,
+    },
+)
+"""The lines of a border."""
 
 RESIDUAL = Record(
     "residual",
@@ -197,6 +219,32 @@ RESIDUAL = Record(
 ``x`` is the operand's byte."""
 
 RESIDUAL_FRACTION = 24
+
+RECORDS = {
+    Opcode.END: Record("end", {"opcode": 3}),
+    Opcode.ARRAY: DESCRIPTOR,
+    Opcode.FILL: FILL,
+    Opcode.RESIDUAL: RESIDUAL,
+}
+"""How each kind of descriptor is stored; none is longer than `DESCRIPTOR`."""
+
+
+def store_descriptor(fields: Mapping[str, int], columns: int) -> bytes:
+    """A descriptor as it is stored, in whole scratchpad words; raises `ValueError` as `Record.pack` does."""
+    record = RECORDS[Opcode(fields["opcode"])]
+    return record.pack(**fields).to_bytes(record.size(columns), "little")
+
+
+def load_descriptor(data: bytes, columns: int) -> tuple[dict[str, int], int]:
+    """The fields of the descriptor that ``data`` begins with, and the bytes that it takes.
+
+    What has no opcode of `Opcode` is taken for an ARRAY descriptor.
+    """
+    word = int.from_bytes(data[: DESCRIPTOR.size(columns)], "little")
+    opcode = DESCRIPTOR.unpack(word)["opcode"]
+    record = RECORDS[Opcode(opcode)] if opcode in RECORDS else DESCRIPTOR
+    return record.unpack(word), record.size(columns)
+
 
 COUNTS = {
     Opcode.END: (),
@@ -258,10 +306,15 @@ output is clamped; larger ones leave nothing, as ``|a * multiplier|`` is less th
 class P0(IntEnum):
     """Operations of the weight programs. All lanes run in lockstep; a *row* is one byte a lane."""
 
-    ZERO = 0
-    """``n`` rows of zeros."""
+    GENERATE = 0
+    """``n`` rows computed from ``argument`` new bits a weight, one of `NEW_BITS`: each weight is a hash of a
+    window, the next `WINDOW_BITS` of the lane's literals, the first of them highest, and ``argument`` of them
+    are passed. Without new bits the windows change by themselves (`kolmogate.programs.generate`). What the
+    last window saw and did not pass comes next in the literals: another GENERATE goes on with it, SKIP passes
+    it."""
     LITERAL = 1
-    """``n`` rows of ``argument + 1``-bit two's complement numbers, read from the literal stream."""
+    """``n`` rows of ``argument + 1``-bit two's complement numbers, read from the literal stream, the sign
+    first and then from the least significant bit up."""
     SEEK = 2
     """Literals go on at word ``SEEK_WORDS * (count + 1024 * argument)`` behind the first, with its lowest
     bits: in a loop, a filter deeper than the column buffer is made again for each tile. No rows."""
@@ -281,13 +334,21 @@ class P0(IntEnum):
     """Run the ``argument + 1`` instructions before this one ``n`` times more. One loop at a time."""
     END = 7
     """End of the program."""
+    SKIP = 8
+    """``n`` bits of each lane's literals are passed. No rows."""
+    ZERO = 9
+    """``n`` rows of zeros."""
 
+
+WITHOUT_ARGUMENT = {P0.SKIP: 6, P0.ZERO: 7}
+"""Operations that take no argument and have no number of their own: they are stored as GENERATE with these
+arguments."""
 
 INSTRUCTION = Record("instruction", {"count": 10, "argument": 3, "op": 3})
 """An instruction, 16 bits: ``n = count + 1``.
 
 A program is three streams. *Code*: instructions, packed into scratchpad words, first one lowest.
-*Literals*: scratchpad words whose byte i belongs to lane i, which reads it from the least significant bit
+*Literals*: scratchpad words whose byte i belongs to lane i, which reads it from its lowest bit
 up; bits left over by one instruction are the first of the next. *Coded*: the entropy engine's bits, bytes
 from their most significant bit down, each byte one address below the one before.
 
@@ -295,6 +356,12 @@ Code starts at the word address given when an inference starts, literals at anot
 just below the literals. All run through all layers in order: column group by column group, its records
 and then its weights, tap by tap. Columns beyond a layer's last channel have weights like any other (the
 compiler stores zeros)."""
+
+NEW_BITS = range(6)
+"""New bits a row that GENERATE takes."""
+
+WINDOW_BITS = 12
+"""Bits that a generated weight depends on."""
 
 SEEK_WORDS = 2
 """Words of literals that SEEK counts in, so that it reaches all of the largest scratchpad."""

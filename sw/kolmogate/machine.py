@@ -15,7 +15,6 @@ from .isa import (
     ADDRESS_BITS,
     COUNTS,
     DESCRIPTOR,
-    RESIDUAL,
     SHIFT_BASE,
     SHIFTS,
     STORED_CONSTANTS,
@@ -23,6 +22,7 @@ from .isa import (
     ErrorCode,
     Opcode,
     Record,
+    load_descriptor,
     window_taps,
 )
 from .machine_arithmetic import add_residual, requantise
@@ -96,16 +96,14 @@ class Machine:
             literals,
             self.config.columns,
             entropy_engine=self.config.entropy_engines > 0,
+            generator=self.config.generator,
             cycles=limit,
         )
-        size = DESCRIPTOR.size(self.config.columns)
         cycles = 0
         residual = None
         while True:
-            packed = int.from_bytes(
-                self.memory[self._wrap(descriptors + np.arange(size))].tobytes(), "little"
-            )
-            fields = DESCRIPTOR.unpack(packed)
+            data = self.memory[self._wrap(descriptors + np.arange(DESCRIPTOR.size(self.config.columns)))]
+            fields, size = load_descriptor(data.tobytes(), self.config.columns)
             if fields["opcode"] == Opcode.END:
                 return
             cycles += DESCRIPTOR_CYCLES + self._least_cycles(fields)
@@ -118,7 +116,7 @@ class Machine:
             if fields["opcode"] == Opcode.FILL:
                 self._fill(fields)
             elif fields["opcode"] == Opcode.RESIDUAL:
-                residual = RESIDUAL.unpack(packed)
+                residual = fields
             else:
                 self._run_layer(fields, reader, residual)
                 residual = None

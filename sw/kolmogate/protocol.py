@@ -53,7 +53,7 @@ __all__ = [
     "unpack_frame",
 ]
 
-VERSION = 1
+VERSION = 2
 """Answered by IDENTIFY; driver and device must agree on it."""
 
 PAGE_BYTES = 256
@@ -114,7 +114,8 @@ IDENTITY = Record(
         "column_buffer_depth": 14,
         "entropy_engines": 1,
         "residual_adder": 1,
-        "scratchpad_bytes": 24,
+        "generator": 1,
+        "scratchpad_bytes": 23,
     },
 )
 """The protocol version and the fields of `MachineConfig` that an image depends on."""

@@ -1,11 +1,13 @@
 """Small random networks, for tests that compare two ways of running one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from .errors import InputError
+from .isa import WINDOW_BITS
 from .network import (
     Add,
     AveragePool2D,
@@ -22,9 +24,12 @@ from .network import (
     Reshape,
     Softmax,
     Tensor,
+    Weighted,
     Window,
     accumulator_bounds,
 )
+from .parameters import row_count, weights_of_rows
+from .programs.generate import generate
 from .quantisation import (
     ACTIVATIONS,
     DenseScale,
@@ -35,7 +40,7 @@ from .quantisation import (
     rescaling,
 )
 
-__all__ = ["KINDS", "random_network"]
+__all__ = ["KINDS", "random_network", "with_computed_weights"]
 
 KINDS: tuple[type[Operation], ...] = (
     Conv2D,
@@ -71,6 +76,23 @@ def random_network(seed: int, kinds: Sequence[type[Operation]] = KINDS, length: 
     network = builder.network(f"random_{seed}")
     network.check()
     return network
+
+
+def with_computed_weights(network: Network, columns: int, new_bits: int, seed: int = 0) -> Network:
+    """The network with weights that GENERATE makes, ``columns`` channels side by side, of so many new bits
+    each: every operation has a path of windows of its own, without new bits every column group."""
+    rng = np.random.default_rng(seed)
+    operations = []
+    for operation in network.operations:
+        if isinstance(operation, Weighted):
+            rows = row_count(operation, columns)
+            groups = 1 if new_bits else -(-len(operation.bias) // columns)
+            paths = rng.integers(0, 2, (groups, columns, WINDOW_BITS + (rows // groups - 1) * new_bits))
+            made = [[generate(bits, new_bits, rows // groups) for bits in lanes] for lanes in paths]
+            stacked = np.concatenate(np.array(made, np.int8).transpose(0, 2, 1))
+            operation = replace(operation, weights=weights_of_rows(operation, stacked))
+        operations.append(operation)
+    return replace(network, operations=tuple(operations))
 
 
 class _Builder:

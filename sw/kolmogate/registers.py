@@ -18,10 +18,10 @@ MACHINE = _registers(
     "descriptor_words",
     # words of activations begin at multiples of so many bytes
     "word_grain",
-    # words of literals that are read ahead
-    "literal_words",
-    # bits of a difference in the residual adder, which takes one a cycle
-    "residual_bits",
+    # words of literals that are read ahead, and those that the lanes hold before the newest
+    *("literal_words", "words_held"),
+    # digits of a difference in the residual adder, which takes one a cycle
+    "residual_digits",
 )
 """The parameters of the machine."""
 
@@ -32,9 +32,9 @@ DESCRIPTOR = _registers(
 )
 """A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
 
-INSTRUCTION = _registers("kind", "rows", "records", "bits", "coded")
-"""An instruction of the weight program as it runs: rows that it makes, whether they are constants, literal
-bits that a row of it takes, whether the entropy engine makes them."""
+INSTRUCTION = _registers("kind", "rows", "records", "reading", "bits", "coded")
+"""An instruction of the weight program as it runs: rows that it makes, whether they are constants, whether
+they depend on literals and how many bits of them a row passes, whether the entropy engine makes them."""
 
 SPENT = _registers("total", "compute", "drain", "decode", "memory")
 """Cycles of a layer: all of them; those that took a tap; those that waited for the shadow registers, for
@@ -61,8 +61,9 @@ STATE = np.dtype(
         (
             "decoder",
             _registers(
-                *("valid", "of_records", "last", "running", "left"),
-                *("records", "bits", "coded"),
+                # the pipeline's stages, see `control.ANY_ROW`; what is known of its last
+                *("seen", "shaped", "valid", "of_records", "last"),
+                *("running", "left", "records", "reading", "silent", "bits", "coded"),
             ),
         ),
         (
@@ -76,10 +77,10 @@ STATE = np.dtype(
         ("code", _registers("index", "asking", "answers", "valid")),
         ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
         ("constants", _registers("here", "arrived", "readable")),
-        ("drain", _registers("draining", "skipping", "row", "column")),
+        ("drain", _registers("draining", "skipping", "row", "column", "follows")),
         ("draining", _COUNTER),
         ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
-        ("residual", _registers("enabled", "largest", "state", "bit", "index", "answers")),
+        ("residual", _registers("enabled", "largest", "state", "digit", "index", "answers")),
         ("writer", _registers("position", "group", "address", "port_valid", "finished", "done")),
         ("writing", _COUNTER),
     ]

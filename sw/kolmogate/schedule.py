@@ -85,8 +85,8 @@ class Schedule:
     tail: Network
 
 
-def schedule(network: Network, config: MachineConfig) -> Schedule:
-    """The layers of a lowered network (`kolmogate.lower`) on a machine.
+def schedule(network: Network, config: MachineConfig, *, folding: bool = True) -> Schedule:
+    """The layers of a lowered network (`kolmogate.lower`) on a machine, with or without `kolmogate.fold`.
 
     Raises `InputError` that names the operation which the machine cannot run exactly.
     """
@@ -98,7 +98,7 @@ def schedule(network: Network, config: MachineConfig) -> Schedule:
             if operation.output in sums:
                 raise refuse(operation, f"{config.name!r} does not add tensors, nor keeps the larger of two")
     layouts = _lay_out(network, uses, tail.input, config)
-    layers = tuple(_layer(use, layouts, config) for use in uses)
+    layers = tuple(_layer(use, layouts, config, folding) for use in uses)
     places = _places(network, uses, tail.input)
     return Schedule(layers, layouts, places, network.input, tail.input, tail)
 
@@ -196,9 +196,9 @@ def _larger(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> tuple
     return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
 
 
-def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig) -> Layer:
+def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig, folding: bool) -> Layer:
     operation, source, target = use.operation, layouts[use.source], layouts[use.output]
-    factor = fold_factor(use, source, target, config)
+    factor = fold_factor(use, source, target, config) if folding else 1
     if factor > 1 and isinstance(operation, Foldable):
         operation = fold(operation, factor)
         use = replace(use, operation=operation, size=operation.window.size, stride=operation.window.stride)

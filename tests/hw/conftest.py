@@ -6,8 +6,8 @@ import pytest
 from kolmogate.config import CONFIGURATIONS, MachineConfig
 from kolmogate_sim.streams import seed
 
-# One column group of constants in a single batch, rows no power of two, a tiny column buffer.
-CORNER = MachineConfig("corner", 3, 8, 8, 32, 8 << 10, 1, 16, 1_000_000)
+# One column group of constants in a single batch, rows no power of two, a tiny column buffer, no GENERATE.
+CORNER = MachineConfig("corner", 3, 8, 8, 32, 8 << 10, 1, 16, 1_000_000, generator=False)
 
 
 @pytest.fixture(

@@ -76,7 +76,7 @@ class Outputs:
 def run(
     config: MachineConfig, layers: dict[str, Outputs], source: random.Random, *, stalled: bool = True
 ) -> int:
-    """Drain the layers one after the other; cycles from the first tile's capture to its last output."""
+    """Drain the layers one after the other; cycles from the last tile's capture to its last output."""
     dut = Drain(config)
     memory = random_memory(source, MEMORY)
     expected = memory.copy()
@@ -93,33 +93,47 @@ def run(
         def noise() -> list[int]:
             return [source.getrandbits(noise_bits) - (1 << noise_bits - 1) for _ in range(lanes)]
 
+        tile: list[int] = []
+        left = 0
+
+        async def cycle(ctx: Any) -> bool:
+            """A cycle of the shadow registers; whether the array may take the last tap of the next tile."""
+            nonlocal tile, taken
+            taken += len(tile) > left
+            ctx.set(dut.accumulators, (tile + noise())[:lanes])
+            _, _, shift, drained = await ctx.tick().sample(dut.shift, dut.drained)
+            assert not (shift and not tile), "shifted beyond the tile's last output"
+            if shift:
+                tile = tile[lanes:]
+            return bool(drained)
+
         for name, outputs in layers.items():
             ctx.set(dut.descriptor, outputs.layer)
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
-            for group in outputs.accumulators:
+            for index, group in enumerate(outputs.accumulators):
+                live = min(config.columns, outputs.layer["channels"] - index * config.columns)
                 for first in range(0, outputs.positions, config.rows):
-                    for _ in range(4):
-                        await ctx.tick()
+                    # The last tap comes in the cycle after `drained` at the earliest. With accumulators in
+                    # multiplier cells the registers begin to change a cycle before the tile is there. Columns
+                    # beyond the last channel of the last row need not be shifted out.
                     while next(pauses):
-                        await ctx.tick()
+                        await cycle(ctx)
+                    for cycles_left in reversed(range(config.capture_latency)):
+                        await cycle(ctx)
+                        if cycles_left == config.tile_gap:
+                            assert len(tile) <= left, "outputs were left behind"
                     tile = group[first : first + config.rows].ravel().tolist()
+                    left = config.columns - -(-live // lanes) * lanes
                     ctx.set(dut.captured, 1)
-                    drained, taken = False, 0
+                    drained, taken = await cycle(ctx), 1
+                    ctx.set(dut.captured, 0)
                     while not drained:
-                        ctx.set(dut.accumulators, (tile + noise())[:lanes])
-                        _, _, shift, drained = await ctx.tick().sample(dut.shift, dut.drained)
-                        assert not (shift and not tile), "shifted beyond the tile's last output"
-                        ctx.set(dut.captured, 0)
-                        taken += 1
-                        if shift:
-                            tile = tile[lanes:]
-                    assert len(tile) < config.columns, "outputs were left behind"
-                    ctx.set(dut.accumulators, noise())
+                        drained = await cycle(ctx)
             store(config, outputs.layer, outputs.values, expected)
             while not ctx.get(dut.done):
-                await ctx.tick()
+                await cycle(ctx)
             np.testing.assert_array_equal(memory, expected, err_msg=name)
 
     async def constants(ctx: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, Opcode
+from kolmogate.isa import ADDRESS_BITS, FILL, Opcode
 from kolmogate_hw.filler import Filler
 from kolmogate_sim.memories import random_memory, serve_writes
 from kolmogate_sim.models import fill
@@ -15,8 +15,8 @@ MEMORY = 1 << 12
 
 
 def descriptor(base: int, run: int, step: int = 0, lines: int = 1, value: int = 0) -> dict[str, int]:
-    return DESCRIPTOR.unpack(
-        DESCRIPTOR.pack(
+    return FILL.unpack(
+        FILL.pack(
             opcode=Opcode.FILL,
             output_base=base,
             output_step=step % (1 << ADDRESS_BITS),
@@ -65,7 +65,7 @@ def test_fills_back_to_back(config: MachineConfig, source: random.Random) -> Non
             await ctx.tick()
             ctx.set(dut.start, 0)
             # The descriptor need not stay.
-            ctx.set(dut.descriptor, DESCRIPTOR.unpack(source.getrandbits(DESCRIPTOR.bits)))
+            ctx.set(dut.descriptor, FILL.unpack(source.getrandbits(FILL.bits)))
             assert ctx.get(dut.busy)
             while ctx.get(dut.busy):
                 await ctx.tick()

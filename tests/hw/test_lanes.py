@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 from amaranth.sim import Simulator
 from kolmogate.config import MachineConfig
-from kolmogate.isa import INSTRUCTION, P0
-from kolmogate.programs.p0 import Program, assemble, literal, zero
+from kolmogate.isa import INSTRUCTION, NEW_BITS, P0
+from kolmogate.programs.p0 import Instruction, Program, assemble, generate, literal, zero
+from kolmogate.programs.reader import decode
 from kolmogate.programs.search import literal_program
 from kolmogate_hw.lanes import LiteralLanes, WeightDecoder
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.stimuli import random_program
 from kolmogate_sim.streams import StreamMonitor, simulate, stalls
+
+
+def plain(config: MachineConfig) -> MachineConfig:
+    """The machine without an entropy engine, whose start takes its time."""
+    return dataclasses.replace(config, entropy_engines=0)
 
 
 def signed_row(row: Any) -> list[int]:
@@ -109,7 +115,7 @@ class Bench:
 
 def test_random_programs(config: MachineConfig, source: random.Random) -> None:
     bench = Bench(config, source)
-    programs = [random_program(source, config.columns, 25) for _ in range(3)]
+    programs = [random_program(source, config, 25) for _ in range(3)]
     programs.append(
         (assemble([], np.zeros((0, config.columns), np.int8), config.columns), np.zeros((0, 8)), [])
     )
@@ -141,8 +147,13 @@ def test_a_row_a_cycle(config: MachineConfig, source: random.Random) -> None:
     bench = Bench(config, source, stalled=False)
     instructions = [literal(bits, 8) for bits in (8, 8, 1, 8, 3, 8)]
     instructions.insert(3, zero(8))
-    weights = np.zeros((8 * len(instructions), config.columns), np.int8)
-    program = assemble(instructions, weights, config.columns)
+    if config.generator:
+        instructions += [generate(k, 8) for k in NEW_BITS]
+    instructions.append(Instruction(P0.END))
+    code = np.array([one.encode() for one in instructions], "<u2").tobytes()
+    literals = source.randbytes(8 * 8 * config.columns)
+    program = Program(code + bytes(-len(code) % config.columns), b"", literals)
+    weights = decode(program, config.columns)[0]
     first = last = 0
 
     async def run(ctx: Any) -> None:
@@ -158,7 +169,7 @@ def test_a_row_a_cycle(config: MachineConfig, source: random.Random) -> None:
                 rows += 1
 
     bench.run(run, cycles=200)
-    assert first == 7
+    assert first == 9 + config.generator
     assert last - first + 1 == len(weights)
 
 
@@ -166,7 +177,7 @@ def test_start_abandons_what_runs(config: MachineConfig, source: random.Random) 
     """Started again at any moment, the decoder makes the new program's rows and no others."""
     bench = Bench(config, source)
     dut = bench.dut
-    programs = [random_program(source, config.columns, 6, coded=False) for _ in range(6)]
+    programs = [random_program(source, plain(config), 6) for _ in range(6)]
     stored = [(bench.store(program), weights.tolist()) for program, weights, _ in programs]
     rows = 0
 
@@ -181,7 +192,7 @@ def test_start_abandons_what_runs(config: MachineConfig, source: random.Random) 
             await bench.start(ctx, bases)
             # The start may withdraw what was offered, so that each run has its own monitor.
             monitor = StreamMonitor("o")
-            for _ in range(source.choice([0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 20, 50])):
+            for _ in range(source.choice([0, 1, 3, 5, 7, 8, 9, 10, 11, 12, 24, 60])):
                 ctx.set(dut.o.ready, not next(pauses))
                 _, _, valid, ready, row = await ctx.tick().sample(dut.o.valid, dut.o.ready, dut.o.payload)
                 monitor.observe(valid, ready, row)
@@ -199,12 +210,12 @@ def test_start_abandons_what_runs(config: MachineConfig, source: random.Random) 
 
 
 def test_unknown_instruction(config: MachineConfig, source: random.Random) -> None:
-    """Coded rows are unknown to a machine without an entropy engine."""
-    config = dataclasses.replace(config, entropy_engines=0)
+    """Coded rows are unknown to a machine without an entropy engine, computed ones to one without hash."""
+    config = plain(config)
     bench = Bench(config, source)
-    program, weights, records = random_program(source, config.columns, 3, coded=False)
+    program, weights, records = random_program(source, config, 3)
     code = bytearray(program.code)
-    unknown = INSTRUCTION.pack(op=P0.CODED, argument=5, count=9)
+    unknown = INSTRUCTION.pack(op=P0.CODED if config.generator else P0.GENERATE, argument=5, count=9)
     code[6:8] = unknown.to_bytes(2, "little")
     bad = bench.store(Program(bytes(code), program.coded, program.literals))
     good = bench.store(program)

@@ -207,6 +207,7 @@ def test_identify(name):
             "column_buffer_depth": config.column_buffer_depth,
             "entropy_engines": config.entropy_engines,
             "residual_adder": config.residual_adder,
+            "generator": config.generator,
             "scratchpad_bytes": config.scratchpad_bytes,
         }
 

@@ -41,9 +41,9 @@ def test_keyword_network(target, models_folder, keywords, capsys):
     with kolmogate.open("rtl", image.config) as device:
         loaded = device.load(image)
         predicted = loaded.layers
-        start = time.perf_counter()
+        start = time.process_time()
         y = loaded(x)
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
     assert (y == golden.run(network, x)).all()
     with capsys.disabled():
         rate = sum(loaded.cycles) / seconds

@@ -11,10 +11,11 @@ import pytest
 from kolmogate import golden
 from kolmogate.compiler import compile
 from kolmogate.config import configuration
-from kolmogate.container import from_bytes, load_image, save_image, to_bytes
+from kolmogate.container import VERSION, from_bytes, load_image, save_image, to_bytes
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.image import Section
-from kolmogate.isa import COUNTS, DESCRIPTOR, INSTRUCTION, P0, Opcode
+from kolmogate.isa import COUNTS, Opcode, store_descriptor
+from kolmogate.programs import p0
 from kolmogate.report import describe
 
 HEADER = struct.Struct("<8sHII")
@@ -87,7 +88,7 @@ def test_foreign_files_are_refused(image, tmp_path):
 def test_other_version_is_refused(image):
     data = bytearray(to_bytes(image))
     data[8:10] = (9).to_bytes(2, "little")
-    with pytest.raises(InputError, match="has format 9, this release reads 2; compile it again"):
+    with pytest.raises(InputError, match="has format 9, this release reads 3; compile it again"):
         from_bytes(bytes(data))
 
 
@@ -229,7 +230,7 @@ def test_unsound_values_are_named(image, part, value, sentence):
 def test_host_part_that_is_no_json(image, host):
     data = to_bytes(image)
     device = b"".join(section.data for section in image.sections.values())
-    body = HEADER.pack(data[:8], 2, len(host), len(device)) + host + device
+    body = HEADER.pack(data[:8], VERSION, len(host), len(device)) + host + device
     with pytest.raises(InputError, match="the host part of the image is not JSON"):
         from_bytes(body + struct.pack("<I", zlib.crc32(body)))
     with pytest.raises(InputError, match="the host part is not a record"):
@@ -252,18 +253,17 @@ def replaced(image, name, data):
 
 @pytest.mark.parametrize("field", COUNTS[Opcode.ARRAY])
 def test_descriptors_that_count_nothing_are_refused(field, image):
-    size = DESCRIPTOR.size(image.config.columns)
-    packed = [DESCRIPTOR.pack(**fields) for fields in image.descriptors()]
-    index = next(i for i, fields in enumerate(image.descriptors()) if fields["opcode"] == Opcode.ARRAY)
-    packed[index] = DESCRIPTOR.pack(**{**image.descriptors()[index], field: 0})
-    damaged = replaced(image, "descriptors", b"".join(word.to_bytes(size, "little") for word in packed))
+    descriptors = image.descriptors()
+    next(fields for fields in descriptors if fields["opcode"] == Opcode.ARRAY)[field] = 0
+    packed = b"".join(store_descriptor(fields, image.config.columns) for fields in descriptors)
+    damaged = replaced(image, "descriptors", packed)
     with pytest.raises(InputError, match=f"the descriptor of layer 'conv_2d_0' has a {field} of 0"):
         from_bytes(to_bytes(damaged))
 
 
 def test_programs_of_other_rows_are_refused(image):
     code = image.sections["code"].data
-    zero = INSTRUCTION.pack(op=P0.ZERO, count=0).to_bytes(2, "little")
+    zero = p0.zero(1).encode().to_bytes(2, "little")
     with pytest.raises(InputError, match=r"the weight program makes \d+ rows, the layers take"):
         from_bytes(to_bytes(replaced(image, "code", zero + code[2:])))
     with pytest.raises(InputError, match="the weight program has no END"):

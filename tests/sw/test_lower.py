@@ -58,4 +58,4 @@ def test_folded_convolution_makes_neighbouring_outputs(chain, inputs, factor, st
     wide = type(output)(output.name, (4, 3, 8 * factor), output.scale, output.zero_point)
     got = golden.evaluate(folded, [x], [source], wide)
     np.testing.assert_array_equal(got.reshape(expected.shape), expected)
-    np.testing.assert_array_equal(unfold(folded.weights, factor, stride), conv.weights)
+    np.testing.assert_array_equal(unfold(folded.weights, conv), conv.weights)

@@ -9,7 +9,17 @@ from kolmogate.compiler import compile
 from kolmogate.config import configuration
 from kolmogate.errors import DeviceError, UsageError
 from kolmogate.image import Section
-from kolmogate.isa import DESCRIPTOR, INSTRUCTION, P0, SHIFTS, ErrorCode, Opcode, store_constants
+from kolmogate.isa import (
+    DESCRIPTOR,
+    INSTRUCTION,
+    P0,
+    RECORDS,
+    SHIFTS,
+    ErrorCode,
+    Opcode,
+    store_constants,
+    store_descriptor,
+)
 from kolmogate.machine import Machine
 from kolmogate.programs.entropy import Reference
 from kolmogate.programs.p0 import assemble, coded, predict, records
@@ -46,9 +56,13 @@ def machine():
 
 
 def put_descriptors(machine, *descriptors):
-    size = DESCRIPTOR.size(machine.config.columns)
-    for index, fields in enumerate((*descriptors, {"opcode": Opcode.END})):
-        machine.write(DESCRIPTORS_AT + index * size, DESCRIPTOR.pack(**fields).to_bytes(size, "little"))
+    stored = [
+        store_descriptor(fields, machine.config.columns)
+        if fields["opcode"] in RECORDS
+        else DESCRIPTOR.pack(**fields).to_bytes(32, "little")
+        for fields in (*descriptors, {"opcode": Opcode.END})
+    ]
+    machine.write(DESCRIPTORS_AT, b"".join(stored))
 
 
 def record_rows(**constants):
@@ -197,9 +211,9 @@ def test_work_is_bounded(machine):
 def test_list_of_descriptors_without_an_end():
     """A scratchpad full of FILLs whose line lies in none of their fields that matter."""
     machine = Machine(configuration("ecp5-85f"))
-    size = DESCRIPTOR.size(machine.config.columns)
+    size = machine.config.columns
     fill = {"opcode": Opcode.FILL, "y_count": 1, "run": 1, "output_base": size - 1}
-    machine.write(0, DESCRIPTOR.pack(**fill).to_bytes(size, "little") * (len(machine.memory) // size))
+    machine.write(0, store_descriptor(fill, size) * (len(machine.memory) // size))
     with pytest.raises(DeviceError, match="more than its limit of 16384 cycles") as caught:
         machine.run(descriptors=0, code=0, literals=0, limit=1 << 14)
     assert caught.value.code == ErrorCode.TIMEOUT

@@ -12,9 +12,12 @@ from kolmogate.config import configuration
 from kolmogate.cycles import cycles
 from kolmogate.errors import InputError, UsageError
 from kolmogate.isa import P0
+from kolmogate.network import DepthwiseConv2D
+from kolmogate.programs.overlap import ENGINE_START, Pace, waits
 from kolmogate.programs.p0 import assemble, bits_needed
 from kolmogate.programs.reader import decode, disassemble, steps
 from kolmogate.programs.search import Candidate, Choice, Material, Writer, candidates, select
+from kolmogate.tflite_import import load_tflite
 
 UP5K = configuration("up5k")
 
@@ -66,15 +69,46 @@ def test_selection_keeps_its_allowance():
         ]
         for _ in range(12)
     ]
-    hidden = rng.integers(0, 300, 12).tolist()
+    paces = [Pace(2, int(rng.integers(50, 500)), 4, 10) for _ in layers]
+    unavoidable = waits(paces, [0] * 12).sum()
     sizes = []
     for allowance in (0, 50, 200, 1000, 10_000):
-        chosen = select(layers, hidden, allowance)
-        extra = sum(max(0, one.engine_cycles - free) for one, free in zip(chosen, hidden, strict=True))
-        assert extra <= allowance
+        chosen = select(layers, paces, allowance)
+        assert waits(paces, [one.engine_cycles for one in chosen]).sum() - unavoidable <= allowance
         sizes.append(sum(one.bits for one in chosen))
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == sum(min(one.bits for one in layer) for layer in layers)
+
+
+def test_layers_that_must_not_wait():
+    layers = [[Candidate(Choice(), 1000, 0), Candidate(Choice(True), 900, 3000)] for _ in range(4)]
+    paces = [Pace(1, 1000, 10, 10)] * 4
+    coded = [one.choice.records for one in select(layers, paces, 8000)]
+    assert True in coded
+    chosen = select(layers, paces, 8000, [index == coded.index(True) for index in range(4)])
+    assert not chosen[coded.index(True)].choice.records
+
+
+def test_waits():
+    """What the estimate is made of: short work is hidden, long work shows, two groups are made ahead."""
+    assert not waits([Pace(2, 4000, 10, 10)] * 3, [0, 900, 900]).any()
+    first, second = waits([Pace(1, 1000, 10, 0), Pace(1, 1000, 10, 0)], [0, 5000])
+    assert first == 0
+    assert second == ENGINE_START + 5000 - 1000 - 100
+    # The third layer's cannot be begun before the first's are used up.
+    assert waits([Pace(1, 10_000, 10, 0)] * 3, [0, 0, 15_000])[2] == 15_000 - 10_000 - 1000
+
+
+def test_depthwise_layers_do_not_wait_in_balanced_images(models_folder):
+    network = load_tflite(models_folder / "vww_96_int8.tflite")
+    fastest, balanced = (compile(network, UP5K, objective=one) for one in ("fastest", "balanced"))
+    for layer, spent in zip(balanced.layers, cycles(balanced), strict=True):
+        if layer.op == DepthwiseConv2D.kind:
+            assert spent.hidden
+            assert spent.utilisation > 0.2
+    least, total = (sum(layer.total for layer in cycles(image)) for image in (fastest, balanced))
+    assert total <= 1.05 * least
+    assert balanced.device_bytes < fastest.device_bytes
 
 
 def test_bytes_fall_as_cycles_are_allowed(network, inputs, infer):

@@ -14,6 +14,7 @@ from kolmogate.image import Section
 from kolmogate.isa import INSTRUCTION, P0
 from kolmogate.lower import lower
 from kolmogate.network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Pad, Reshape, Softmax
+from kolmogate.programs import p0
 from kolmogate.random_network import KINDS, random_network
 from kolmogate.simplify import simplify
 from kolmogate.skeleton import MAXIMUM_VALUES, from_record, skeleton, to_record
@@ -104,7 +105,7 @@ def test_programs_of_other_networks_are_refused(network):
     image = compile(network, configuration("up5k"))
     code, literals = image.program().code, image.program().literals
     end = INSTRUCTION.pack(op=P0.END).to_bytes(2, "little")
-    zero = INSTRUCTION.pack(op=P0.ZERO, count=1023).to_bytes(2, "little")
+    zero = p0.zero(1024).encode().to_bytes(2, "little")
     for damaged, sentence in (
         # many gigabytes of zeros if they were made
         (replaced(image, code=zero * (len(code) // 2 - 1) + end), "rows, the network's layers take"),

@@ -12,8 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..isa import HISTORY_ROWS, INSTRUCTION, NO_PREDICTION, P0, RECORD_WORDS, SEEK_WORDS
+from ..isa import (
+    HISTORY_ROWS,
+    INSTRUCTION,
+    NEW_BITS,
+    NO_PREDICTION,
+    P0,
+    RECORD_WORDS,
+    SEEK_WORDS,
+    WITHOUT_ARGUMENT,
+)
 from .entropy import Coder, Reference
+from .generate import find
 
 __all__ = [
     "MAXIMUM_ROWS",
@@ -27,11 +37,14 @@ __all__ = [
     "code_words",
     "coded",
     "execute",
+    "generate",
     "literal",
+    "literal_places",
     "loop",
     "predict",
     "records",
     "seek",
+    "skip",
     "walk",
     "zero",
 ]
@@ -55,6 +68,7 @@ _COUNTS = {
     P0.END: range(1, 2),
 }
 _ARGUMENTS = {
+    P0.GENERATE: NEW_BITS,
     P0.LITERAL: range(1, 9),
     P0.SEEK: range(8),
     P0.CODED: range(1, EIGHTHS + 1),
@@ -66,18 +80,20 @@ _ARGUMENTS = {
 
 @dataclass(frozen=True)
 class Instruction:
-    """One instruction; `zero`, `literal`, `seek`, `coded`, `records`, `predict` and `loop` make them.
+    """One instruction; `generate`, `literal`, `zero`, `skip`, `seek`, `coded`, `records`, `predict` and
+    `loop` make them.
 
     Parameters
     ----------
     op : P0
     count : int
-        Rows that it makes; of PREDICT the distance, of LOOP how often the body runs again, of SEEK the lower
-        bits of where to.
+        Rows that it makes; of PREDICT the distance, of LOOP how often the body runs again, of SKIP the bits,
+        of SEEK the lower bits of where to.
     argument : int
-        Of LITERAL the bits of a weight, of CODED the eighths of the columns that are coded, of RECORDS how
-        they are stored (0 as literals, 1 coded, 2 coded as differences to the row above), of PREDICT twice
-        the shift plus the term's index, of LOOP the instructions of its body, of SEEK the upper bits.
+        Of GENERATE the new bits of a weight, of LITERAL all of them, of CODED the eighths of the columns that
+        are coded, of RECORDS how they are stored (0 as literals, 1 coded, 2 coded as differences to the row
+        above), of PREDICT twice the shift plus the term's index, of LOOP the instructions of its body, of
+        SEEK the upper bits.
     """
 
     op: P0
@@ -96,14 +112,25 @@ class Instruction:
     @property
     def rows(self) -> int:
         """Rows that it makes each time it runs."""
-        return self.count if self.op in (P0.ZERO, P0.LITERAL, P0.CODED, P0.RECORDS) else 0
+        makers = (P0.GENERATE, P0.ZERO, P0.LITERAL, P0.CODED, P0.RECORDS)
+        return self.count if self.op in makers else 0
 
     @property
     def literal_bits(self) -> int:
-        """Bits that a lane reads of the literal stream for each row."""
+        """Bits that a lane passes of the literal stream for each row."""
         if self.op == P0.RECORDS:
             return 0 if self.argument else 8
-        return self.argument if self.op == P0.LITERAL else 0
+        return self.argument if self.op in (P0.LITERAL, P0.GENERATE) else 0
+
+    @property
+    def passed_bits(self) -> int:
+        """Bits that a lane passes of the literal stream in all."""
+        return self.count if self.op == P0.SKIP else self.rows * self.literal_bits
+
+    @property
+    def reads_literals(self) -> bool:
+        """Whether its rows depend on the literal stream."""
+        return self.op == P0.GENERATE or self.literal_bits > 0
 
     @property
     def is_coded(self) -> bool:
@@ -121,6 +148,8 @@ class Instruction:
 
     def __str__(self) -> str:
         match self.op:
+            case P0.GENERATE:
+                return f"GENERATE {self.argument} new bits x {self.count} rows"
             case P0.LITERAL:
                 return f"LITERAL  {self.argument} bits x {self.count} rows"
             case P0.CODED:
@@ -138,26 +167,27 @@ class Instruction:
                 return f"LOOP     {self.argument} instructions x {self.count} more"
             case P0.SEEK:
                 return f"SEEK     literal word {self.place // 8}"
+            case P0.SKIP:
+                return f"SKIP     {self.count} bits"
             case P0.ZERO:
                 return f"ZERO     {self.count} rows"
         return self.op.name
 
     def encode(self) -> int:
         """The instruction as it is stored."""
-        first_argument = _ARGUMENTS.get(self.op, range(1))[0]
-        first_count = _COUNTS.get(self.op, _ROWS)[0]
-        return INSTRUCTION.pack(
-            op=self.op, argument=self.argument - first_argument, count=self.count - first_count
-        )
+        count = self.count - _COUNTS.get(self.op, _ROWS)[0]
+        if self.op in WITHOUT_ARGUMENT:
+            return INSTRUCTION.pack(op=P0.GENERATE, argument=WITHOUT_ARGUMENT[self.op], count=count)
+        argument = self.argument - _ARGUMENTS.get(self.op, range(1))[0]
+        return INSTRUCTION.pack(op=self.op, argument=argument, count=count)
 
     @classmethod
     def of(cls, word: int) -> "Instruction":
-        """From its stored form, as the device reads it; raises `InputError` if there is no such operation."""
+        """From its stored form, as the device reads it."""
         fields = INSTRUCTION.unpack(word)
-        try:
-            op = P0(fields["op"])
-        except ValueError:
-            raise InputError(f"there is no weight instruction {fields['op']}") from None
+        op = P0(fields["op"])
+        if op == P0.GENERATE and fields["argument"] not in NEW_BITS:
+            (op,) = (other for other, argument in WITHOUT_ARGUMENT.items() if argument == fields["argument"])
         counts, arguments = _COUNTS.get(op, _ROWS), _ARGUMENTS.get(op, range(1))
         # The device does not look at bits that have no meaning: all ranges of counts are powers of two.
         count = counts[fields["count"] % len(counts)]
@@ -167,6 +197,14 @@ class Instruction:
 
 def zero(rows: int) -> Instruction:
     return Instruction(P0.ZERO, rows)
+
+
+def generate(k: int, rows: int) -> Instruction:
+    return Instruction(P0.GENERATE, rows, k)
+
+
+def skip(bits: int) -> Instruction:
+    return Instruction(P0.SKIP, bits)
 
 
 def literal(bits: int, rows: int) -> Instruction:
@@ -264,7 +302,13 @@ def assemble(instructions: Sequence[Instruction], rows: Int8Array, columns: int)
         row += instruction.rows
         if instruction.op == P0.PREDICT:
             references[instruction.argument & 1] = Reference(instruction.count, instruction.argument >> 1)
+        elif instruction.op == P0.GENERATE:
+            literals.generate(block, instruction)
+        elif instruction.op == P0.SKIP:
+            literals.finish()
+            literals.place += instruction.count
         elif instruction.op == P0.SEEK:
+            literals.finish()
             literals.place = instruction.place
         elif instruction.is_coded:
             live = instruction.live(columns)
@@ -282,11 +326,12 @@ def assemble(instructions: Sequence[Instruction], rows: Int8Array, columns: int)
                     f"{instruction} cannot make rows {row - len(block)} to {row - 1}: a weight there takes"
                     f" {needed} bits"
                 )
-            # (rows, columns) to (rows, bits, columns), bits from the least significant up.
-            bits = block[:, np.newaxis].view(np.uint8) >> np.arange(width)[:, np.newaxis] & 1
-            literals.write(bits.reshape(-1, columns).astype(np.uint8))
+            if width:
+                bits = block.view(np.uint8)[:, np.newaxis] >> literal_places(width)[:, np.newaxis] & 1
+                literals.write(bits.astype(np.uint8))
     else:
         if row == len(rows):
+            literals.finish()
             stream = coder.finish()[::-1]
             code = words.tobytes()
             return Program(
@@ -298,30 +343,72 @@ def assemble(instructions: Sequence[Instruction], rows: Int8Array, columns: int)
     raise InputError(f"the instructions make {made} rows, but there are {len(rows)}")
 
 
+def literal_places(bits: int) -> npt.NDArray[np.int64]:
+    """Which bits of a number its literal holds, in the order in which they are read: the sign, then from the
+    lowest up."""
+    return np.array([bits - 1, *range(bits - 1)][:bits], np.int64)
+
+
 class _LiteralStream:
     """The bits of each lane's literals, (bits, columns), written from ``place`` on."""
 
     def __init__(self, columns: int) -> None:
         self.place = 0
         self._bits = np.zeros((1 << 10, columns), np.uint8)
-        self._end = 0
+        self._written = np.zeros(1 << 10, np.bool_)
+        # What GENERATE instructions make one after the other has one path through the windows.
+        self._instructions: list[tuple[int, int]] = []
+        self._generated: list[Int8Array] = []
 
     @property
     def bits(self) -> npt.NDArray[np.uint8]:
-        return self._bits[: self._end]
+        return self._bits[: self._written.nonzero()[0].max(initial=-1) + 1]
+
+    def generate(self, rows: Int8Array, instruction: Instruction) -> None:
+        """Rows that GENERATE is to make; `finish` writes their bits."""
+        self._instructions.append((instruction.argument, instruction.rows))
+        self._generated.append(rows)
 
     def write(self, bits: npt.NDArray[np.uint8]) -> None:
-        """Raises `InputError` if other bits were written there."""
-        if not len(bits):
+        """``bits`` (..., columns), in the order in which they are read."""
+        self.finish()
+        stream = bits.reshape(-1, bits.shape[-1])
+        self._put(stream, "a LITERAL")
+        self.place += len(stream)
+
+    def finish(self) -> None:
+        """Write the bits of what was generated."""
+        if not self._instructions:
             return
+        rows, instructions = np.concatenate(self._generated), self._instructions
+        self._instructions, self._generated = [], []
+        lanes = []
+        for lane in rows.T:
+            bits = find(lane, instructions)
+            if bits is None:
+                raise InputError(
+                    f"GENERATE cannot make the {len(rows)} rows that it is to make one after the other: their"
+                    " weights are no path through its windows; choose another instruction"
+                )
+            lanes.append(bits)
+        self._put(np.stack(lanes, axis=1), "a GENERATE")
+        self.place += sum(k * count for k, count in instructions)
+
+    def _put(self, bits: npt.NDArray[np.uint8], what: str) -> None:
+        """Raises `InputError` if other bits were written there."""
         end = self.place + len(bits)
         while end > len(self._bits):
             self._bits = np.concatenate([self._bits, np.zeros_like(self._bits)])
-        again = self._bits[self.place : min(end, self._end)]
-        if not np.array_equal(again, bits[: len(again)]):
-            raise InputError("a SEEK leads to literals of other weights")
-        self._bits[self.place : end] = bits
-        self.place, self._end = end, max(end, self._end)
+            self._written = np.concatenate([self._written, np.zeros_like(self._written)])
+        span = slice(self.place, end)
+        written = self._written[span]
+        if not np.array_equal(self._bits[span][written], bits[written]):
+            raise InputError(
+                f"{what} reads bits of other weights: a SEEK leads there, or a SKIP is missing behind"
+                " GENERATE"
+            )
+        self._bits[span] = bits
+        self._written[span] = True
 
 
 def check_rows(rows: Int8Array, columns: int) -> None:

@@ -7,9 +7,19 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..isa import P0
+from ..isa import P0, WINDOW_BITS
 from .entropy import Decoder, Reference
-from .p0 import RECORD_REFERENCES, Instruction, Program, ProgramEnd, code_words, execute, walk
+from .generate import weights_of
+from .p0 import (
+    RECORD_REFERENCES,
+    Instruction,
+    Program,
+    ProgramEnd,
+    code_words,
+    execute,
+    literal_places,
+    walk,
+)
 
 __all__ = ["Reader", "count_rows", "decode", "disassemble", "steps"]
 
@@ -38,12 +48,14 @@ class Reader:
         columns: int,
         *,
         entropy_engine: bool = True,
+        generator: bool = True,
         cycles: int = FETCH_CYCLES * LONGEST,
     ) -> None:
         self._instructions = walk(words)
         self._left = cycles // FETCH_CYCLES
         self._columns = columns
         self._entropy_engine = entropy_engine
+        self._generator = generator
         literals = np.roll(memory, -base).reshape(-1, columns)
         self._bits = np.unpackbits(literals, axis=0, bitorder="little").view(np.int8)
         self._decoder = Decoder(memory, base, columns)
@@ -111,6 +123,9 @@ class Reader:
                 self._references[instruction.argument & 1] = reference
             elif instruction.op == P0.SEEK:
                 self._literal_place = instruction.place
+            elif instruction.op == P0.SKIP:
+                self._check_generator(instruction)
+                self._literal_place += instruction.count
             elif instruction.rows:
                 rows = self._rows(instruction)
                 (self._records if instruction.op == P0.RECORDS else self._weights).append(rows)
@@ -127,15 +142,27 @@ class Reader:
                 return self._decoder.read(instruction.rows, live, references, records=True)
             return self._decoder.read(instruction.rows, live, self._references)
         width = instruction.literal_bits
-        places = self._literal_place + np.arange(instruction.rows * width)
-        if width:
-            self._literal_place += len(places)
-            self.literal_bits = max(self.literal_bits, self._literal_place)
-        bits = self._bits[places % len(self._bits)].reshape(instruction.rows, width, self._columns)
-        # Two's complement, lowest bit first; no bits are a zero.
-        values = 1 << np.arange(width)
-        values[-1:] *= -1
-        return np.einsum("rbc,b->rc", bits, values).astype(np.int8)
+        if instruction.op == P0.GENERATE:
+            self._check_generator(instruction)
+            bits = self._read(instruction.rows, width, WINDOW_BITS)
+            factors = 1 << np.arange(WINDOW_BITS)[::-1]
+            return weights_of(np.einsum("rbc,b->rc", bits, factors, dtype=np.int64), width)
+        bits = self._read(instruction.rows, width, width)
+        # Two's complement; no bits are a zero.
+        factors = 1 << literal_places(width)
+        factors[:1] *= -1
+        return np.einsum("rbc,b->rc", bits, factors).astype(np.int8)
+
+    def _check_generator(self, instruction: Instruction) -> None:
+        if not self._generator:
+            raise InputError(f"{instruction}: this machine has no generator")
+
+    def _read(self, rows: int, passed: int, seen: int) -> Int8Array:
+        """Bits of the literals, (rows, seen, columns), of which each row passes some."""
+        places = self._literal_place + np.arange(rows)[:, np.newaxis] * passed + np.arange(seen)
+        self._literal_place += rows * passed
+        self.literal_bits = max(self.literal_bits, int(places.max(initial=-1)) + 1)
+        return self._bits[places % len(self._bits)]
 
 
 def decode(program: Program, columns: int) -> tuple[Int8Array, list[Int8Array]]:

@@ -5,15 +5,18 @@ be literals, which cost bytes, or coded, which costs the entropy engine's time.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, product
 
 import numpy as np
 import numpy.typing as npt
 
 from ..isa import HISTORY_ROWS, INSTRUCTION, P0
+from .computed import Computed
 from .entropy import Coder, Reference
+from .overlap import Pace, waits
 from .p0 import (
     EIGHTHS,
     MAXIMUM_ROWS,
@@ -22,11 +25,13 @@ from .p0 import (
     bits_needed,
     check_rows,
     coded,
+    generate,
     literal,
     loop,
     predict,
     records,
     seek,
+    skip,
     zero,
 )
 
@@ -44,6 +49,8 @@ __all__ = [
 Int8Array = npt.NDArray[np.int8]
 
 NOTHING = (Reference(), Reference())
+NEVER = 1e3
+"""How many cycles one counts for in which a layer waits that must not."""
 LONGEST_LOOP = 8
 
 MAXIMUM_TAPS = (LONGEST_LOOP - 1) * MAXIMUM_ROWS
@@ -70,6 +77,8 @@ class Material:
     replays : int
         How often the weights of a group are made, one after the other: filters deeper than the column buffer
         are made for each tile.
+    computed : Computed or None
+        How GENERATE makes the weights, if it can: then it does, instead of literals or the entropy engine.
     """
 
     channels: int
@@ -78,6 +87,7 @@ class Material:
     distances: tuple[int, ...] = ()
     used_once: bool = False
     replays: int = 1
+    computed: Computed | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,8 @@ class Choice:
     Parameters
     ----------
     records, weights : bool
-        Whether they are coded, which costs the entropy engine's time, or literals, which cost bytes.
+        Whether they are coded, which costs the entropy engine's time, or literals, which cost bytes. Weights
+        that GENERATE makes are neither.
     references : pair of Reference or None
         The prediction of coded weights; None to search for it.
     """
@@ -111,7 +122,7 @@ def candidates(material: Material, columns: int) -> list[Candidate]:
     found = []
     references = None
     # The entropy engine cannot go back.
-    codable = material.weights is not None and material.replays == 1
+    codable = material.weights is not None and material.replays == 1 and material.computed is None
     for coded_weights in (False, True) if codable else (False,):
         for coded_records in (False, True):
             writer = Writer(columns)
@@ -125,32 +136,56 @@ def candidates(material: Material, columns: int) -> list[Candidate]:
     return found
 
 
-def select(layers: Sequence[Sequence[Candidate]], hidden: Sequence[int], allowance: int) -> list[Candidate]:
+def select(
+    layers: Sequence[Sequence[Candidate]],
+    paces: Sequence[Pace],
+    allowance: int,
+    never: Sequence[bool] | None = None,
+) -> list[Candidate]:
     """The candidate of each layer whose bits together are least within an allowance of further cycles.
 
-    ``hidden`` are the cycles of each layer that decoding need not exceed to be free. A Lagrangian: the price
-    of a cycle in bits falls until the allowance is used up.
+    Cycles are those of `overlap.waits`, further than where the engine has least to do; ``never`` tells of
+    layers in which no tap may wait. A Lagrangian: the price of a cycle in bits falls until the allowance is
+    used up; at each price layers change one at a time, until none gains.
     """
+    weight = np.where(never, NEVER, 1.0) if never else np.ones(len(layers))
 
-    def extra(candidate: Candidate, free: int) -> int:
-        return max(0, candidate.engine_cycles - free)
+    def spent(chosen: Sequence[Candidate]) -> npt.NDArray[np.float64]:
+        return waits(paces, [one.engine_cycles for one in chosen])
 
-    def at(price: float) -> list[Candidate]:
-        return [
-            min(layer, key=lambda one: (one.bits + price * extra(one, free), extra(one, free)))
-            for layer, free in zip(layers, hidden, strict=True)
-        ]
+    least = [min(layer, key=lambda one: one.engine_cycles) for layer in layers]
+    unavoidable = spent(least)
 
-    def cost(chosen: list[Candidate]) -> int:
-        return sum(extra(one, free) for one, free in zip(chosen, hidden, strict=True))
+    def at(price: float, chosen: list[Candidate]) -> list[Candidate]:
+        chosen, changed = list(chosen), True
+        while changed:
+            changed = False
+            for index, layer in enumerate(layers):
+                costs = []
+                for one in layer:
+                    further = spent([*chosen[:index], one, *chosen[index + 1 :]]) - unavoidable
+                    costs.append(one.bits + price * float((weight * further.clip(min=0)).sum()))
+                better = layer[int(np.argmin(costs))]
+                if min(costs) < costs[layer.index(chosen[index])] - 1e-6:
+                    chosen[index], changed = better, True
+        return chosen
 
-    low, high = 0.0, 1e6
-    if cost(at(low)) <= allowance:
-        return at(low)
-    for _ in range(60):
+    def fits(chosen: Sequence[Candidate]) -> bool:
+        further = (weight * (spent(chosen) - unavoidable).clip(min=0)).sum()
+        return bool(further <= allowance)
+
+    smallest = [min(layer, key=lambda one: one.bits) for layer in layers]
+    if fits(smallest):
+        return smallest
+    best, low, high = least, -10.0, 10.0
+    for _ in range(12):
         middle = (low + high) / 2
-        low, high = (low, middle) if cost(at(middle)) <= allowance else (middle, high)
-    return at(high)
+        chosen = at(2**middle, best)
+        if fits(chosen):
+            best, high = min(best, chosen, key=lambda these: sum(one.bits for one in these)), middle
+        else:
+            low = middle
+    return best
 
 
 class Writer:
@@ -183,11 +218,13 @@ class Writer:
 
     def layer(self, material: Material, choice: Choice) -> tuple[int, int]:
         """The shortest program found of its kind for a layer; returns bits of weights and of constants."""
+        weights, made = material.weights, material.computed
         if material.replays > 1:
             return self._replayed(material, choice)
         constant_bits = weight_bits = 0
-        weights, references = material.weights, self._references
-        if weights is not None and choice.weights:
+        coding = weights is not None and choice.weights and made is None
+        references = self._references
+        if coding:
             references = choice.references or self._best_references(material)
         kind = self._best_kind(material) if choice.records else 0
         bodies = []
@@ -201,11 +238,16 @@ class Writer:
                 constant_bits += 8 * block.size
             constant_bits += self._coder.bits - before
             before = self._coder.bits
-            if weights is not None:
+            if made is not None:
+                self._rows.append(made.weights[group])
+                body += _split(partial(generate, made.new_bits), len(made.weights[group]))
+                if not (kind and made.joined):
+                    body.append(skip(made.unpassed))
+            elif weights is not None:
                 self._rows.append(weights[group])
-                if choice.weights:
+                if coding:
                     eighths = _eighths(material, group, self.columns)
-                    body += _coded_rows(len(weights[group]), eighths)
+                    body += _split(partial(coded, eighths=eighths), len(weights[group]))
                     self._write(self._coder, weights[group], eighths, references)
                 else:
                     # There an instruction must save the literals of a row.
@@ -213,7 +255,7 @@ class Writer:
                     body += literal_program(weights[group], INSTRUCTION.bits + row_bits)
             bodies.append(body)
             weight_bits += self._coder.bits - before
-        if weights is not None and not choice.weights:
+        if weights is not None and not (coding or made):
             bodies = _uniform_if_shorter(bodies, weights)
         instructions = [
             predict(term, new)
@@ -221,42 +263,53 @@ class Writer:
             if new != old
         ]
         instructions += _roll(bodies)
+        made_by = [one for body in bodies for one in body]
+        if made is not None and kind and made.joined:
+            instructions.append(skip(made.unpassed))
+            made_by.append(instructions[-1])
         self._references = references
         self.instructions += instructions
-        self._literal_bits += sum(one.rows * one.literal_bits for body in bodies for one in body)
-        weight_bits += self.columns * sum(
-            one.rows * one.literal_bits for body in bodies for one in body if one.op != P0.RECORDS
-        )
+        self._literal_bits += sum(one.passed_bits for one in made_by)
+        weight_bits += self.columns * sum(one.passed_bits for one in made_by if one.op != P0.RECORDS)
         return len(instructions) * INSTRUCTION.bits + weight_bits, constant_bits
 
     def _replayed(self, material: Material, choice: Choice) -> tuple[int, int]:
         """As `layer`, for weights that are made several times: literals that a loop goes back to."""
         assert material.weights is not None
+        made = material.computed
         kind = self._best_kind(material) if choice.records else 0
         weight_bits = constant_bits = 0
-        for block, weights in zip(material.records, material.weights, strict=True):
+        every = material.weights if made is None else made.weights
+        for block, weights in zip(material.records, every, strict=True):
             before = self._coder.bits
             head = records(len(block), kind)
             if kind:
                 self._coder.write(block, self.columns, RECORD_REFERENCES[kind], records=True)
-            constant_bits += self._coder.bits - before + head.rows * head.literal_bits * self.columns
-            self._literal_bits += head.rows * head.literal_bits
-            width = max(1, int(bits_needed(weights).max()))
-            whole, rest = divmod(len(weights), MAXIMUM_ROWS)
-            place = seek(self._literal_bits)
-            body = [place, *[literal(width, MAXIMUM_ROWS)] * whole, *([literal(width, rest)] if rest else [])]
+            constant_bits += self._coder.bits - before + head.passed_bits * self.columns
+            place = seek(self._literal_bits + head.passed_bits)
+            if made is None:
+                body = [
+                    place,
+                    *_split(partial(literal, max(1, int(bits_needed(weights).max()))), len(weights)),
+                ]
+                end = []
+            else:
+                body = [place, *_split(partial(generate, made.new_bits), len(weights))]
+                end = [skip(made.unpassed)]
             rounds, left = divmod(material.replays, MAXIMUM_ROWS + 1)
             instructions = [head]
             for times in (*[MAXIMUM_ROWS + 1] * rounds, *([left] if left else [])):
                 instructions += [*body, *([loop(len(body), times - 1)] if times > 1 else [])]
+            instructions += end
             self.instructions += instructions
             self._rows += [block, *[weights] * material.replays]
-            self._literal_bits = place.place + width * len(weights)
-            weight_bits += len(instructions) * INSTRUCTION.bits + width * weights.size
+            passed = sum(one.passed_bits for one in (*body, *end))
+            self._literal_bits = place.place + passed
+            weight_bits += len(instructions) * INSTRUCTION.bits + passed * self.columns
         return weight_bits, constant_bits
 
     def _write(self, coder: Coder, rows: Int8Array, eighths: int, references: Sequence[Reference]) -> None:
-        """As the instructions of `_coded_rows` do."""
+        """As the CODED instructions for these rows do."""
         for start in range(0, len(rows), MAXIMUM_ROWS):
             coder.write(rows[start : start + MAXIMUM_ROWS], self.columns * eighths // EIGHTHS, references)
 
@@ -288,9 +341,10 @@ def _eighths(material: Material, group: int, columns: int) -> int:
     return min(EIGHTHS, -(-(material.channels - group * columns) * EIGHTHS // columns))
 
 
-def _coded_rows(rows: int, eighths: int) -> list[Instruction]:
+def _split(make: Callable[[int], Instruction], rows: int) -> list[Instruction]:
+    """The instructions that ``make`` makes for so many rows, as many as that takes."""
     whole, rest = divmod(rows, MAXIMUM_ROWS)
-    return [coded(MAXIMUM_ROWS, eighths)] * whole + ([coded(rest, eighths)] if rest else [])
+    return [make(MAXIMUM_ROWS)] * whole + ([make(rest)] if rest else [])
 
 
 def _candidate_references(material: Material) -> Iterator[tuple[Reference, Reference]]:
@@ -325,12 +379,11 @@ def _uniform_if_shorter(bodies: list[list[Instruction]], weights: Int8Array) -> 
     rows = weights.shape[1]
     if width == 0:
         return bodies
-    whole, rest = divmod(rows, MAXIMUM_ROWS)
-    uniform = [literal(width, MAXIMUM_ROWS)] * whole + ([literal(width, rest)] if rest else [])
+    uniform = _split(partial(literal, width), rows)
     others = [[body[0], *uniform] for body in bodies]
 
     def bits(candidates: list[list[Instruction]]) -> int:
-        made = sum(one.rows * one.literal_bits for body in candidates for one in body)
+        made = sum(one.passed_bits for body in candidates for one in body)
         return len(_roll(candidates)) * INSTRUCTION.bits + made * weights.shape[-1]
 
     return min(bodies, others, key=bits)

@@ -1,0 +1,138 @@
+"""From the bits that the lanes see to rows: sign extension, the hash, and what the entropy engine made."""
+
+from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+from kolmogate.config import MachineConfig
+from kolmogate.isa import INSTRUCTION, WINDOW_BITS
+
+from .column_buffer import weight_row
+from .constants_buffer import record_row
+from .generator import Mixed, mix, total
+
+__all__ = ["RowKind", "RowPipeline", "seen_bits", "view_layout"]
+
+RowKind = data.StructLayout(
+    {
+        "literal": 1,
+        "generated": 1,
+        "coded": 1,
+        # Of a literal.
+        "highest_bit": INSTRUCTION.widths["argument"],
+        "record": 1,
+        "last": 1,
+    }
+)
+"""What is made of what the lanes see, zeros if none of the first three; whether the row is of records, and
+the last of its instruction."""
+
+
+def seen_bits(config: MachineConfig) -> int:
+    """Bits of its literals that a lane sees."""
+    return WINDOW_BITS if config.generator else 8
+
+
+def view_layout(config: MachineConfig) -> data.ArrayLayout:
+    """What the lanes see, the first bit to read lowest."""
+    return data.ArrayLayout(seen_bits(config), config.columns)
+
+
+class RowPipeline(wiring.Component):
+    """Three stages: what the lanes see; literals, and the first step of the hash; rows. All move together.
+
+    Members
+    -------
+    valid, kind, view : a row to make; it is taken if ``ready``.
+    coded_row : the entropy engine's. It is looked at when ``coded_take`` is high, two cycles after a coded
+        row was taken or later, with ``coded_last`` if it is its instruction's last; ``coding`` until then.
+    start : forget the rows under way.
+    o, records : rows of weights and of constants.
+    """
+
+    start: Signal
+    valid: Signal
+    ready: Signal
+    kind: data.View
+    view: data.View
+    coded_row: data.View
+    coding: Signal
+    coded_take: Signal
+    coded_last: Signal
+    o: stream.Interface
+    records: stream.Interface
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "valid": In(1),
+                "ready": Out(1),
+                "kind": In(RowKind),
+                "view": In(view_layout(config)),
+                "coded_row": In(weight_row(config)),
+                "coding": Out(1),
+                "coded_take": Out(1),
+                "coded_last": Out(1),
+                "o": Out(stream.Signature(weight_row(config))),
+                "records": Out(stream.Signature(record_row(config))),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        valid = Signal(3)
+        seen, shaped, made = (
+            Signal(RowKind, reset_less=True, name=name) for name in ("seen", "shaped", "made")
+        )
+        view = Signal(view_layout(self.config), reset_less=True)
+        literals = Signal(weight_row(self.config), reset_less=True)
+        mixed = Signal(data.ArrayLayout(Mixed, self.config.columns), reset_less=True)
+        row = Signal(weight_row(self.config), reset_less=True)
+
+        # A literal's sign is its first bit. In rows of other kinds it says which: all ones are coded.
+        kept = Signal(7)
+        m.d.comb += [kept[bit].eq(Mux(seen.literal, bit < seen.highest_bit, seen.coded)) for bit in range(7)]
+        with m.If(self.ready):
+            m.d.sync += [
+                valid.eq(valid << 1 | self.valid),
+                seen.eq(self.kind),
+                shaped.eq(seen),
+                made.eq(shaped),
+            ]
+            m.d.sync += view.eq(self.view)
+            for lane in range(self.config.columns):
+                bits = view[lane]
+                for bit in range(7):
+                    literal = Mux(kept[bit], bits[bit + 1], bits[0])
+                    m.d.sync += literals[lane][bit].eq(Mux(seen.literal, literal, kept[bit]))
+                m.d.sync += literals[lane][7].eq(Mux(seen.literal, bits[0], seen.coded))
+                weight = Const(0, 8)
+                if self.config.generator:
+                    m.d.sync += mixed[lane].eq(mix(m, bits[::-1]))
+                    weight = total(m, mixed[lane])
+                for bit in range(8):
+                    literal, other = literals[lane][bit], Const(0)
+                    if self.config.generator and self.config.entropy_engines:
+                        other = Mux(literal, self.coded_row[lane][bit], weight[bit])
+                    elif self.config.generator:
+                        other = weight[bit]
+                    else:
+                        other = self.coded_row[lane][bit]
+                    m.d.sync += row[lane][bit].eq(Mux(shaped.generated | shaped.coded, other, literal))
+        with m.If(self.start):
+            m.d.sync += valid.eq(0)
+
+        taken = Mux(made.record, self.records.ready, self.o.ready)
+        m.d.comb += [
+            self.ready.eq(~valid[2] | taken),
+            self.coding.eq((valid[0] & seen.coded) | (valid[1] & shaped.coded)),
+            self.coded_take.eq(self.ready & valid[1] & shaped.coded),
+            self.coded_last.eq(shaped.last),
+            self.o.valid.eq(valid[2] & ~made.record),
+            self.o.payload.eq(row),
+            self.records.valid.eq(valid[2] & made.record),
+            self.records.payload.row.eq(row),
+            self.records.payload.last.eq(made.last),
+        ]
+        return m
