@@ -1,5 +1,5 @@
 """The command line: `kolmogate demo | compile | run | simulate | inspect | report | bench` and for boards
-`boards | build | flash`.
+`boards | build | flash | selftest`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .compiler import OBJECTIVES, compile
 from .config import CONFIGURATIONS, configuration
 from .container import load_image, save_image
 from .demo import demo
-from .errors import KolmogateError, UsageError
+from .errors import DeviceError, KolmogateError, UsageError
 from .files import require_folder
 from .front import format_front, front, require_plots, save_front
 from .image import Image
@@ -35,6 +36,7 @@ from .protocol import BAUD
 from .report import describe, format_dropped, format_layers, format_loss
 from .runtime import open as open_device
 from .runtime import simulated_link
+from .selftest import selftest
 from .serial_link import BAUDS
 from .tflite_export import save_tflite
 from .tflite_import import load_tflite
@@ -151,9 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHERE",
         help="golden, machine, rtl, the serial port of a board, or auto to look for one (machine)",
     )
-    command.add_argument(
-        "--baud", type=int, default=BAUD, help=f"rate of the serial port, {BAUDS[0]} to {BAUDS[-1]} ({BAUD})"
-    )
+    _add_baud(command)
     command.add_argument("--waves", type=Path, metavar="FILE.fst", help="record the RTL's signals")
     command.set_defaults(command=_run)
 
@@ -194,7 +194,23 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_bench)
 
     add_board_commands(commands, common)
+
+    command = commands.add_parser(
+        "selftest", parents=[common], help="known answers of a board, or of a simulated one"
+    )
+    command.add_argument(
+        "port", metavar="PORT", help="the serial port of a board, auto to look for one, or rtl"
+    )
+    command.add_argument("--target", default="up5k", help="machine to simulate with rtl (up5k)")
+    _add_baud(command)
+    command.set_defaults(command=_selftest)
     return parser
+
+
+def _add_baud(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--baud", type=int, default=BAUD, help=f"rate of the serial port, {BAUDS[0]} to {BAUDS[-1]} ({BAUD})"
+    )
 
 
 def _print_json(result: Any) -> None:
@@ -369,6 +385,27 @@ def _report(options: argparse.Namespace) -> None:
         raise UsageError(f"there is no folder {options.png} for the figures: make it first")
     write_report(options.image, options.compare, options.output, options.png)
     print(f"wrote {options.output}")
+
+
+def _selftest(options: argparse.Namespace) -> None:
+    if options.port not in ("machine", "rtl", "auto") and not _names_a_port(options.port):
+        raise UsageError(f"cannot test {options.port!r}: choose rtl, auto or a serial port")
+    outcomes = []
+    with open_device(options.port, configuration(options.target), baud=options.baud) as opened:
+        for outcome in selftest(opened.device):
+            outcomes.append(outcome)
+            if options.json:
+                continue
+            print(f"{'ok' if outcome.passed else 'FAILED':7} {outcome.test:9} {outcome.detail}", flush=True)
+            if outcome.advice:
+                print(f"{'':17} try: {outcome.advice}", flush=True)
+    if options.json:
+        _print_json([asdict(outcome) for outcome in outcomes])
+    failed = [outcome.test for outcome in outcomes if not outcome.passed]
+    if failed:
+        raise DeviceError(
+            f"the device failed the self-test in {', '.join(failed)}: its output says what to try"
+        )
 
 
 def _bench(options: argparse.Namespace) -> None:
