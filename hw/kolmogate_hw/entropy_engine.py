@@ -32,6 +32,7 @@ class Stage(IntEnum):
     FIRST = 1
     SECOND = 2
     SIGN = 3
+    ZERO = 4
 
 
 class EntropyEngine(wiring.Component):
@@ -46,7 +47,7 @@ class EntropyEngine(wiring.Component):
     ================  =======================================================================
     ``start``         1,024 to forget all contexts, 9 for the first bits
     row               3
-    number            3, and one more if its sign was decided
+    number            3, and one more if its sign was decided or it was said to be 0
     decision          3, and one more for each bit but the first that the range had to be shifted
     plain bit         1
     ================  =======================================================================
@@ -198,6 +199,8 @@ class RowDecoder(wiring.Component):
                 m.d.comb += place.eq(Cat(first, Const(1, 1), h))
             with m.Case(Stage.SIGN):
                 m.d.comb += place.eq(Cat(u[:2], Const(entropy.SIGNS >> 2, 4)))
+            with m.Case(Stage.ZERO):
+                m.d.comb += place.eq(entropy.ZEROS)
         column = Signal(6)
         m.d.comb += [
             column.eq(c),
@@ -283,7 +286,9 @@ class RowDecoder(wiring.Component):
             m.d.comb += write_history.data[lane].eq(number)
 
         m.d.comb += self.row.eq(read_history.data)
+        were_records = Signal()
         clearing = Signal(range(entropy.CONTEXTS))
+        clears_mean = clearing[3:6] == entropy.MEANS >> 3
         last = Signal()
         m.d.comb += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
         with m.FSM(init="CLEAR"):
@@ -291,7 +296,7 @@ class RowDecoder(wiring.Component):
                 m.d.comb += [
                     write_context.en.eq(1),
                     write_context.addr.eq(clearing),
-                    write_context.data.probability.eq(entropy.EVEN),
+                    write_context.data.probability.eq(Mux(clears_mean, entropy.FIRST_MEAN, entropy.EVEN)),
                     write_context.data.rate.eq(entropy.FIRST_RATE),
                 ]
                 m.d.sync += [clearing.eq(clearing + 1), size.eq(1)]
@@ -303,10 +308,12 @@ class RowDecoder(wiring.Component):
                 with m.If(self.bit_valid & normal):
                     m.d.sync += size.eq((1 << entropy.RANGE_BITS) - 1)
                     m.next = "IDLE"
-            with m.State("IDLE"):
-                m.d.sync += t.eq(0)
-                with m.If(self.run):
-                    m.next = "ROW"
+            with m.State("IDLE"), m.If(self.run):
+                # Records go on behind the records before them.
+                with m.If(~(self.records & were_records)):
+                    m.d.sync += t.eq(0)
+                m.d.sync += were_records.eq(self.records)
+                m.next = "ROW"
             with m.State("ROW"):
                 m.d.comb += write_history.en.eq(-1)
                 for lane in range(columns):
@@ -323,6 +330,8 @@ class RowDecoder(wiring.Component):
                     h.eq(0),
                     stage.eq(Mux(new_octave == 7, Stage.FIRST, Stage.UNARY)),
                 ]
+                with m.If(new_octave < entropy.ZERO_CLASSES):
+                    m.d.sync += stage.eq(Stage.ZERO)
                 m.next = "READ"
             with m.State("READ"):
                 m.d.comb += shift.eq(~normal)
@@ -364,6 +373,11 @@ class RowDecoder(wiring.Component):
                     with m.Case(Stage.SIGN):
                         m.d.sync += negative.eq(one)
                         m.next = "UPDATE"
+                    with m.Case(Stage.ZERO):
+                        m.d.sync += stage.eq(Stage.UNARY)
+                        with m.If(~one):
+                            m.d.sync += [u.eq(0), negative.eq(0)]
+                            m.next = "UPDATE"
             with m.State("PLAIN"):
                 # Bits of the magnitude and then the sign, after those that normalise the range.
                 m.d.comb += [shift.eq(~normal), at_mean.eq(1)]

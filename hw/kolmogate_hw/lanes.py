@@ -7,6 +7,7 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import INSTRUCTION, NO_PREDICTION, P0, SEEK_WORDS, WINDOW_BITS, WITHOUT_ARGUMENT
 from kolmogate.programs.generate import STIRRING_TAPS
 
+from .block_ram import UNDEFINED
 from .column_buffer import weight_row
 from .constants_buffer import record_row
 from .entropy_engine import EntropyEngine, Terms
@@ -405,7 +406,7 @@ class LiteralLanes(wiring.Component):
         )
         write = words.write_port()
         read = words.read_port(domain="comb")
-        following = Signal(8 * columns, reset_less=True)
+        following = Signal(8 * columns, name=UNDEFINED, reset_less=True)
         m.d.sync += following.eq(read.data)
 
         # Requests as long as there is room for their answers.

@@ -382,7 +382,7 @@ def _descriptors(plan: Schedule, addresses: Mapping[str, int]) -> list[dict[str,
                 {
                     "opcode": Opcode.FILL,
                     "output_base": base + fill.offset,
-                    "output_step": fill.step,
+                    "output_step": (fill.step - fill.run) % (1 << ADDRESS_BITS),
                     "y_count": fill.lines,
                     "run": fill.run,
                     "zero_point": layout.zero_point,

@@ -13,8 +13,8 @@ from .config import MachineConfig
 from .errors import DeviceError, InputError, UsageError
 from .isa import (
     ADDRESS_BITS,
-    COUNTS,
     DESCRIPTOR,
+    FILL_UNIT,
     SHIFT_BASE,
     SHIFTS,
     STORED_CONSTANTS,
@@ -22,6 +22,7 @@ from .isa import (
     ErrorCode,
     Opcode,
     Record,
+    counts_nothing,
     load_descriptor,
     window_taps,
 )
@@ -149,14 +150,16 @@ class Machine:
             cycles = 0
         else:
             raise DeviceError(f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR)
-        if any(fields[name] == 0 for name in COUNTS[Opcode(fields["opcode"])]):
+        if counts_nothing(fields):
             raise DeviceError("a descriptor counts nothing", ErrorCode.BAD_DESCRIPTOR)
         return cycles
 
     def _fill(self, fields: dict[str, int]) -> None:
-        lines = fields["output_base"] + np.arange(fields["y_count"]) * fields["output_step"]
-        for line in lines:
-            self.memory[self._wrap(line + np.arange(fields["run"]))] = fields["zero_point"] & 0xFF
+        base, step, run = (
+            fields[name] // FILL_UNIT * FILL_UNIT for name in ("output_base", "output_step", "run")
+        )
+        for line in base + np.arange(fields["y_count"]) * (run + step):
+            self.memory[self._wrap(line + np.arange(run))] = fields["zero_point"] & 0xFF
 
     def _run_layer(self, fields: dict[str, int], reader: Reader, residual: dict[str, int] | None) -> None:
         config, depth, channels = self.config, window_taps(fields), fields["channels"]
@@ -191,8 +194,8 @@ class Machine:
             for part in _chunks(span, depth * config.columns):
                 accumulators = self._accumulate(fields, windows[part], weights[:, index])
                 y = requantise(
-                    accumulators[:, :channels],
-                    constants["bias"],
+                    _wrapped(accumulators[:, :channels] + constants["bias"], config.accumulator_bits + 1),
+                    0,
                     constants["multiplier"],
                     constants["shift"],
                     single_rounding=bool(fields["single_rounding"]),
@@ -208,7 +211,8 @@ class Machine:
         """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns)."""
         columns = self.config.columns
         groups = len(weights)
-        outer = np.arange(fields["outer_count"]) * fields["outer_step"]
+        outer_step = fields["outer_wrap"] + (fields["inner_count"] - 1) * fields["inner_step"]
+        outer = np.arange(fields["outer_count"]) * outer_step
         inner = np.arange(fields["inner_count"]) * fields["inner_step"]
         runs = (outer[:, np.newaxis] + inner).ravel()
         if fields["word_mode"]:
@@ -230,9 +234,13 @@ class Machine:
             # Sums of int8 products are exact in double precision.
             by_tap = weights.transpose(1, 0, 2).reshape(-1, groups * columns)
             total = (activations @ by_tap.astype(np.float64)).astype(np.int64)
-        # Accumulators wrap as registers do.
-        half = 1 << self.config.accumulator_bits - 1
-        return ((total + half) & (2 * half - 1)) - half
+        return _wrapped(total, self.config.accumulator_bits)
+
+
+def _wrapped(values: Int64Array, bits: int) -> Int64Array:
+    """Values as registers of so many bits hold them."""
+    half = 1 << bits - 1
+    return ((values + half) & (2 * half - 1)) - half
 
 
 def _positions(fields: dict[str, int], prefix: str) -> Int64Array:

@@ -107,7 +107,7 @@ def test_larger_networks_equal_golden(model, models_folder, inputs, infer):
 def test_machine_without_additions_refuses_them_by_name(models_folder):
     network = load_tflite(models_folder / "pretrainedResnet_quant.tflite")
     with pytest.raises(InputError, match=r"^ADD .* cannot be run exactly on this target"):
-        compile(network, configuration("up5k-small"))
+        compile(network, dataclasses.replace(configuration("up5k"), residual_adder=False))
 
 
 def test_keyword_image_reports_what_it_holds(models_folder):
