@@ -1,4 +1,5 @@
-"""The command line: `kolmogate demo | compile | run | simulate | inspect | bench | boards | build | flash`.
+"""The command line: `kolmogate demo | compile | run | simulate | inspect | report | bench` and for boards
+`boards | build | flash`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
@@ -28,6 +29,7 @@ from .front import format_front, front, require_plots, save_front
 from .image import Image
 from .lossy import compress
 from .network import Network
+from .page import write_report
 from .programs.reader import disassemble
 from .protocol import BAUD
 from .report import describe, format_dropped, format_layers, format_loss
@@ -169,6 +171,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("image", type=Path, metavar="M.kg")
     command.add_argument("--programs", action="store_true", help="disassemble the weight programs")
     command.set_defaults(command=_inspect)
+
+    command = commands.add_parser("report", help="a page with figures about an image")
+    command.add_argument("image", type=Path, metavar="M.kg")
+    command.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="N.kg", help="images to show beside it"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="R.html")
+    command.add_argument("--png", type=Path, metavar="FOLDER", help="also write each figure there as PNG")
+    command.add_argument("--debug", action="store_true", help="show a traceback with errors")
+    command.set_defaults(command=_report)
 
     command = commands.add_parser("bench", parents=[common], help="networks on machines: cycles and bytes")
     command.add_argument("models", type=Path, nargs="+", metavar="MODEL.tflite")
@@ -349,6 +361,14 @@ def _inspect(options: argparse.Namespace) -> None:
     print(_summary(image, report))
     if listing is not None:
         print("\n".join(listing))
+
+
+def _report(options: argparse.Namespace) -> None:
+    require_folder(options.output)
+    if options.png is not None and not options.png.is_dir():
+        raise UsageError(f"there is no folder {options.png} for the figures: make it first")
+    write_report(options.image, options.compare, options.output, options.png)
+    print(f"wrote {options.output}")
 
 
 def _bench(options: argparse.Namespace) -> None:
