@@ -106,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
         "--max-bytes", type=int, metavar="N", help="the fastest image that takes at most N bytes"
     )
     command.add_argument(
+        "--stream",
+        action="store_true",
+        help="send the program anew for each inference, as is done where it does not fit the device",
+    )
+    command.add_argument(
         "--max-loss",
         type=float,
         metavar="X",
@@ -220,14 +225,15 @@ def _compile(options: argparse.Namespace) -> None:
         _front(options, network)
         if options.output is None:
             return
-    budgets = {name: getattr(options, name) for name in ("objective", "max_cycles", "max_bytes")}
+    wishes = {name: getattr(options, name) for name in ("objective", "max_cycles", "max_bytes")}
+    wishes["streamed"] = options.stream
     if options.max_loss is None:
-        image = compile(network, config, **budgets)
+        image = compile(network, config, **wishes)
     else:
         calibration = None
         if options.calibration is not None:
             calibration = load_inputs(options.calibration, network.tensors[network.input])
-        compressed = compress(network, config, max_loss=options.max_loss, calibration=calibration, **budgets)
+        compressed = compress(network, config, max_loss=options.max_loss, calibration=calibration, **wishes)
         network, image = compressed.network, compressed.image
     report = describe(image)
     if options.export is not None:
@@ -257,8 +263,9 @@ def _front(options: argparse.Namespace, network: Network) -> None:
 
 def _summary(image: Image, report: dict[str, Any]) -> str:
     sections = report["sections"]
+    use = "each inference" if image.streamed else "the device"
     return (
-        f"{image.device_bytes:,} bytes for the device ({sections['programs']:,} programs, "
+        f"{image.device_bytes:,} bytes for {use} ({sections['programs']:,} programs, "
         f"{sections['constants']:,} constants, {sections['descriptors']:,} descriptors) for "
         f"{report['weights']:,} weights; {report['cycles']:,} cycles an inference predicted on "
         f"{image.config.name}{format_loss(image)}"

@@ -61,6 +61,7 @@ def compress(
     objective: str = "balanced",
     max_cycles: int | None = None,
     max_bytes: int | None = None,
+    streamed: bool = False,
 ) -> Compressed:
     """``network`` rewritten for a machine, and compiled.
 
@@ -70,7 +71,7 @@ def compress(
         The greatest loss of the outputs (`kolmogate.lossy.outputs`) on the calibration inputs.
     calibration : int8 array (inputs, *input shape) or None
         Of more than `capacity`, so many are drawn. None: `synthetic` inputs.
-    objective, max_cycles, max_bytes
+    objective, max_cycles, max_bytes, streamed
         As for `kolmogate.compile`. Without ``max_bytes`` it is the network with the fewest bits found within
         ``max_loss``; with it, the one with the least loss found within so many bytes.
 
@@ -123,6 +124,7 @@ def compress(
         objective=objective,
         max_cycles=max_cycles,
         max_bytes=max_bytes,
+        streamed=streamed,
         rewritten=found,
     )
     lossy = Lossy(loss, measure, len(x), calibration is None)

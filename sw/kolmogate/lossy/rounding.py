@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from ..programs.entropy import FIRST_MEAN
 from .statistics import Moments
 
 __all__ = ["LARGEST", "Rate", "Rounded", "round_filters"]
@@ -24,7 +25,6 @@ LARGEST = 127
 """Magnitude of a weight; -128 would cost the array's multipliers a bit."""
 
 CLASSES = 8
-FIRST_MEAN = 1 << 11
 LEAST_BITS = 0.02
 """What the engine's probabilities leave of the likeliest number."""
 

@@ -36,8 +36,9 @@ class Reader:
     """Runs a program as far as its rows are taken.
 
     ``words`` are its instructions and all that follows them; ``memory`` is a whole scratchpad whose bytes
-    just below ``base`` are the coded stream, and from there on the literals. Addresses wrap. A program of
-    more instructions than can be fetched in ``cycles`` ends there.
+    just below ``base`` are the coded stream, and from there on the literals. Addresses wrap; ``streamed``,
+    the streams end where they end, and SEEK does nothing. A program of more instructions than can be fetched
+    in ``cycles`` ends there.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Reader:
         columns: int,
         *,
         entropy_engine: bool = True,
+        streamed: bool = False,
         generator: bool = True,
         cycles: int = FETCH_CYCLES * LONGEST,
     ) -> None:
@@ -55,6 +57,8 @@ class Reader:
         self._left = cycles // FETCH_CYCLES
         self._columns = columns
         self._entropy_engine = entropy_engine
+        self._streamed = streamed
+        self._ends = 8 * base, 8 * (len(memory) - base) // columns
         self._generator = generator
         literals = np.roll(memory, -base).reshape(-1, columns)
         self._bits = np.unpackbits(literals, axis=0, bitorder="little").view(np.int8)
@@ -122,12 +126,16 @@ class Reader:
                 reference = Reference(instruction.count, instruction.argument >> 1)
                 self._references[instruction.argument & 1] = reference
             elif instruction.op == P0.SEEK:
-                self._literal_place = instruction.place
+                if not self._streamed:
+                    self._literal_place = instruction.place
             elif instruction.op == P0.SKIP:
                 self._check_generator(instruction)
                 self._literal_place += instruction.count
             elif instruction.rows:
                 rows = self._rows(instruction)
+                taken = self._decoder.bits_taken, self._literal_place
+                if self._streamed and any(place > end for place, end in zip(taken, self._ends, strict=True)):
+                    raise ProgramEnd("a stream of the weight program ends before the last layer")
                 (self._records if instruction.op == P0.RECORDS else self._weights).append(rows)
                 return instruction
         raise ProgramEnd("the weight program takes too long: compile the image again")
