@@ -535,6 +535,9 @@ def clock_decoder(
         literals.primed, literals.position = 0, 0
     columns.written += decoder.valid and ready and not decoder.of_records
     if moving:
+        if machine.literals_only:
+            # The last stage is not there.
+            decoder.shaped, decoder.seen = decoder.seen, 0
         if decoder.shaped & CODED_ROW:
             engine.row += 1
             engine.idle = decoder.shaped & LAST_ROW != 0
