@@ -20,6 +20,8 @@ MACHINE = _registers(
     "word_grain",
     # words of literals that are read ahead, and those that the lanes hold before the newest
     *("literal_words", "words_held"),
+    # all rows are literals or zeros
+    "literals_only",
     # rows of a record as the residual adder takes it
     "residual_rows",
 )
