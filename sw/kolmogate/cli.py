@@ -1,4 +1,5 @@
-"""The command line: `kolmogate demo | compile | run | simulate | inspect | bench | boards | build | flash`.
+"""The command line: `kolmogate demo | compile | run | simulate | inspect | disassemble | assemble |
+bench | boards | build | flash`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
