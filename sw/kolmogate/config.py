@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from .errors import UsageError
 
-__all__ = ["CONFIGURATIONS", "MachineConfig", "configuration"]
+__all__ = ["COLUMNS", "CONFIGURATIONS", "MachineConfig", "configuration"]
+
+COLUMNS = (8, 16, 32, 64)
+"""Columns that a machine may have."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class MachineConfig:
 
         require(1 <= self.rows <= 16, f"rows must be 1 to 16, not {self.rows}")
         require(
-            power_of_two(self.columns) and 8 <= self.columns <= 64,
+            self.columns in COLUMNS,
             f"columns must be a power of two from 8 to 64, not {self.columns}",
         )
         require(
