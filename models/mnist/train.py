@@ -1,4 +1,4 @@
-"""Train the demo network: a small convolutional MNIST classifier with few-bit weights, as int8 TFLite.
+"""Train mnist_cnn: a small convolutional MNIST classifier with few-bit weights, as int8 TFLite.
 
 Weights are trained on a grid of ``2 * LEVELS + 1`` integers (quantisation-aware, straight-through
 gradients), so that weight programs need few bits each. Two choices keep training and integer
@@ -319,7 +319,7 @@ def save_samples(split: Split, path: Path, count: int = 100) -> None:
 
 def main() -> None:
     """Train, export and measure."""
-    parser = argparse.ArgumentParser(description="Train the MNIST demo network and export it as int8 TFLite.")
+    parser = argparse.ArgumentParser(description="Train mnist_cnn and export it as int8 TFLite.")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the training images")
     parser.add_argument(
         "--output", type=Path, default=Path(__file__).parent, metavar="FOLDER", help="where the files go"
