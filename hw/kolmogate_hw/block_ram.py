@@ -4,7 +4,11 @@ from amaranth.hdl import Module, Shape, ShapeLike, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["BlockRam"]
+__all__ = ["UNDEFINED", "BlockRam"]
+
+UNDEFINED = "undefined"
+"""Name of registers whose first value nobody looks at. On the iCE40 memories promise none, and to make up for
+that takes a logic cell a bit; synthesis is told."""
 
 
 class BlockRam(wiring.Component):
@@ -56,7 +60,7 @@ class BlockRam(wiring.Component):
         read = rows.read_port(domain="comb")
         wiring.connect(m, wiring.flipped(self.write), write)
         m.d.comb += read.addr.eq(self.read_address)
-        register = Signal(self.shape, reset_less=True)
+        register = Signal(self.shape, name=UNDEFINED, reset_less=True)
         with m.If(self.read_enable):
             m.d.sync += register.eq(read.data)
         m.d.comb += self.read_data.eq(register)

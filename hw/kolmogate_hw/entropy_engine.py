@@ -11,6 +11,7 @@ from kolmogate.programs import entropy
 
 from .column_buffer import weight_row
 from .ports import ReadPort, word_address_bits
+from .rings import RING_MEMBERS, Ring, reader_page
 
 __all__ = ["BitReader", "EntropyEngine", "Terms"]
 
@@ -54,12 +55,16 @@ class EntropyEngine(wiring.Component):
     Members
     -------
     start, base : begin with the byte below word ``base``, whatever was under way.
+    streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     run, records, live, terms : an instruction, held to its end: whether its rows are records, the number of
         its coded columns less one, in eighths of all columns, and its prediction.
     """
 
     start: Signal
     base: Signal
+    streamed: Signal
+    limit: Signal
+    page: Signal
     run: Signal
     records: Signal
     live: Signal
@@ -76,6 +81,7 @@ class EntropyEngine(wiring.Component):
                 "port": Out(ReadPort(config)),
                 "start": In(1),
                 "base": In(word_address_bits(config)),
+                **RING_MEMBERS,
                 "run": In(1),
                 "records": In(1),
                 "live": In(3),
@@ -93,8 +99,12 @@ class EntropyEngine(wiring.Component):
         decoder = RowDecoder(self.config)
         m.submodules.decoder = ResetInserter(self.start)(decoder)
         wiring.connect(m, reader.port, wiring.flipped(self.port))
-        m.d.comb += [reader.start.eq(self.start), reader.base.eq(self.base)]
         m.d.comb += [
+            reader.start.eq(self.start),
+            reader.base.eq(self.base),
+            reader.streamed.eq(self.streamed),
+            reader.limit.eq(self.limit),
+            self.page.eq(reader.page),
             decoder.bit.eq(reader.bit),
             decoder.bit_valid.eq(reader.valid),
             reader.take.eq(decoder.bit_take),
@@ -414,11 +424,15 @@ class BitReader(wiring.Component):
     Members
     -------
     start, base : begin with the byte below word ``base``.
+    streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     valid, bit : the next bit; ``take`` it.
     """
 
     start: Signal
     base: Signal
+    streamed: Signal
+    limit: Signal
+    page: Signal
     valid: Signal
     bit: Signal
     take: Signal
@@ -430,6 +444,7 @@ class BitReader(wiring.Component):
                 "port": Out(ReadPort(config)),
                 "start": In(1),
                 "base": In(word_address_bits(config)),
+                **RING_MEMBERS,
                 "valid": Out(1),
                 "bit": Out(1),
                 "take": In(1),
@@ -448,21 +463,25 @@ class BitReader(wiring.Component):
         current = Signal(8, reset_less=True)
         left = Signal(range(9))
         load = Signal()
+        ring = Ring(self.config, self.streamed, self.limit)
+        granted = Signal()
         m.d.comb += [
-            self.port.request.valid.eq(asking),
+            self.port.request.valid.eq(asking & ~ring.waits(address)),
             self.port.request.payload.eq(address),
+            self.page.eq(reader_page(self.config, address)),
+            granted.eq(self.port.request.valid & self.port.request.ready),
             self.valid.eq(left != 0),
             self.bit.eq(current[-1]),
             load.eq(present & ((left == 0) | ((left == 1) & self.take))),
         ]
-        m.d.sync += awaited.eq(Cat(asking & self.port.request.ready, awaited))
-        with m.If(self.port.request.ready):
+        m.d.sync += awaited.eq(Cat(granted, awaited))
+        with m.If(granted):
             m.d.sync += asking.eq(0)
         with m.If(awaited[-1]):
             m.d.sync += [
                 ahead.eq(self.port.data.word_select(slot, 8)),
                 present.eq(1),
-                Cat(slot, address).eq(Cat(slot, address) - 1),
+                Cat(slot, address).eq(ring.advance(Cat(slot, address), -1, len(slot))),
             ]
         with m.If(self.take):
             m.d.sync += [current.eq(current << 1), left.eq(left - 1)]

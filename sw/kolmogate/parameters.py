@@ -174,7 +174,7 @@ def _sums(filters: Int64Array) -> tuple[Int64Array, Int64Array]:
 def _check_range(
     operation: Operation, sums: tuple[Int64Array, Int64Array], bias: Int64Array, config: MachineConfig
 ) -> None:
-    """Every reachable accumulator, at any tap, and every bias must fit."""
+    """Every reachable accumulator, at any tap, every bias and every sum of both must fit."""
     lowest, highest = sums[0].min(), sums[1].max()
     limit = 1 << config.accumulator_bits - 1
     if highest >= limit or -lowest > limit:
@@ -188,6 +188,14 @@ def _check_range(
         raise InputError(
             f"{operation.kind} {operation.name!r} cannot be run exactly on this target: with the input's zero"
             f" point its bias reaches {np.abs(bias).max()}, beyond {limit - 1}; give its input another range"
+        )
+    limit = 1 << config.accumulator_bits
+    highest, lowest = (sums[1] + bias).max(), (sums[0] + bias).min()
+    if highest >= limit or -lowest > limit:
+        raise InputError(
+            f"{operation.kind} {operation.name!r} cannot be run exactly on this target: with their biases its"
+            f" sums reach {max(highest, -lowest)}, beyond {config.accumulator_bits + 1} bits;"
+            " make its filters smaller"
         )
 
 

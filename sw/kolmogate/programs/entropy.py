@@ -176,7 +176,12 @@ class Decoder(_Model):
     @property
     def bits(self) -> int:
         """Bits read so far, without those that only wait in the decoder's register."""
-        return int(self._registers[_PLACE]) - RANGE_BITS
+        return self.bits_taken - RANGE_BITS
+
+    @property
+    def bits_taken(self) -> int:
+        """Bits read so far."""
+        return int(self._registers[_PLACE])
 
     @property
     def byte_times(self) -> npt.NDArray[np.int64]:
