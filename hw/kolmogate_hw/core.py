@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ErrorCode
+from kolmogate.protocol import PAGE_BYTES
 
 from .compute import Compute
 from .drain import Drain
@@ -13,6 +14,7 @@ from .filler import Filler
 from .host_access import HostAccess
 from .lanes import WeightDecoder
 from .ports import ACTIVITY, HostPort
+from .rings import Rings
 from .scratchpad import Scratchpad
 from .sequencer import Sequencer
 
@@ -36,13 +38,19 @@ class Core(wiring.Component):
         config, host = self.config, self.host
         lane_bits = config.columns.bit_length() - 1
 
+        sequencer = Sequencer(config)
         # An aborted inference leaves nothing behind: its units are held in reset until the reads they had
-        # under way are answered. A new one clears what a program of the wrong length may have left.
+        # under way are answered. A new one clears what a program of the wrong length may have left. Both come
+        # a cycle late, as they go everywhere.
         abort = Signal()
         aborted = Signal(2)
         stop = Signal()
-        m.d.comb += stop.eq(abort | aborted.any())
-        m.d.sync += aborted.eq(Cat(abort, aborted))
+        clear = Signal()
+        m.d.sync += [
+            aborted.eq(Cat(abort, aborted)),
+            stop.eq(abort | aborted.any()),
+            clear.eq(abort | aborted.any() | sequencer.start),
+        ]
         # The port that writes has the fetcher's visits to every second row, the first among them: in dense
         # layers, which have one position, the other port is the weights' alone. Without a second port it has
         # all. The host's accesses are few, and must not wait for an inference that does not end.
@@ -58,17 +66,17 @@ class Core(wiring.Component):
         m.submodules.scratchpad = scratchpad = Scratchpad(
             config, clients, writers, {"activations_0", "activations_1"}
         )
-        sequencer = Sequencer(config)
         fetcher = WindowFetcher(config)
         decoder = WeightDecoder(config)
         compute = Compute(config)
         drain = Drain(config)
         filler = Filler(config)
+        m.submodules.rings = rings = Rings()
         m.submodules.host_access = host_access = HostAccess(config)
         m.submodules.sequencer = ResetInserter(stop)(sequencer)
         m.submodules.decoder = ResetInserter(stop)(decoder)
         for name, part in (("fetcher", fetcher), ("compute", compute), ("drain", drain), ("filler", filler)):
-            m.submodules[name] = ResetInserter(stop | sequencer.start)(part)
+            m.submodules[name] = ResetInserter(clear)(part)
 
         wiring.connect(m, drain.write_port, scratchpad.outputs)
         for lane, port in enumerate(fetcher.ports):
@@ -95,6 +103,13 @@ class Core(wiring.Component):
             decoder.start.eq(sequencer.start),
             decoder.code.eq(host.code[lane_bits:]),
             decoder.literals.eq(host.literals[lane_bits:]),
+            rings.start.eq(sequencer.start),
+            rings.stream.eq(host.streamed),
+            rings.fed.eq(host.fed),
+            Cat(rings.page, rings.ring).eq(host.request.payload.address[PAGE_BYTES.bit_length() - 1 :]),
+            decoder.streamed.eq(rings.streamed),
+            decoder.limits.eq(rings.limits),
+            host.pages.eq(decoder.pages),
             sequencer.layer_done.eq(drain.done),
             sequencer.filling.eq(filler.busy),
             fetcher.start.eq(sequencer.start_layer),

@@ -75,14 +75,18 @@ def random_batches(source: random.Random, config: MachineConfig, outputs: int) -
 
 
 def random_program(
-    source: random.Random, config: MachineConfig, instructions: int, longest: int = 12
+    source: random.Random,
+    config: MachineConfig,
+    instructions: int,
+    longest: int = 12,
+    seek: bool = True,
 ) -> tuple[Program, npt.NDArray[np.int8], list[npt.NDArray[np.int8]]]:
     """A program of random instructions that the machine has, all its rows of weights, and the rows of each
     group of records.
 
-    Literals are any bits; coded numbers are of any spread.
+    Literals are any bits; coded numbers are of any spread. Without ``seek`` the program can be streamed.
     """
-    kinds = ["zero", "literal", "records", "loop", "seek"]
+    kinds = ["zero", "literal", "records", "loop", *["seek"] * seek]
     kinds += ["coded", "predict"] * (config.entropy_engines > 0) + ["generate", "skip"] * config.generator
     columns = config.columns
     program: list[Instruction] = []

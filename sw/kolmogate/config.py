@@ -112,6 +112,14 @@ class MachineConfig:
         return self.columns if self.scratchpad_ports == 2 else min(2 * self.requantisers, self.columns)
 
     @property
+    def capture_latency(self) -> int:
+        """Cycles from the last tap of a tile to the tile in the shadow registers.
+
+        Accumulators in multiplier cells (``tile_gap``) have a stage less than those in logic.
+        """
+        return 4 if self.tile_gap else 5
+
+    @property
     def scratchpad_words(self) -> int:
         return self.scratchpad_bytes // self.columns
 

@@ -145,6 +145,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
         state["engine"]["asking"], state["engine"]["idle"] = 1, 1
     state["literals"]["room"] = _LITERAL_WORDS
     state["requantiser"]["room"] = 1
+    state["columns"]["room"] = 1
     return state
 
 

@@ -28,8 +28,9 @@ from .isa import (
 )
 from .machine_arithmetic import add_residual, requantise
 from .network import Int8Array
-from .programs.p0 import ProgramEnd
+from .programs.p0 import Program, ProgramEnd, code_words
 from .programs.reader import Reader
+from .rings import padded
 
 __all__ = ["Machine"]
 
@@ -77,8 +78,12 @@ class Machine:
                 f"bytes {address} to {address + count} are not in the machine's scratchpad of {size} bytes"
             )
 
-    def run(self, *, descriptors: int, code: int, literals: int, limit: int) -> None:
+    def run(
+        self, *, descriptors: int, code: int, literals: int, limit: int, program: Program | None = None
+    ) -> None:
         """One inference from the byte addresses of the first descriptor and of the two program streams.
+
+        A ``program`` is streamed, whole and in time; the rings are then not looked at.
 
         Raises `DeviceError` with the `ErrorCode` that the device would report; ``limit`` is
         held against a lower bound of the cycles. A count of 0 and a shift out of range count as
@@ -90,13 +95,18 @@ class Machine:
             address // self.config.columns * self.config.columns for address in (descriptors, code, literals)
         )
         # A copy: the program that runs is the one that was there.
-        words = np.roll(self.memory, -code).view("<u2")
+        words, memory = np.roll(self.memory, -code).view("<u2"), self.memory.copy()
+        if program is not None:
+            fed = padded(program, self.config.columns)
+            words, literals = code_words(fed), len(fed.coded)
+            memory = np.frombuffer(fed.coded + fed.literals, np.uint8)
         reader = Reader(
             words,
-            self.memory.copy(),
+            memory,
             literals,
             self.config.columns,
             entropy_engine=self.config.entropy_engines > 0,
+            streamed=program is not None,
             generator=self.config.generator,
             cycles=limit,
         )

@@ -29,7 +29,7 @@ from .network import (
 )
 from .shorten import shorten
 
-__all__ = ["Parameters", "average_constants", "parameters", "row_count", "weights_of_rows"]
+__all__ = ["Parameters", "average_constants", "parameters", "program_rows", "row_count", "weights_of_rows"]
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -99,7 +99,7 @@ def parameters(
         "zero_point": zero_points[1],
         **_clamp(operation.clamp),
     }
-    rows = _rows(filters, config.columns)
+    rows = program_rows(filters, config.columns)
     return Parameters(fields, bias, multiplier, shift, rows, _distances(operation))
 
 
@@ -140,7 +140,7 @@ def _filters(operation: Weighted) -> Int8Array:
     return operation.weights.reshape(channels, -1)
 
 
-def _rows(filters: Int8Array, columns: int) -> Int8Array:
+def program_rows(filters: Int8Array, columns: int) -> Int8Array:
     """(channels, taps) as (groups, taps, columns)."""
     channels, taps = filters.shape
     groups = -(-channels // columns)

@@ -10,8 +10,8 @@ def _registers(*names: str) -> np.dtype[np.void]:
 
 
 MACHINE = _registers(
-    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth", "tile_gap"),
-    "written_bytes",
+    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth"),
+    *("tile_gap", "capture_latency", "written_bytes"),
     # cycles from a batch of the requantisers to the next; 1 is the pipelined form
     "interval",
     # scratchpad words of a descriptor
@@ -59,7 +59,7 @@ STATE = np.dtype(
             ),
         ),
         ("compute", _registers("undrained", "resting", "captured")),
-        ("columns", _registers("written", "taken", "first")),
+        ("columns", _registers("written", "taken", "first", "room")),
         (
             "decoder",
             _registers(

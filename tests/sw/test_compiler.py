@@ -236,9 +236,9 @@ def test_where_literals_do_not_fit_as_little_is_coded_as_needed(chain):
 
 
 def fits(network, size, config, objective) -> bool:
+    smaller = dataclasses.replace(config, scratchpad_bytes=size // 8 * 8)
     try:
-        size = size // config.columns * config.columns
-        compile(network, dataclasses.replace(config, scratchpad_bytes=size), objective=objective)
+        image = compile(network, smaller, objective=objective)
     except InputError:
         return False
-    return True
+    return not (image.streamed or image.sections["coded"].data)
