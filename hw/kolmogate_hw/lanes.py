@@ -1,6 +1,6 @@
 """The generator lanes: rows of weights and of constants from weight programs."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -213,14 +213,14 @@ class WeightDecoder(wiring.Component):
                 with m.Case(P0.GENERATE):
                     m.d.sync += running.eq(1)
                     m.d.comb += fetcher.more.eq(1)
-                    with m.If(instruction.argument == WITHOUT_ARGUMENT[P0.ZERO]):
-                        pass
-                    with m.Elif(Const(not self.config.generator)):
-                        unknown()
-                    with m.Elif(instruction.argument == WITHOUT_ARGUMENT[P0.SKIP]):
-                        m.d.sync += [kind.literal.eq(1), silent.eq(1), argument.eq(0)]
-                    with m.Else():
-                        m.d.sync += kind.generated.eq(1)
+                    with m.If(instruction.argument != WITHOUT_ARGUMENT[P0.ZERO]):
+                        if not self.config.generator:
+                            unknown()
+                        else:
+                            with m.If(instruction.argument == WITHOUT_ARGUMENT[P0.SKIP]):
+                                m.d.sync += [kind.literal.eq(1), silent.eq(1), argument.eq(0)]
+                            with m.Else():
+                                m.d.sync += kind.generated.eq(1)
                 with m.Case(P0.LITERAL):
                     m.d.sync += [running.eq(1), kind.literal.eq(1)]
                     m.d.comb += fetcher.more.eq(1)
