@@ -23,6 +23,14 @@ def check(network, calibration, x, referee, path, **budgets):
     return compressed.image
 
 
+def test_shipped_network(referee, tmp_path):
+    folder = Path(__file__).parents[2] / "models" / "mnist"
+    x = np.load(folder / "mnist_test_100.npz")["x"]
+    network = kolmogate.load_tflite(folder / "mnist_cnn.tflite")
+    image = check(network, x[:50], x[:3], referee, tmp_path / "mnist.tflite", max_loss=0.02)
+    assert image.lossy.loss <= 0.02
+
+
 @pytest.mark.slow
 def test_keyword_network_within_bytes(models_folder, referee, tmp_path):
     folder = os.environ.get("KOLMOGATE_DATA")
