@@ -7,7 +7,10 @@ import kolmogate
 import numpy as np
 import pytest
 from kolmogate import golden
+from kolmogate.errors import InputError
 from kolmogate.lossy import compress
+from kolmogate.network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Softmax
+from kolmogate.random_network import random_network
 from kolmogate.tflite_export import save_tflite
 
 
@@ -21,6 +24,25 @@ def check(network, calibration, x, referee, path, **budgets):
     with kolmogate.open("rtl", compressed.image.config) as device:
         np.testing.assert_array_equal(device.load(compressed.image)(x), expected)
     return compressed.image
+
+
+def test_small_network(referee, tmp_path):
+    """The first random network that fits a file and ends in SOFTMAX with outputs that differ."""
+    kinds = (Conv2D, DepthwiseConv2D, Dense, AveragePool2D, Softmax)
+    for seed in range(40, 200):
+        network = random_network(seed, kinds, 5)
+        x = np.random.default_rng(seed).integers(-128, 128, (12, *network.tensors["input"].shape))
+        x = x.astype(np.int8)
+        if not isinstance(network.operations[-1], Softmax) or len(np.unique(golden.run(network, x))) < 5:
+            continue
+        try:
+            kolmogate.compile(network, kolmogate.configuration("up5k"))
+            save_tflite(network, tmp_path / "original.tflite")
+        except InputError:
+            continue
+        break
+    image = check(network, x, x[:3], referee, tmp_path / "small.tflite", max_loss=0.1)
+    assert image.lossy.loss <= 0.1
 
 
 @pytest.mark.slow
