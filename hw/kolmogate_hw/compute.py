@@ -1,6 +1,6 @@
 """The compute unit: feeders, column buffers and array stepping together, tap by tap."""
 
-from amaranth.hdl import C, Cat, Module, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -23,6 +23,8 @@ class Compute(wiring.Component):
     push, run, pop : from and to the window fetcher.
     weights : rows of weights from the decoder.
     captured, drained, shift, accumulators : to and from the drain.
+    final_tile, last_row : of a tile that is captured: it is the last of its column group; the last of its
+        rows with a position.
     fed, weighted, step : every row has an activation; the columns have weights; a tap is taken.
     """
 
@@ -31,6 +33,8 @@ class Compute(wiring.Component):
     captured: Signal
     drained: Signal
     shift: Signal
+    final_tile: Signal
+    last_row: Signal
     fed: Signal
     weighted: Signal
     step: Signal
@@ -47,6 +51,8 @@ class Compute(wiring.Component):
                 "captured": Out(1),
                 "drained": In(1),
                 "shift": In(1),
+                "final_tile": Out(1),
+                "last_row": Out(range(config.rows)),
                 "accumulators": Out(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
                 "fed": Out(1),
                 "weighted": Out(1),
@@ -110,5 +116,9 @@ class Compute(wiring.Component):
         with m.If(self.drained):
             m.d.sync += undrained.eq(0)
         with m.If(step & last):
-            m.d.sync += undrained.eq(1)
+            m.d.sync += [
+                undrained.eq(1),
+                self.final_tile.eq(final),
+                self.last_row.eq(Mux(final, feeders[-1].last_row, config.rows - 1)),
+            ]
         return m

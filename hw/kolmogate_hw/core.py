@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ErrorCode
+from kolmogate.protocol import PAGE_BYTES
 
 from .compute import Compute
 from .drain import Drain
@@ -13,6 +14,7 @@ from .filler import Filler
 from .host_access import HostAccess
 from .lanes import WeightDecoder
 from .ports import ACTIVITY, HostPort
+from .rings import Rings
 from .scratchpad import Scratchpad
 from .sequencer import Sequencer
 
@@ -69,6 +71,7 @@ class Core(wiring.Component):
         compute = Compute(config)
         drain = Drain(config)
         filler = Filler(config)
+        m.submodules.rings = rings = Rings()
         m.submodules.host_access = host_access = HostAccess(config)
         m.submodules.sequencer = ResetInserter(stop)(sequencer)
         m.submodules.decoder = ResetInserter(stop)(decoder)
@@ -100,12 +103,20 @@ class Core(wiring.Component):
             decoder.start.eq(sequencer.start),
             decoder.code.eq(host.code[lane_bits:]),
             decoder.literals.eq(host.literals[lane_bits:]),
+            rings.start.eq(sequencer.start),
+            rings.stream.eq(host.streamed),
+            rings.fed.eq(host.fed),
+            Cat(rings.page, rings.ring).eq(host.request.payload.address[PAGE_BYTES.bit_length() - 1 :]),
+            decoder.streamed.eq(rings.streamed),
+            decoder.limits.eq(rings.limits),
+            host.pages.eq(decoder.pages),
             sequencer.layer_done.eq(drain.done),
             sequencer.filling.eq(filler.busy),
             fetcher.start.eq(sequencer.start_layer),
             drain.start.eq(sequencer.start_layer),
             filler.start.eq(sequencer.start_fill),
             drain.start_residual.eq(sequencer.start_residual),
+            drain.row.eq(sequencer.row),
             drain.residual.eq(sequencer.residual),
             fetcher.descriptor.eq(sequencer.descriptor),
             compute.descriptor.eq(sequencer.descriptor),
@@ -115,6 +126,8 @@ class Core(wiring.Component):
             *(compute.run[lane].eq(run) for lane, run in enumerate(fetcher.run)),
             fetcher.pop.eq(compute.pop),
             drain.captured.eq(compute.captured),
+            drain.final_tile.eq(compute.final_tile),
+            drain.last_row.eq(compute.last_row),
             compute.drained.eq(drain.drained),
             compute.shift.eq(drain.shift),
             drain.accumulators.eq(compute.accumulators),

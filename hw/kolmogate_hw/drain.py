@@ -12,7 +12,7 @@ from .ports import ReadPort, write_port
 from .positions import BatchCounter
 from .records import struct_layout
 from .requantiser import Requantiser
-from .residual import ResidualAdder
+from .residual import ROWS, ResidualAdder
 from .writer import OutputWriter
 
 __all__ = ["Drain"]
@@ -24,11 +24,12 @@ class Drain(wiring.Component):
     Members
     -------
     captured : a tile has appeared in the shadow registers.
+    final_tile, last_row : it is the last of its column group; the last of its rows with a position.
     drained : high for one cycle when the array may take the last tap of the next tile: the last live output
         of the tile has left the registers, or will have before they capture again.
     accumulators, shift : the array's draining end.
     records : rows of constants from the weight decoder.
-    start_residual, residual : add a tensor to the outputs of the layer that starts next.
+    start_residual, row, residual : add a tensor to the outputs of the layer that starts next.
     done : high for one cycle when the layer's last output is in the scratchpad.
 
     Throughput: Q outputs per requantiser interval; columns beyond the layer's last channel pass at one
@@ -37,6 +38,8 @@ class Drain(wiring.Component):
 
     start: Signal
     captured: Signal
+    final_tile: Signal
+    last_row: Signal
     drained: Signal
     shift: Signal
     done: Signal
@@ -49,12 +52,15 @@ class Drain(wiring.Component):
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
                 "captured": In(1),
+                "final_tile": In(1),
+                "last_row": In(range(config.rows)),
                 "drained": Out(1),
                 "accumulators": In(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
                 "shift": Out(1),
                 "done": Out(1),
                 "records": In(stream.Signature(record_row(config))),
                 "start_residual": In(1),
+                "row": In(range(ROWS)),
                 "residual": In(struct_layout(RESIDUAL)),
                 "residual_port": Out(ReadPort(config)),
                 "write_port": Out(write_port(config)),
@@ -91,19 +97,28 @@ class Drain(wiring.Component):
             wiring.connect(m, residual.port, wiring.flipped(self.residual_port))
             m.d.comb += [
                 residual.start.eq(self.start_residual),
+                residual.row.eq(self.row),
                 residual.record.eq(self.residual),
                 residual.address.eq(writer.address),
                 residual.done.eq(writer.done),
+                writer.accept.eq(residual.i.valid & residual.i.ready),
+                writer.late.eq(residual.adding),
                 adding.eq(residual.adding),
             ]
         else:
             wiring.connect(m, requantiser.o, writer.i)
+            m.d.comb += writer.accept.eq(writer.i.valid)
 
         # `draining` offers a batch; `skipping` shifts the dead columns of a position out of the way. The
         # batch address runs one cycle ahead of the batch, for the constants memory.
         draining = Signal()
         skipping = Signal()
         row = Signal(range(config.rows))
+        # Of the tile in the registers.
+        final_tile = Signal(reset_less=True)
+        last_row = Signal.like(self.last_row, reset_less=True)
+        with m.If(self.captured):
+            m.d.sync += [final_tile.eq(self.final_tile), last_row.eq(self.last_row)]
         column = Signal(range(batches))
         row_end = Signal()
         tile_end = Signal()
@@ -111,12 +126,13 @@ class Drain(wiring.Component):
         m.d.comb += [
             requantiser.i.valid.eq(draining & ~skipping & constants.ready),
             transfer.eq(requantiser.i.valid & requantiser.i.ready),
-            tile_end.eq(counter.last.position | (row == config.rows - 1)),
+            tile_end.eq(row == last_row),
+            counter.group_end.eq(tile_end & final_tile),
             self.shift.eq(transfer | skipping),
             counter.next_batch.eq(transfer & ~counter.last.batch),
             counter.next_position.eq(transfer & counter.last.batch),
             constants.batch.eq(counter.batch),
-            constants.release.eq(counter.next_position & counter.last.position),
+            constants.release.eq(counter.next_position & counter.group_end),
             row_end.eq(column == batches - 1),
         ]
         # Where nothing is added to the outputs, those left of a tile leave at the pace of the requantisers:

@@ -11,6 +11,7 @@ from kolmogate.programs import entropy
 
 from .column_buffer import weight_row
 from .ports import ReadPort, word_address_bits
+from .rings import RING_MEMBERS, Ring, reader_page
 
 __all__ = ["BitReader", "EntropyEngine", "Terms"]
 
@@ -31,6 +32,7 @@ class Stage(IntEnum):
     FIRST = 1
     SECOND = 2
     SIGN = 3
+    ZERO = 4
 
 
 class EntropyEngine(wiring.Component):
@@ -45,7 +47,7 @@ class EntropyEngine(wiring.Component):
     ================  =======================================================================
     ``start``         1,024 to forget all contexts, 9 for the first bits
     row               3
-    number            3, and one more if its sign was decided
+    number            3, and one more if its sign was decided or it was said to be 0
     decision          3, and one more for each bit but the first that the range had to be shifted
     plain bit         1
     ================  =======================================================================
@@ -53,12 +55,16 @@ class EntropyEngine(wiring.Component):
     Members
     -------
     start, base : begin with the byte below word ``base``, whatever was under way.
+    streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     run, records, live, terms : an instruction, held to its end: whether its rows are records, the number of
         its coded columns less one, in eighths of all columns, and its prediction.
     """
 
     start: Signal
     base: Signal
+    streamed: Signal
+    limit: Signal
+    page: Signal
     run: Signal
     records: Signal
     live: Signal
@@ -75,6 +81,7 @@ class EntropyEngine(wiring.Component):
                 "port": Out(ReadPort(config)),
                 "start": In(1),
                 "base": In(word_address_bits(config)),
+                **RING_MEMBERS,
                 "run": In(1),
                 "records": In(1),
                 "live": In(3),
@@ -92,8 +99,12 @@ class EntropyEngine(wiring.Component):
         decoder = RowDecoder(self.config)
         m.submodules.decoder = ResetInserter(self.start)(decoder)
         wiring.connect(m, reader.port, wiring.flipped(self.port))
-        m.d.comb += [reader.start.eq(self.start), reader.base.eq(self.base)]
         m.d.comb += [
+            reader.start.eq(self.start),
+            reader.base.eq(self.base),
+            reader.streamed.eq(self.streamed),
+            reader.limit.eq(self.limit),
+            self.page.eq(reader.page),
             decoder.bit.eq(reader.bit),
             decoder.bit_valid.eq(reader.valid),
             reader.take.eq(decoder.bit_take),
@@ -188,6 +199,8 @@ class RowDecoder(wiring.Component):
                 m.d.comb += place.eq(Cat(first, Const(1, 1), h))
             with m.Case(Stage.SIGN):
                 m.d.comb += place.eq(Cat(u[:2], Const(entropy.SIGNS >> 2, 4)))
+            with m.Case(Stage.ZERO):
+                m.d.comb += place.eq(entropy.ZEROS)
         column = Signal(6)
         m.d.comb += [
             column.eq(c),
@@ -253,8 +266,9 @@ class RowDecoder(wiring.Component):
             ),
         ]
         with m.If(forgetting):
+            is_mean = write_context.addr[3:6] == entropy.MEANS >> 3
             m.d.comb += [
-                write_context.data.probability.eq(entropy.EVEN),
+                write_context.data.probability.eq(Mux(is_mean, entropy.FIRST_MEAN, entropy.EVEN)),
                 write_context.data.rate.eq(entropy.FIRST_RATE),
             ]
 
@@ -302,6 +316,7 @@ class RowDecoder(wiring.Component):
             m.d.comb += write_history.data[lane].eq(number)
 
         m.d.comb += self.row.eq(read_history.data)
+        were_records = Signal()
         clearing = Signal(range(entropy.CONTEXTS))
         last = Signal()
         m.d.comb += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
@@ -322,10 +337,12 @@ class RowDecoder(wiring.Component):
                 with m.If(self.bit_valid & normal):
                     m.d.sync += size.eq((1 << entropy.RANGE_BITS) - 1)
                     m.next = "IDLE"
-            with m.State("IDLE"):
-                m.d.sync += t.eq(0)
-                with m.If(self.run):
-                    m.next = "ROW"
+            with m.State("IDLE"), m.If(self.run):
+                # Records go on behind the records before them.
+                with m.If(~(self.records & were_records)):
+                    m.d.sync += t.eq(0)
+                m.d.sync += were_records.eq(self.records)
+                m.next = "ROW"
             with m.State("ROW"):
                 m.d.comb += write_history.en.eq(-1)
                 for lane in range(columns):
@@ -342,6 +359,8 @@ class RowDecoder(wiring.Component):
                     h.eq(0),
                     stage.eq(Mux(new_octave == 7, Stage.FIRST, Stage.UNARY)),
                 ]
+                with m.If(new_octave < entropy.ZERO_CLASSES):
+                    m.d.sync += stage.eq(Stage.ZERO)
                 m.next = "READ"
             with m.State("READ"):
                 m.d.comb += shift.eq(~normal)
@@ -386,6 +405,11 @@ class RowDecoder(wiring.Component):
                     with m.Case(Stage.SIGN):
                         m.d.sync += negative.eq(one)
                         m.next = "UPDATE"
+                    with m.Case(Stage.ZERO):
+                        m.d.sync += stage.eq(Stage.UNARY)
+                        with m.If(~one):
+                            m.d.sync += [u.eq(0), negative.eq(0)]
+                            m.next = "UPDATE"
             with m.State("PLAIN"):
                 # Bits of the magnitude and then the sign, after those that normalise the range.
                 m.d.comb += [shift.eq(~normal), at_mean.eq(1)]
@@ -431,11 +455,15 @@ class BitReader(wiring.Component):
     Members
     -------
     start, base : begin with the byte below word ``base``.
+    streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     valid, bit : the next bit; ``take`` it.
     """
 
     start: Signal
     base: Signal
+    streamed: Signal
+    limit: Signal
+    page: Signal
     valid: Signal
     bit: Signal
     take: Signal
@@ -447,6 +475,7 @@ class BitReader(wiring.Component):
                 "port": Out(ReadPort(config)),
                 "start": In(1),
                 "base": In(word_address_bits(config)),
+                **RING_MEMBERS,
                 "valid": Out(1),
                 "bit": Out(1),
                 "take": In(1),
@@ -465,21 +494,25 @@ class BitReader(wiring.Component):
         current = Signal(8, reset_less=True)
         left = Signal(range(9))
         load = Signal()
+        ring = Ring(self.config, self.streamed, self.limit)
+        granted = Signal()
         m.d.comb += [
-            self.port.request.valid.eq(asking),
+            self.port.request.valid.eq(asking & ~ring.waits(address)),
             self.port.request.payload.eq(address),
+            self.page.eq(reader_page(self.config, address)),
+            granted.eq(self.port.request.valid & self.port.request.ready),
             self.valid.eq(left != 0),
             self.bit.eq(current[-1]),
             load.eq(present & ((left == 0) | ((left == 1) & self.take))),
         ]
-        m.d.sync += awaited.eq(Cat(asking & self.port.request.ready, awaited))
-        with m.If(self.port.request.ready):
+        m.d.sync += awaited.eq(Cat(granted, awaited))
+        with m.If(granted):
             m.d.sync += asking.eq(0)
         with m.If(awaited[-1]):
             m.d.sync += [
                 ahead.eq(self.port.data.word_select(slot, 8)),
                 present.eq(1),
-                Cat(slot, address).eq(Cat(slot, address) - 1),
+                Cat(slot, address).eq(ring.advance(Cat(slot, address), -1, len(slot))),
             ]
         with m.If(self.take):
             m.d.sync += [current.eq(current << 1), left.eq(left - 1)]

@@ -17,7 +17,8 @@ FEEDER_DEPTH = 8
 class RunLayout(data.StructLayout):
     """A scratchpad word on its way to a row: bytes ``start`` to ``last`` of it are activations.
 
-    ``window_end`` marks the last word of a window, ``final_tile`` the last tile of a column group.
+    ``window_end`` marks the last word of a window, ``final_tile`` the last tile of a column group. There
+    ``last_row`` is the last row with a position.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -28,6 +29,7 @@ class RunLayout(data.StructLayout):
                 "last": lane_bits,
                 "window_end": 1,
                 "final_tile": 1,
+                "last_row": range(config.rows),
                 "word": 8 * config.columns,
             }
         )
@@ -42,7 +44,8 @@ class RowFeeder(wiring.Component):
     -------
     push, run : a word comes in; there must be room (``pop`` tells when a word has left).
     valid : the head holds an activation; ``byte`` and ``word`` are it.
-    window_end, final_tile : the activation is the last of a window; its tile is the last of a group.
+    window_end, final_tile, last_row : the activation is the last of a window; its tile is the last of a
+        group, where it ends with that row.
     step : take the activation. In ``word_mode`` that is the whole word.
     """
 
@@ -52,6 +55,7 @@ class RowFeeder(wiring.Component):
     word: Signal
     window_end: Signal
     final_tile: Signal
+    last_row: Signal
     word_mode: Signal
     step: Signal
     pop: Signal
@@ -71,6 +75,7 @@ class RowFeeder(wiring.Component):
                 "word": Out(8 * config.columns),
                 "window_end": Out(1),
                 "final_tile": Out(1),
+                "last_row": Out(range(config.rows)),
             }
         )
 
@@ -101,6 +106,7 @@ class RowFeeder(wiring.Component):
             self.word.eq(head.word),
             self.window_end.eq(head.window_end & at_last),
             self.final_tile.eq(head.final_tile),
+            self.last_row.eq(head.last_row),
         ]
         m.d.sync += [
             written.eq(written + self.push),

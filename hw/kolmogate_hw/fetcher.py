@@ -67,7 +67,6 @@ class WindowFetcher(wiring.Component):
         final_tile = Signal(reset_less=True)
         outer = Signal(10, reset_less=True)
         inner = Signal(10, reset_less=True)
-        outer_offset = Signal(address, reset_less=True)
         run_offset = Signal(address, reset_less=True)
         word_offset = Signal(address, reset_less=True)
         bytes_left = Signal(signed(15), reset_less=True)
@@ -173,6 +172,8 @@ class WindowFetcher(wiring.Component):
                     tag.last.eq(Mux(more[lane], columns - 1, remaining - 1)),
                     tag.window_end.eq(last_inner & last_outer & ~more[lane]),
                     tag.final_tile.eq(Mux(placing, ended, final_tile)),
+                    # Of the last live row, whose words the last row gets too.
+                    tag.last_row.eq(Cat(live[1:], step)),
                 ]
             reserved.append(Mux(advance & wanted, targets, 0))
             # Answers come two cycles after the grant, or three; their tags wait as long.
@@ -213,25 +214,20 @@ class WindowFetcher(wiring.Component):
                     ]
                 with m.Else():
                     m.d.sync += [first_word.eq(1), first_run.eq(0), bytes_left.eq(descriptor.run)]
-                    with m.If(~last_inner):
-                        m.d.sync += [
-                            *inner_becomes((inner + 1)[:10]),
-                            run_offset.eq(run_offset + descriptor.inner_step),
-                            *word_offset_becomes(run_offset + descriptor.inner_step),
-                        ]
-                    with m.Else():
-                        next_outer = outer_offset + descriptor.outer_step
-                        m.d.sync += [
-                            *inner_becomes(C(1)),
-                            *outer_becomes((outer + 1)[:10]),
-                            outer_offset.eq(next_outer),
-                            run_offset.eq(next_outer),
-                            *word_offset_becomes(next_outer),
-                        ]
+                    following_run = Signal(address)
+                    m.d.comb += following_run.eq(
+                        run_offset + Mux(last_inner, descriptor.outer_wrap, descriptor.inner_step)
+                    )
+                    m.d.sync += [
+                        *inner_becomes((inner + 1)[:10]),
+                        run_offset.eq(following_run),
+                        *word_offset_becomes(following_run),
+                    ]
+                    with m.If(last_inner):
+                        m.d.sync += [*inner_becomes(C(1)), *outer_becomes((outer + 1)[:10])]
                         with m.If(last_outer):
                             m.d.sync += [
                                 *outer_becomes(C(1)),
-                                outer_offset.eq(0),
                                 run_offset.eq(0),
                                 word_offset.eq(0),
                                 first_run.eq(1),
@@ -256,7 +252,6 @@ class WindowFetcher(wiring.Component):
                 step.eq(0),
                 *outer_becomes(C(1)),
                 *inner_becomes(C(1)),
-                outer_offset.eq(0),
                 run_offset.eq(0),
                 word_offset.eq(0),
                 bytes_left.eq(descriptor.run),

@@ -1,10 +1,10 @@
 """The filler: writes a constant byte to the borders of a tensor, beside the array's work."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, FILL
+from kolmogate.isa import ADDRESS_BITS, FILL, FILL_UNIT
 
 from .ports import write_port
 from .records import struct_layout
@@ -13,7 +13,7 @@ __all__ = ["Filler"]
 
 
 class Filler(wiring.Component):
-    """Executes FILL descriptors, a granted write for each whole word and for each byte of a word in part.
+    """Executes FILL descriptors, a granted write for each whole word and for each unit of a word in part.
 
     ``start`` takes the descriptor, which need not stay; ``busy`` is high from the next cycle until the
     last word is written.
@@ -37,46 +37,43 @@ class Filler(wiring.Component):
         m = Module()
         config, descriptor = self.config, self.descriptor
         columns = config.columns
-        lane_bits = columns.bit_length() - 1
-        line = Signal(ADDRESS_BITS, reset_less=True)
-        lines = Signal(12, reset_less=True)
-        step = Signal(ADDRESS_BITS, reset_less=True)
-        run = Signal(14, reset_less=True)
+        units = columns // FILL_UNIT
+        unit_bits = FILL_UNIT.bit_length() - 1
+        lane_bits = units.bit_length() - 1
+        # All in units: the address, the gap between lines, how many a line has and how many of it are there.
+        address = Signal(ADDRESS_BITS - unit_bits, reset_less=True)
+        gap = Signal.like(address)
+        run = Signal(len(descriptor.run) - unit_bits, reset_less=True)
+        written = Signal.like(run)
+        lines = Signal.like(descriptor.y_count, reset_less=True)
         value = Signal(8, reset_less=True)
-        address = Signal(ADDRESS_BITS, reset_less=True)
-        left = Signal(14, reset_less=True)
 
-        byte = address[:lane_bits]
         whole = Signal()
-        next_line = Signal(ADDRESS_BITS)
+        here = Signal.like(run)
+        line_end = Signal()
+        place = address[:lane_bits]
+        taken = Mux(whole, units, 1)
         m.d.comb += [
-            whole.eq((byte == 0) & (left >= columns)),
-            next_line.eq(line + step),
+            whole.eq((place == 0) & (run - written >= units) if units > 1 else 1),
+            here.eq(written + taken),
+            line_end.eq(here == run),
             self.port.valid.eq(self.busy),
             self.port.payload.address.eq(address[lane_bits:]),
-            self.port.payload.mask.eq(Mux(whole, (1 << columns) - 1, 1 << byte)),
+            self.port.payload.mask.eq(Cat((whole | (place == k)).replicate(FILL_UNIT) for k in range(units))),
             self.port.payload.data.eq(value.replicate(columns)),
         ]
         with m.If(self.busy & self.port.ready):
-            taken = Mux(whole, columns, 1)
-            m.d.sync += [address.eq(address + taken), left.eq(left - taken)]
-            with m.If(left == taken):
-                m.d.sync += [
-                    line.eq(next_line),
-                    address.eq(next_line),
-                    left.eq(run),
-                    lines.eq(lines - 1),
-                    self.busy.eq(lines != 1),
-                ]
+            m.d.sync += [address.eq(address + Mux(line_end, gap, 0) + taken), written.eq(here)]
+            with m.If(line_end):
+                m.d.sync += [written.eq(0), lines.eq(lines - 1), self.busy.eq(lines != 1)]
         with m.If(self.start):
             m.d.sync += [
                 self.busy.eq(1),
-                line.eq(descriptor.output_base),
-                address.eq(descriptor.output_base),
-                step.eq(descriptor.output_step),
+                address.eq(descriptor.output_base[unit_bits:]),
+                gap.eq(descriptor.output_step[unit_bits:]),
                 lines.eq(descriptor.y_count),
-                run.eq(descriptor.run),
-                left.eq(descriptor.run),
+                run.eq(descriptor.run[unit_bits:]),
+                written.eq(0),
                 value.eq(descriptor.zero_point),
             ]
         return m

@@ -7,11 +7,13 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import INSTRUCTION, NO_PREDICTION, P0, SEEK_WORDS, WINDOW_BITS, WITHOUT_ARGUMENT
 from kolmogate.programs.generate import STIRRING_TAPS
 
+from .block_ram import UNDEFINED
 from .column_buffer import weight_row
 from .constants_buffer import record_row
 from .entropy_engine import EntropyEngine, Terms
 from .ports import ReadPort, word_address_bits
 from .records import struct_layout
+from .rings import PAGES, RING_MEMBERS, Ring, reader_page
 from .row_pipeline import RowKind, RowPipeline, seen_bits, view_layout
 
 __all__ = ["WeightDecoder"]
@@ -30,7 +32,7 @@ class WeightDecoder(wiring.Component):
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
     GENERATE k x n n, as long as the scratchpad grants one word of literals in 8 / k cycles
     SKIP n         n
-    SEEK           1, and from a row before it to a row of literals behind it 7
+    SEEK           1, and from a row before it to a row of literals behind it 7; streamed, it does nothing
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
     PREDICT        1
@@ -46,6 +48,9 @@ class WeightDecoder(wiring.Component):
     -------
     start : run the program at the word addresses ``code`` and ``literals``; its coded stream lies below its
         literals.
+    streamed, limits : of the rings that the program flows through, see `Ring`; valid from the cycle after
+        ``start``.
+    pages : those that the readers of the streams are in.
     code_port, literal_port, coded_port : to the scratchpad. Literals are read ahead, up to
         `LiteralLanes.WORDS` words beyond those that the program takes, coded bytes by two. Without an
         entropy engine ``coded_port`` is idle and a coded instruction unknown; without a generator GENERATE
@@ -71,6 +76,9 @@ class WeightDecoder(wiring.Component):
                 "start": In(1),
                 "code": In(address),
                 "literals": In(address),
+                "streamed": In(1),
+                "limits": In(PAGES),
+                "pages": Out(PAGES),
                 "code_port": Out(ReadPort(config)),
                 "literal_port": Out(ReadPort(config)),
                 "coded_port": Out(ReadPort(config)),
@@ -89,8 +97,14 @@ class WeightDecoder(wiring.Component):
         m.d.comb += [
             fetcher.start.eq(self.start),
             fetcher.base.eq(self.code),
+            fetcher.streamed.eq(self.streamed),
+            fetcher.limit.eq(self.limits.code),
             lanes.start.eq(self.start),
             lanes.base.eq(self.literals),
+            lanes.streamed.eq(self.streamed),
+            lanes.limit.eq(self.limits.literals),
+            self.pages.code.eq(fetcher.page),
+            self.pages.literals.eq(lanes.page),
         ]
         first_literal = Signal.like(self.literals, reset_less=True)
         with m.If(self.start):
@@ -140,6 +154,9 @@ class WeightDecoder(wiring.Component):
             m.d.comb += [
                 engine.start.eq(self.start),
                 engine.base.eq(self.literals),
+                engine.streamed.eq(self.streamed),
+                engine.limit.eq(self.limits.coded),
+                self.pages.coded.eq(engine.page),
                 engine.run.eq(running & kind.coded),
                 engine.records.eq(kind.record),
                 engine.live.eq(argument),
@@ -210,7 +227,7 @@ class WeightDecoder(wiring.Component):
                 with m.Case(P0.SEEK):
                     m.d.comb += [
                         fetcher.more.eq(1),
-                        lanes.start.eq(1),
+                        lanes.start.eq(~self.streamed),
                         lanes.base.eq(
                             first_literal + SEEK_WORDS * Cat(instruction.count, instruction.argument)
                         ),
@@ -263,11 +280,15 @@ class InstructionFetcher(wiring.Component):
     Members
     -------
     start, base : begin with the first instruction at word ``base``.
+    streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     valid, instruction : it is there.
     take, more : it is taken; fetch the one behind it, or with ``jump`` the one ``back + 1`` before it.
     """
 
     start: Signal
+    streamed: Signal
+    limit: Signal
+    page: Signal
     valid: Signal
     take: Signal
     more: Signal
@@ -282,6 +303,7 @@ class InstructionFetcher(wiring.Component):
                 "port": Out(ReadPort(config)),
                 "start": In(1),
                 "base": In(word_address_bits(config)),
+                **RING_MEMBERS,
                 "valid": Out(1),
                 "instruction": Out(struct_layout(INSTRUCTION)),
                 "take": In(1),
@@ -299,12 +321,16 @@ class InstructionFetcher(wiring.Component):
         asking = Signal()
         # Answers come two cycles after their grant; those of grants before a start are not awaited.
         awaited = Signal(2)
+        ring = Ring(self.config, self.streamed, self.limit)
+        granted = Signal()
         m.d.comb += [
-            self.port.request.valid.eq(asking),
+            self.port.request.valid.eq(asking & ~ring.waits(address)),
             self.port.request.payload.eq(address),
+            self.page.eq(reader_page(self.config, address)),
+            granted.eq(self.port.request.valid & self.port.request.ready),
         ]
-        m.d.sync += awaited.eq(Cat(asking & self.port.request.ready, awaited))
-        with m.If(self.port.request.ready):
+        m.d.sync += awaited.eq(Cat(granted, awaited))
+        with m.If(granted):
             m.d.sync += asking.eq(0)
         with m.If(awaited[-1]):
             m.d.sync += [
@@ -316,7 +342,7 @@ class InstructionFetcher(wiring.Component):
             m.d.sync += [self.valid.eq(0), asking.eq(self.more)]
         with m.If(awaited[-1] | (self.take & self.jump)):
             # The place is that behind the instruction which is here.
-            m.d.sync += place.eq(place + Mux(self.jump, -2 - self.back, 1))
+            m.d.sync += place.eq(ring.advance(place, Mux(self.jump, -2 - self.back, 1), len(slot)))
         with m.If(self.start):
             m.d.sync += [
                 address.eq(self.base),
@@ -337,6 +363,7 @@ class LiteralLanes(wiring.Component):
     Members
     -------
     start, base : begin at word ``base``.
+    streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     available, view : what the lanes see is here, the next `seen_bits`.
     take, passed : pass so many of them, at most 8.
     """
@@ -345,6 +372,9 @@ class LiteralLanes(wiring.Component):
     WORDS = 8
 
     start: Signal
+    streamed: Signal
+    limit: Signal
+    page: Signal
     passed: Signal
     available: Signal
     view: data.View
@@ -357,6 +387,7 @@ class LiteralLanes(wiring.Component):
                 "port": Out(ReadPort(config)),
                 "start": In(1),
                 "base": In(word_address_bits(config)),
+                **RING_MEMBERS,
                 "passed": In(4),
                 "available": Out(1),
                 "view": Out(view_layout(config)),
@@ -375,7 +406,7 @@ class LiteralLanes(wiring.Component):
         )
         write = words.write_port()
         read = words.read_port(domain="comb")
-        following = Signal(8 * columns, reset_less=True)
+        following = Signal(8 * columns, name=UNDEFINED, reset_less=True)
         m.d.sync += following.eq(read.data)
 
         # Requests as long as there is room for their answers.
@@ -384,14 +415,16 @@ class LiteralLanes(wiring.Component):
         granted = Signal()
         awaited = Signal(2)
         pop = Signal()
+        ring = Ring(self.config, self.streamed, self.limit)
         m.d.comb += [
-            self.port.request.valid.eq(room != 0),
+            self.port.request.valid.eq((room != 0) & ~ring.waits(address)),
             self.port.request.payload.eq(address),
+            self.page.eq(reader_page(self.config, address)),
             granted.eq(self.port.request.valid & self.port.request.ready),
         ]
         m.d.sync += [
             awaited.eq(Cat(granted, awaited)),
-            address.eq(address + granted),
+            address.eq(ring.advance(address, granted, 0)),
             room.eq(room - granted + pop),
         ]
 

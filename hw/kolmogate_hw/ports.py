@@ -5,6 +5,8 @@ from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
 
+from .rings import PAGES
+
 __all__ = [
     "ACTIVITY",
     "HostPort",
@@ -73,9 +75,11 @@ class HostPort(wiring.Signature):
 
     ``request`` moves one byte of scratchpad; a read is answered by ``data`` with ``valid`` high, in order,
     some cycles later, and the link has room for every answer it asked for. ``start`` is high for one cycle
-    with the three base addresses and the cycle limit; ``busy`` is high from the next cycle until the
-    inference has ended. ``error`` and ``cycles`` keep the last inference's outcome. ``reset`` returns the
-    core to its state after power-up; the scratchpad keeps its contents.
+    with the three base addresses, the cycle limit and whether the program is ``streamed``; ``busy`` is high
+    from the next cycle until the inference has ended. ``fed`` is high in the cycle of the request that
+    completes a page of a ring; ``pages`` are those that the readers of the rings are in. ``error`` and
+    ``cycles`` keep the last inference's outcome. ``reset`` returns the core to its state after power-up; the
+    scratchpad keeps its contents.
     """
 
     def __init__(self) -> None:
@@ -91,6 +95,9 @@ class HostPort(wiring.Signature):
                 "code": Out(ADDRESS_BITS),
                 "literals": Out(ADDRESS_BITS),
                 "limit": Out(32),
+                "streamed": Out(1),
+                "fed": Out(1),
+                "pages": In(PAGES),
                 "reset": Out(1),
                 "busy": In(1),
                 "error": In(4),

@@ -1,4 +1,4 @@
-"""Output positions in raster order, as the drain and the writer count them."""
+"""Batches and output positions, as the drain and the writer count them."""
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
@@ -8,26 +8,24 @@ from kolmogate.isa import DESCRIPTOR
 
 from .records import struct_layout
 
-__all__ = ["BatchCounter", "place_layout"]
+__all__ = ["BatchCounter", "PositionCounter", "place_layout"]
 
 
 def place_layout(config: MachineConfig) -> data.StructLayout:
-    """A batch's place: which of its outputs belong to live channels (never none), and what it is the last of.
-
-    ``batch`` : of the live ones of its position; ``line``, ``position``, ``group`` : its position is the last
-    of a line, of the layer, and its column group is the last.
-    """
-    return data.StructLayout({"live": config.requantisers, "batch": 1, "line": 1, "position": 1, "group": 1})
+    """A batch's place: which of its outputs belong to live channels (never none), and whether it is the last
+    live ``batch`` of its position, which is in the last column ``group``."""
+    return data.StructLayout({"live": config.requantisers, "batch": 1, "group": 1})
 
 
 class BatchCounter(wiring.Component):
-    """Counts batches of Q channels, positions and column groups of a layer, in the order of draining.
+    """Counts batches of Q channels and column groups of a layer, in the order of draining.
 
     Members
     -------
     start : begin with the layer whose descriptor is given.
     next_batch : the present batch is finished.
     next_position : the present position is finished; also sets the batch back to 0.
+    group_end : the present position is the last of its column group.
     batch : the batch within the position.
     last : what the present batch is the last of, and its live outputs.
     last_follows : the next batch is the last live one of the position.
@@ -36,6 +34,7 @@ class BatchCounter(wiring.Component):
     start: Signal
     next_batch: Signal
     next_position: Signal
+    group_end: Signal
     batch: Signal
     last: data.View
     last_follows: Signal
@@ -48,6 +47,7 @@ class BatchCounter(wiring.Component):
                 "descriptor": In(struct_layout(DESCRIPTOR)),
                 "next_batch": In(1),
                 "next_position": In(1),
+                "group_end": In(1),
                 "batch": Out(range(config.columns // config.requantisers)),
                 "last": Out(place_layout(config)),
                 "last_follows": Out(1),
@@ -56,13 +56,10 @@ class BatchCounter(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config, descriptor = self.config, self.descriptor
+        config = self.config
         batches = config.columns // config.requantisers
         lane_bits = config.columns.bit_length() - 1
         batch_bits = config.requantisers.bit_length() - 1
-        # Both count from 1, so that they meet the descriptor's fields as these are.
-        x = Signal(12, reset_less=True)
-        y = Signal(12, reset_less=True)
         channels_left = Signal(12, reset_less=True)
         here = self.last
         # The places of the last group's last channel and of this group's last live batch.
@@ -73,8 +70,6 @@ class BatchCounter(wiring.Component):
             end_batch.eq(Mux(here.group, end[batch_bits:], batches - 1)),
             here.batch.eq(self.batch == end_batch),
             self.last_follows.eq(self.batch + 1 == end_batch),
-            here.line.eq(x == descriptor.x_count),
-            here.position.eq(here.line & (y == descriptor.y_count)),
             here.group.eq(channels_left <= config.columns),
         ]
         m.d.comb += [
@@ -84,11 +79,55 @@ class BatchCounter(wiring.Component):
         with m.If(self.next_batch):
             m.d.sync += self.batch.eq(self.batch + 1)
         with m.If(self.next_position):
-            m.d.sync += [self.batch.eq(0), x.eq(x + 1)]
-            with m.If(here.line):
-                m.d.sync += [x.eq(1), y.eq(y + 1)]
-            with m.If(here.position):
-                m.d.sync += [y.eq(1), channels_left.eq(channels_left - config.columns)]
+            m.d.sync += self.batch.eq(0)
+            with m.If(self.group_end):
+                m.d.sync += channels_left.eq(channels_left - config.columns)
         with m.If(self.start):
-            m.d.sync += [x.eq(1), y.eq(1), self.batch.eq(0), channels_left.eq(descriptor.channels)]
+            m.d.sync += [self.batch.eq(0), channels_left.eq(self.descriptor.channels)]
+        return m
+
+
+class PositionCounter(wiring.Component):
+    """Counts the positions of a layer in raster order, again for each column group.
+
+    Members
+    -------
+    start : begin with the layer whose descriptor is given.
+    next : the present position is finished.
+    line_end, end : it is the last of a line, and of all.
+    """
+
+    start: Signal
+    next: Signal
+    line_end: Signal
+    end: Signal
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "start": In(1),
+                "descriptor": In(struct_layout(DESCRIPTOR)),
+                "next": In(1),
+                "line_end": Out(1),
+                "end": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        # Both count from 1, so that they meet the descriptor's fields as these are.
+        x = Signal(12, reset_less=True)
+        y = Signal(12, reset_less=True)
+        m.d.comb += [
+            self.line_end.eq(x == self.descriptor.x_count),
+            self.end.eq(self.line_end & (y == self.descriptor.y_count)),
+        ]
+        with m.If(self.next):
+            m.d.sync += x.eq(x + 1)
+            with m.If(self.line_end):
+                m.d.sync += [x.eq(1), y.eq(y + 1)]
+            with m.If(self.end):
+                m.d.sync += y.eq(1)
+        with m.If(self.start):
+            m.d.sync += [x.eq(1), y.eq(1)]
         return m

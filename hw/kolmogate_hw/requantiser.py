@@ -11,10 +11,17 @@ from .records import struct_layout
 
 __all__ = ["Requantiser"]
 
-# ``a = accumulator + bias``, and the product ``a * multiplier`` without the bits that no shift looks at.
-SUM = signed(CONSTANTS.widths["bias"] + 1)
 LOWEST_BIT = SHIFTS[0] - 1
-PRODUCT = signed(SUM.width + CONSTANTS.widths["multiplier"] - LOWEST_BIT)
+
+
+def sum_shape(config: MachineConfig) -> Shape:
+    """``a = accumulator + bias``."""
+    return signed(config.accumulator_bits + 1)
+
+
+def product_shape(config: MachineConfig) -> Shape:
+    """``a * multiplier`` without the bits that no shift looks at."""
+    return signed(sum_shape(config).width + CONSTANTS.widths["multiplier"] - LOWEST_BIT)
 
 
 def batch_layout(config: MachineConfig) -> data.StructLayout:
@@ -73,7 +80,7 @@ class Requantiser(wiring.Component):
 
     def _rounding_unit(self, m: Module, advance: Signal, name: str) -> "RoundingUnit":
         """A rounding unit with the layer's settings."""
-        unit = RoundingUnit()
+        unit = RoundingUnit(self.config)
         m.submodules[name] = EnableInserter(advance)(unit)
         m.d.comb += [
             unit.single_rounding.eq(self.single_rounding),
@@ -207,7 +214,7 @@ class SerialMultiplier(wiring.Component):
                 "first": In(1),
                 "last": In(1),
                 "nudge": In(1),
-                "product": Out(PRODUCT),
+                "product": Out(product_shape(config)),
             }
         )
 
@@ -216,7 +223,7 @@ class SerialMultiplier(wiring.Component):
         d, lanes = self.config.requantiser_digit_bits, self.config.requantisers
 
         # The sum of the output at work, those that follow behind it.
-        sums = [Signal(SUM, name=f"sum_{q}", reset_less=True) for q in range(lanes)]
+        sums = [Signal(sum_shape(self.config), name=f"sum_{q}", reset_less=True) for q in range(lanes)]
         with m.If(self.advance & (self.load | self.last)):
             for q in range(lanes):
                 loaded = self.i.accumulators[q] + self.i.constants[q].bias
@@ -248,7 +255,7 @@ class SerialMultiplier(wiring.Component):
 
         starting = Signal(2, reset_less=True)
         nudge = Signal(2, reset_less=True)
-        accumulator = Signal(signed(SUM.width + 1 + d), reset_less=True)
+        accumulator = Signal(signed(sum_shape(self.config).width + 1 + d), reset_less=True)
         addend = Mux(starting[-1], nudge[-1] << 30, accumulator >> d)
         below = Signal(max(32 - d - LOWEST_BIT, 0), reset_less=True)
         with m.If(self.advance):
@@ -297,12 +304,13 @@ class PipelinedMultiplier(wiring.Component):
     LIMB = 17
 
     def __init__(self, config: MachineConfig) -> None:
+        self.config = config
         super().__init__(
             {
                 "accumulator": In(signed(config.accumulator_bits)),
                 "constants": In(struct_layout(CONSTANTS)),
                 "single_rounding": In(1),
-                "product": Out(PRODUCT),
+                "product": Out(product_shape(config)),
                 "shift": Out(6),
             }
         )
@@ -310,7 +318,7 @@ class PipelinedMultiplier(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         limb = self.LIMB
-        a = Signal(SUM, reset_less=True)
+        a = Signal(sum_shape(self.config), reset_less=True)
         multiplier = Signal(CONSTANTS.widths["multiplier"], reset_less=True)
         m.d.sync += [
             a.eq(self.accumulator + self.constants.bias),
@@ -328,7 +336,7 @@ class PipelinedMultiplier(wiring.Component):
                 products[i, j] = Signal(value.shape(), name=f"product_{i}{j}", reset_less=True)
                 m.d.sync += products[i, j].eq(value)
 
-        outer = Signal(signed(SUM.width + len(multiplier)), reset_less=True)
+        outer = Signal(signed(len(a) + len(multiplier)), reset_less=True)
         middle = Signal(Shape.cast((products[0, 1] + products[1, 0]).shape()), reset_less=True)
         nudge = rounds_twice(shifts[1], self.single_rounding)
         m.d.sync += [
@@ -353,10 +361,10 @@ class RoundingUnit(wiring.Component):
 
     LATENCY = 2
 
-    def __init__(self) -> None:
+    def __init__(self, config: MachineConfig) -> None:
         super().__init__(
             {
-                "product": In(PRODUCT),
+                "product": In(product_shape(config)),
                 "shift": In(6),
                 "single_rounding": In(1),
                 "zero_point": In(signed(8)),

@@ -6,16 +6,20 @@ from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, RESIDUAL, RESIDUAL_FRACTION
 
+from .block_ram import BlockRam
 from .ports import ReadPort
 from .records import struct_layout
+from .requantiser import sum_of, with_carry
 
-__all__ = ["ResidualAdder"]
+__all__ = ["DIGIT_BITS", "ROWS", "ResidualAdder"]
 
-DIFFERENCE_BITS = 9
-"""Of a byte less its zero point."""
+DIGIT_BITS = 4
+"""Bits of both scales that are multiplied with in a cycle."""
 
-TOTAL = signed(RESIDUAL.widths["output_scale"] + DIFFERENCE_BITS + 1)
-"""Two products of a `DIFFERENCE_BITS` number and a scale, and the zero point."""
+ROWS = RESIDUAL.widths["output_scale"] // DIGIT_BITS + 1
+"""Cycles in which a record is taken: one for each digit of the scales, lowest first, one for what is left."""
+
+FRACTION_ROWS = RESIDUAL_FRACTION // DIGIT_BITS
 
 
 class ResidualAdder(wiring.Component):
@@ -23,21 +27,26 @@ class ResidualAdder(wiring.Component):
 
     Members
     -------
-    start, record : add a tensor to the outputs of the layer that begins next.
-    adding : the outputs of this layer are added to.
+    start, row, record : add a tensor to the outputs of the layer that begins next. ``start`` is high for
+        `ROWS` cycles, which ``row`` counts; the scales move down by a digit with each.
     done : that layer is complete: pass on what follows.
     i, o : batches of Q outputs.
-    address : where the outputs at ``o`` go; steady while they wait there.
+    address : where the outputs at ``i`` go.
+    adding : something is added: what is taken at ``i`` comes out at ``o`` in a later cycle, but before the
+        next is taken.
     port : to the scratchpad, for the tensor.
 
-    Throughput: a batch a cycle where nothing is added, 6 cycles a batch where the larger is kept. Additions
-    take 9 cycles a batch with pipelined requantisers, and 5 + 10 * Q with digit-serial ones, whose Q outputs
-    share a multiplier that takes a bit a cycle instead of three; a word of the tensor that the scratchpad
-    does not grant at once takes longer.
+    Throughput: a batch a cycle where nothing is added, else one in 9 cycles, and the more the scratchpad
+    takes longer than 5 to answer.
     """
 
     i: stream.Interface
     o: stream.Interface
+    start: Signal
+    row: Signal
+    record: data.View
+    done: Signal
+    address: Signal
     adding: Signal
 
     def __init__(self, config: MachineConfig) -> None:
@@ -46,138 +55,127 @@ class ResidualAdder(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
+                "row": In(range(ROWS)),
                 "record": In(struct_layout(RESIDUAL)),
                 "done": In(1),
-                "adding": Out(1),
                 "i": In(batch),
                 "o": Out(batch),
                 "address": In(ADDRESS_BITS),
+                "adding": Out(1),
                 "port": Out(ReadPort(config)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        config = self.config
+        config, record = self.config, self.record
         lanes = config.requantisers
-        shared = config.requantiser_digit_bits < 32
         lane_bits = config.columns.bit_length() - 1
         batch_bits = lanes.bit_length() - 1
 
-        enabled = self.adding
-        record = Signal(struct_layout(RESIDUAL), reset_less=True)
-        with m.If(self.done):
-            m.d.sync += enabled.eq(0)
-        with m.If(self.start):
-            m.d.sync += [enabled.eq(1), record.eq(self.record)]
-
-        # Differences, most significant bit first at the top. With a shared multiplier it is output 0 that is
-        # at work, and the others move down behind it.
-        outputs = [Signal(signed(DIFFERENCE_BITS), name=f"output_{q}", reset_less=True) for q in range(lanes)]
-        operands = [
-            Signal(signed(DIFFERENCE_BITS), name=f"operand_{q}", reset_less=True) for q in range(lanes)
+        # The scales' digits and the zero points of what comes in are in a memory that is read in turn, what
+        # goes with the result in registers.
+        m.submodules.settings = settings = BlockRam(16, ROWS)
+        offset = Signal.like(record.offset, reset_less=True)
+        largest = Signal(reset_less=True)
+        zero_point = Signal(signed(8), reset_less=True)
+        minimum = Signal(signed(8), reset_less=True)
+        maximum = Signal(signed(8), reset_less=True)
+        digits = Cat(record.output_scale[:DIGIT_BITS], record.operand_scale[:DIGIT_BITS])
+        m.d.comb += [
+            settings.write.en.eq(self.start),
+            settings.write.addr.eq(self.row),
+            settings.write.data.eq(
+                Cat(
+                    Mux(self.row == ROWS - 1, record.output_zero_point, digits)[:8], record.operand_zero_point
+                )
+            ),
         ]
-        both = Signal(RESIDUAL.widths["output_scale"] + 1, reset_less=True)
-        m.d.sync += both.eq(record.output_scale + record.operand_scale)
-        # What doubles with each bit of the differences becomes the zero point and a half.
-        initial = (record.zero_point << RESIDUAL_FRACTION - DIFFERENCE_BITS) + (
-            1 << RESIDUAL_FRACTION - DIFFERENCE_BITS - 1
-        )
-        totals = [Signal(TOTAL, name=f"total_{q}", reset_less=True) for q in range(1 if shared else lanes)]
-        # Bits that are multiplied in a cycle, and such digits of a difference.
-        digit_bits = 1 if shared else 3
-        digits = DIFFERENCE_BITS // digit_bits
-        digit = Signal(range(digits))
-        index = Signal(range(lanes))
-        finished = Signal()
-        word = Signal.like(self.port.data)
+        with m.If(self.done):
+            m.d.sync += self.adding.eq(0)
+        with m.If(self.start):
+            m.d.sync += [
+                self.adding.eq(1),
+                offset.eq(record.offset),
+                largest.eq(record.largest),
+                zero_point.eq(record.zero_point),
+                minimum.eq(record.minimum),
+                maximum.eq(record.maximum),
+            ]
+
+        # The operands of the batch at ``i`` are fetched while the one before is at work.
+        asked, here = Signal(), Signal()
+        take = Signal()
+        words = Signal(8 * lanes, reset_less=True)
         slot = self.address[batch_bits:lane_bits]
         m.d.comb += [
-            word.eq(self.port.data),
-            self.port.request.payload.eq((self.address + record.offset)[lane_bits:]),
-            finished.eq(digit == digits - 1),
+            self.port.request.valid.eq(self.i.valid & self.adding & ~asked),
+            self.port.request.payload.eq((self.address + offset)[lane_bits:]),
         ]
+        with m.If(self.port.request.valid & self.port.request.ready):
+            m.d.sync += asked.eq(1)
+        with m.If(self.port.valid):
+            # What comes out of the memory is registered before anything is made of it.
+            m.d.sync += [here.eq(1), words.eq(self.port.data.word_select(slot, 8 * lanes))]
+        with m.If(take):
+            m.d.sync += [asked.eq(0), here.eq(0)]
 
-        def multiply() -> None:
-            """A digit of each difference at work; the sign bit, which comes first, counts negative."""
-            first = digit == 0
-            for total, output, operand in zip(totals, outputs, operands, strict=False):
-                following = Mux(first, initial, total) << digit_bits
-                for place in range(digit_bits):
-                    part = Mux(
-                        output[place - digit_bits],
-                        Mux(operand[place - digit_bits], both, record.output_scale),
-                        Mux(operand[place - digit_bits], record.operand_scale, 0),
-                    )
-                    if place == digit_bits - 1:
-                        # minus part is not part and 1
-                        part = Cat(part ^ first.replicate(len(part)), first).as_signed() + first
-                    following = following + (part << place)
+        # The row of the settings that is here; between batches it is the last, with the zero points.
+        row = Signal(range(ROWS), init=ROWS - 1)
+        following = Signal.like(row)
+        working = Signal()
+        full = Signal()
+        setting = settings.read_data
+        m.d.comb += [
+            working.eq(row != ROWS - 1),
+            take.eq(here & self.i.valid & ~working & ~full),
+            following.eq(Mux(take | working, row + 1, row)),
+            settings.read_enable.eq(1),
+            settings.read_address.eq(following),
+        ]
+        m.d.sync += row.eq(following)
+        with m.If(self.o.ready):
+            m.d.sync += full.eq(0)
+        with m.If(row == ROWS - 2):
+            m.d.sync += full.eq(1)
+
+        m.d.comb += [
+            self.i.ready.eq(Mux(self.adding, take, self.o.ready)),
+            self.o.valid.eq(Mux(self.adding, full, self.i.valid)),
+        ]
+        for q in range(lanes):
+            output = Signal(signed(9), name=f"output_{q}", reset_less=True)
+            operand = Signal(signed(9), name=f"operand_{q}", reset_less=True)
+            total = Signal(signed(14), name=f"total_{q}", reset_less=True)
+            # Half a unit, which rounds up.
+            half = Signal(name=f"half_{q}", reset_less=True)
+            with m.If(take):
                 m.d.sync += [
-                    total.eq(following),
-                    output.eq(output << digit_bits),
-                    operand.eq(operand << digit_bits),
+                    output.eq(self.i.payload[q].as_signed() - setting[:8].as_signed()),
+                    operand.eq(words[8 * q : 8 * q + 8].as_signed() - setting[8:].as_signed()),
+                    total.eq(0),
                 ]
-
-        def rounded(total: Signal) -> Value:
-            value = total >> RESIDUAL_FRACTION
-            low = Mux(value < record.minimum, record.minimum, value)
-            return Mux(value > record.maximum, record.maximum, low)
-
-        result = Signal(data.ArrayLayout(8, lanes), reset_less=True)
-        with m.FSM():
-            with m.State("PASS"):
-                m.d.comb += [
-                    self.i.ready.eq(enabled | self.o.ready),
-                    self.o.valid.eq(self.i.valid & ~enabled),
-                    self.o.payload.eq(self.i.payload),
-                ]
+            a, b = sum_of(parts(output, setting[:4]), 2), sum_of(parts(operand, setting[4:8]), 2)
+            carry_a, carry_b = setting[:2] == 0, setting[4:6] == 0
+            with m.If(working):
                 m.d.sync += [
-                    outputs[q].eq(self.i.payload[q].as_signed() - record.output_zero_point)
-                    for q in range(lanes)
+                    half.eq(total[DIGIT_BITS - 1]),
+                    total.eq(with_carry(with_carry(a, b, carry_a), total >> DIGIT_BITS, carry_b)),
                 ]
-                with m.If(self.i.valid & enabled):
-                    m.next = "ASK"
-            with m.State("ASK"):
-                m.d.comb += self.port.request.valid.eq(1)
-                with m.If(self.port.request.ready):
-                    m.next = "AWAIT"
-            with m.State("AWAIT"):
-                # What comes out of the memory is registered before anything is made of it.
-                bytes_ = word.word_select(slot, 8 * lanes)
-                m.d.sync += [operands[q].eq(bytes_.word_select(q, 8).as_signed()) for q in range(lanes)]
-                with m.If(self.port.valid):
-                    m.next = "COMPARE"
-            with m.State("COMPARE"):
-                for operand, output, larger in zip(operands, outputs, result, strict=True):
-                    m.d.sync += [
-                        operand.eq(operand - record.operand_zero_point),
-                        larger.eq(Mux(operand > output, operand, output)),
-                    ]
-                m.next = "MULTIPLY"
-                with m.If(record.largest):
-                    m.next = "GIVE"
-            with m.State("MULTIPLY"):
-                multiply()
-                m.d.sync += digit.eq(digit + 1)
-                with m.If(finished):
-                    m.d.sync += digit.eq(0)
-                    m.next = "ROUND"
-            with m.State("ROUND"):
-                if shared:
-                    m.d.sync += result.as_value().eq(Cat(result.as_value()[8:], rounded(totals[0])[:8]))
-                    for q in range(lanes - 1):
-                        m.d.sync += [outputs[q].eq(outputs[q + 1]), operands[q].eq(operands[q + 1])]
-                    m.d.sync += index.eq(index + 1)
-                    m.next = "MULTIPLY"
-                    with m.If(index == lanes - 1):
-                        m.d.sync += index.eq(0)
-                        m.next = "GIVE"
-                else:
-                    m.d.sync += [result[q].eq(rounded(totals[q])) for q in range(lanes)]
-                    m.next = "GIVE"
-            with m.State("GIVE"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(result)]
-                with m.If(self.o.ready):
-                    m.next = "PASS"
+            value = with_carry(total, zero_point, half)
+            lowest = Mux(largest, operand, minimum)
+            result = Mux(value < lowest, lowest, value)
+            result = Mux(result > maximum, maximum, result)
+            m.d.comb += self.o.payload[q].eq(Mux(self.adding, result[:8], self.i.payload[q]))
         return m
+
+
+def parts(factor: Value, digit: Value) -> list[tuple[Value, Value]]:
+    """Signed partial products and their carries: a pair of a digit's bits, 0 to 3, is -1 to 2."""
+    made = []
+    for k in range(0, DIGIT_BITS, 2):
+        code = digit[k : k + 2]
+        # -a is ~a + 1, and the 1 goes into a carry input.
+        value = Mux(code[1], Mux(code[0], factor << 1, factor), Mux(code[0], 0, ~factor))
+        made.append((value.as_signed(), code == 0))
+    return made

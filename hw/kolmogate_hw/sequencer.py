@@ -8,6 +8,7 @@ from kolmogate.isa import DESCRIPTOR, FILL, RECORDS, RESIDUAL, Opcode
 
 from .ports import ReadPort, word_address_bits
 from .records import struct_layout
+from .residual import DIGIT_BITS, ROWS
 
 __all__ = ["Sequencer"]
 
@@ -22,11 +23,11 @@ class Sequencer(wiring.Component):
     start_layer, layer_done : an ARRAY descriptor begins; its last output is in the scratchpad.
     end_layer : high for one cycle when its borders are there too.
     start_fill, fill, filling : a FILL descriptor begins; the filler is at work.
-    start_residual, residual : a RESIDUAL record for the next layer.
+    start_residual, row, residual : a RESIDUAL record for the next layer, as `ResidualAdder` takes it.
     done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
 
     Each descriptor is read as if it were the longest; the next begins behind the words that it has. Loading
-    takes the longest's words plus 4 cycles.
+    takes the longest's words plus 4 cycles, RESIDUAL records another 8.
     """
 
     start: Signal
@@ -36,6 +37,8 @@ class Sequencer(wiring.Component):
     layer_done: Signal
     end_layer: Signal
     start_fill: Signal
+    start_residual: Signal
+    row: Signal
     fill: data.View
     filling: Signal
     done: Signal
@@ -56,6 +59,7 @@ class Sequencer(wiring.Component):
                 "fill": Out(struct_layout(FILL)),
                 "filling": In(1),
                 "start_residual": Out(1),
+                "row": Out(range(ROWS)),
                 "residual": Out(struct_layout(RESIDUAL)),
                 "done": Out(1),
                 "bad_descriptor": Out(1),
@@ -72,9 +76,10 @@ class Sequencer(wiring.Component):
         asked = Signal(range(words + 1))
         loaded = Signal(range(words + 1))
         storage = Signal(8 * columns * words, reset_less=True)
+        record = data.View(struct_layout(RESIDUAL), storage[: RESIDUAL.bits])
         m.d.comb += [
             self.descriptor.eq(storage),
-            self.residual.eq(storage),
+            self.residual.eq(record),
             self.fill.eq(storage),
             self.port.request.payload.eq(address),
         ]
@@ -110,11 +115,19 @@ class Sequencer(wiring.Component):
                     m.d.comb += [self.start_fill.eq(1), back.eq(1)]
                     m.next = "LOAD"
                 with m.Case(*([Opcode.RESIDUAL] if self.config.residual_adder else [])):
-                    m.d.comb += [self.start_residual.eq(1), back.eq(1)]
-                    m.next = "LOAD"
+                    m.d.comb += back.eq(1)
+                    m.next = "RESIDUAL"
                 with m.Default():
                     m.d.comb += self.bad_descriptor.eq(1)
                     m.next = "IDLE"
+            with m.State("RESIDUAL"):
+                m.d.comb += self.start_residual.eq(1)
+                m.d.sync += self.row.eq(self.row + 1)
+                for scale in (record.output_scale, record.operand_scale):
+                    m.d.sync += scale.eq(scale >> DIGIT_BITS)
+                with m.If(self.row == ROWS - 1):
+                    m.d.sync += self.row.eq(0)
+                    m.next = "LOAD"
             with m.State("ARRAY"), m.If(self.layer_done):
                 m.next = "FILL"
             with m.State("FILL"), m.If(~self.filling):

@@ -1,29 +1,32 @@
-"""The writer: puts requantised outputs back into the scratchpad, a word at a time."""
+"""The writer: puts requantised outputs back into the scratchpad, several at a time."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
 
 from .ports import write_port
-from .positions import BatchCounter
+from .positions import BatchCounter, PositionCounter
 from .records import struct_layout
 
 __all__ = ["OutputWriter"]
 
 
 class OutputWriter(wiring.Component):
-    """Collects batches of Q outputs of neighbouring channels into words and writes them.
+    """Collects batches of Q outputs of neighbouring channels and writes ``config.written_bytes`` at once.
 
     Output positions start at multiples of Q bytes. ``i`` is always ready: the write port must grant at
     once (highest priority). ``done`` is high for one cycle when the layer's last word has been written.
-    ``address`` is where the next batch goes.
+    ``accept`` is high in the cycle in which a batch's way to ``address`` begins: that in which it is at
+    ``i``, or, while ``late`` is high, an earlier one; the next is accepted when it was at ``i``.
     """
 
     i: stream.Interface
     start: Signal
     done: Signal
+    accept: Signal
+    late: Signal
     address: Signal
 
     def __init__(self, config: MachineConfig) -> None:
@@ -33,6 +36,8 @@ class OutputWriter(wiring.Component):
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
                 "i": In(stream.Signature(data.ArrayLayout(8, config.requantisers))),
+                "accept": In(1),
+                "late": In(1),
                 "port": Out(write_port(config)),
                 "done": Out(1),
                 "address": Out(ADDRESS_BITS),
@@ -48,26 +53,29 @@ class OutputWriter(wiring.Component):
         batch_bits = lanes.bit_length() - 1
 
         m.submodules.counter = counter = BatchCounter(config)
+        m.submodules.positions = positions = PositionCounter()
         last = counter.last
+        for part in (counter, positions):
+            m.d.comb += [part.start.eq(self.start), part.descriptor.eq(descriptor)]
         m.d.comb += [
-            counter.start.eq(self.start),
-            counter.descriptor.eq(descriptor),
-            counter.next_batch.eq(self.i.valid & ~last.batch),
-            counter.next_position.eq(self.i.valid & last.batch),
+            counter.group_end.eq(positions.end),
+            positions.next.eq(counter.next_position),
+            counter.next_batch.eq(self.accept & ~last.batch),
+            counter.next_position.eq(self.accept & last.batch),
             self.i.ready.eq(1),
         ]
         position = Signal(ADDRESS_BITS, reset_less=True)
         group = Signal(ADDRESS_BITS, reset_less=True)
         address = self.address
-        with m.If(self.i.valid):
+        with m.If(self.accept):
             m.d.sync += address.eq(address + lanes)
             with m.If(last.batch):
                 following = Signal(ADDRESS_BITS)
                 m.d.comb += following.eq(
-                    position + Mux(last.line, descriptor.output_wrap, descriptor.output_step)
+                    position + Mux(positions.line_end, descriptor.output_wrap, descriptor.output_step)
                 )
                 m.d.sync += [position.eq(following), address.eq(following)]
-                with m.If(last.position):
+                with m.If(positions.end):
                     next_group = group + config.columns
                     m.d.sync += [
                         group.eq(next_group),
@@ -81,33 +89,59 @@ class OutputWriter(wiring.Component):
                 address.eq(descriptor.output_base),
             ]
 
-        # The word being collected, and which of its bytes are there. The port takes it in the cycle after the
+        # What becomes of the batch that is accepted, and of the one at ``i``.
+        together = config.written_bytes // lanes
+        what = data.StructLayout(
+            {
+                "slot": range(together),
+                "piece": range(slots // together),
+                "live": lanes,
+                "flush": 1,
+                "finish": 1,
+            },
+        )
+        accepted = Signal(what)
+        held = Signal(what, reset_less=True)
+        present = Signal(what)
+        m.d.comb += [
+            Cat(accepted.slot, accepted.piece).eq(address[batch_bits:lane_bits]),
+            accepted.live.eq(last.live),
+            accepted.flush.eq(last.batch | (accepted.slot == together - 1)),
+            accepted.finish.eq(last.batch & positions.end & last.group),
+            present.eq(accepted),
+        ]
+        with m.If(self.accept):
+            m.d.sync += [held.eq(accepted), self.port.payload.address.eq(address[lane_bits:])]
+        if config.residual_adder:
+            with m.If(self.late):
+                m.d.comb += present.eq(held)
+
+        # The outputs being collected, and which of them are there. The port takes them in the cycle after the
         # last, in which the next may begin.
-        word = Signal(8 * config.columns, reset_less=True)
-        mask = Signal(config.columns)
-        filled = Signal(config.columns)
+        outputs = Signal(8 * config.written_bytes, reset_less=True)
+        piece = Signal.like(present.piece, reset_less=True)
+        mask = Signal(config.written_bytes)
+        filled = Signal(config.written_bytes)
         flush = Signal()
         finished = Signal()
-        slot = address[batch_bits:lane_bits]
-        for s in range(slots):
+        for s in range(together):
             here = Signal(name=f"slot_{s}")
             m.d.comb += [
-                here.eq(self.i.valid & (slot == s)),
-                filled[lanes * s : lanes * (s + 1)].eq(Mux(here, last.live, 0)),
+                here.eq(self.i.valid & (present.slot == s)),
+                filled[lanes * s : lanes * (s + 1)].eq(Mux(here, present.live, 0)),
             ]
             with m.If(here):
-                m.d.sync += word[8 * lanes * s : 8 * lanes * (s + 1)].eq(self.i.payload.as_value())
+                m.d.sync += outputs[8 * lanes * s : 8 * lanes * (s + 1)].eq(self.i.payload.as_value())
         m.d.comb += [
-            flush.eq(self.i.valid & (last.batch | (slot == slots - 1))),
-            self.port.payload.data.eq(word),
-            self.port.payload.mask.eq(mask),
+            flush.eq(self.i.valid & present.flush),
+            self.port.payload.data.eq(outputs.replicate(slots // together)),
+            self.port.payload.mask.eq(Cat(Mux(piece == p, mask, 0) for p in range(slots // together))),
         ]
         m.d.sync += [
             mask.eq(Mux(self.port.valid, 0, mask) | filled),
+            piece.eq(present.piece),
             self.port.valid.eq(flush),
-            finished.eq(flush & last.batch & last.position & last.group),
+            finished.eq(flush & present.finish),
             self.done.eq(finished),
         ]
-        with m.If(flush):
-            m.d.sync += self.port.payload.address.eq(address[lane_bits:])
         return m

@@ -43,6 +43,8 @@ struct Device {
     std::vector<uint8_t> input;
     size_t taken = 0;
     uint64_t cycles = 0;
+    // Cycles from one byte to the next, and when the next may pass, each way.
+    uint64_t pace = 1, next_input = 0, next_output = 0;
     bool busy = false;
     // Of the last inference: its layers, and what followed the last of them.
     std::vector<Spent> spent;
@@ -99,6 +101,9 @@ void* device_open(const char* waves) {
     return device.release();
 }
 
+// From now on the link moves a byte in so many cycles each way, at most.
+void device_pace(void* handle, uint64_t cycles) { static_cast<Device*>(handle)->pace = cycles; }
+
 // Queues bytes for the device, which takes them while device_read runs.
 void device_write(void* handle, const uint8_t* bytes, size_t count) {
     auto& device = *static_cast<Device*>(handle);
@@ -115,14 +120,18 @@ size_t device_read(void* handle, uint8_t* bytes, size_t capacity, uint64_t limit
     size_t count = 0;
     uint64_t silence = 0;
     while (count < capacity && silence < (count ? kSilence : limit)) {
-        PORT(i, valid) = device.taken < device.input.size();
+        PORT(i, valid) = device.taken < device.input.size() && device.cycles >= device.next_input;
         if (PORT(i, valid)) PORT(i, payload) = device.input[device.taken];
-        PORT(o, ready) = 1;
+        PORT(o, ready) = device.cycles >= device.next_output;
         device.level(false);
         device.count();
-        device.taken += PORT(i, valid) && PORT(i, ready);
+        if (PORT(i, valid) && PORT(i, ready)) {
+            ++device.taken;
+            device.next_input = device.cycles + device.pace;
+        }
         ++silence;
-        if (PORT(o, valid)) {
+        if (PORT(o, valid) && PORT(o, ready)) {
+            device.next_output = device.cycles + device.pace;
             bytes[count++] = PORT(o, payload);
             silence = 0;
         }

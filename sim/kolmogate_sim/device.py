@@ -10,6 +10,7 @@ import numpy.typing as npt
 from amaranth.lib import wiring
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.link import Link
+from kolmogate.protocol import LONGEST_FRAME
 from kolmogate.registers import SPENT
 
 from . import verilate
@@ -18,6 +19,8 @@ __all__ = ["SimulatedLink"]
 
 _DRIVER = Path(__file__).with_name("device.cpp")
 _BUFFER_BYTES = 4096
+# An answer begins some thousand cycles after its request at most.
+_ANSWER_CYCLES = 100_000
 # Python sees an interrupt between two calls: a fraction of a second.
 _CYCLES_A_CALL = 100_000
 
@@ -40,13 +43,17 @@ class SimulatedLink(Link):
 
     def __init__(self, component: wiring.Component, clock_hz: int, waves: Path | None = None) -> None:
         self._clock_hz = clock_hz
-        # An answer begins some thousand cycles after its request at most.
-        self.timeout = 100_000 / clock_hz
+        self.timeout = _ANSWER_CYCLES / clock_hz
         self._waves = waves
         self._partial = _partial(waves) if waves else None
         self._library = _declared(verilate.load(component, _DRIVER, waves is not None))
         self._handle = self._library.device_open(os.fsencode(self._partial) if self._partial else None)
         self._buffer = ctypes.create_string_buffer(_BUFFER_BYTES)
+
+    def pace(self, cycles: int) -> None:
+        """From now on move a byte in at least so many cycles each way, as a serial port does."""
+        self._library.device_pace(self._open(), cycles)
+        self.timeout = (_ANSWER_CYCLES + 2 * LONGEST_FRAME * cycles) / self._clock_hz
 
     @property
     def cycles(self) -> int:
@@ -108,6 +115,7 @@ def _declared(library: ctypes.CDLL) -> Any:
     handle, size = ctypes.c_void_p, ctypes.c_size_t
     for name, result, arguments in (
         ("device_open", handle, [ctypes.c_char_p]),
+        ("device_pace", None, [handle, ctypes.c_uint64]),
         ("device_write", None, [handle, ctypes.c_char_p, size]),
         ("device_read", size, [handle, ctypes.c_char_p, size, ctypes.c_uint64]),
         ("device_spent", size, [handle, ctypes.c_void_p, size]),

@@ -93,7 +93,8 @@ def positions(layer: Layer, end: str) -> Integers:
 
 def _taps(layer: Layer) -> Integers:
     """Byte offsets of a window's taps from its position."""
-    outer = np.arange(layer["outer_count"])[:, None, None] * layer["outer_step"]
+    outer_step = layer["outer_wrap"] + (layer["inner_count"] - 1) * layer["inner_step"]
+    outer = np.arange(layer["outer_count"])[:, None, None] * outer_step
     inner = np.arange(layer["inner_count"])[:, None] * layer["inner_step"]
     run = np.arange(1 if layer["word_mode"] else layer["run"])
     return (outer + inner + run).ravel()
@@ -148,7 +149,8 @@ def store(
 def fill(layer: Layer, memory: npt.NDArray[np.uint8]) -> None:
     """Execute a FILL descriptor."""
     for line in range(layer["y_count"]):
-        start = (layer["output_base"] + line * layer["output_step"]) % (1 << ADDRESS_BITS)
+        pitch = layer["run"] + layer["output_step"]
+        start = (layer["output_base"] + line * pitch) % (1 << ADDRESS_BITS)
         memory[start : start + layer["run"]] = layer["zero_point"] & 0xFF
 
 
@@ -182,7 +184,7 @@ def random_layer(
         "inner_count": source.randrange(1, 4),
         "channels": source.randrange(1, 3 * config.columns),
         **{f"input_{name}": step() for name in ("step", "wrap")},
-        "outer_step": step(),
+        "outer_wrap": step(),
         "inner_step": abs(step()),
         "run": config.columns if word_mode else source.randrange(1, 3 * config.columns),
         **fixed,

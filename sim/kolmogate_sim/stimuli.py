@@ -7,16 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import (
-    CONSTANTS,
-    HISTORY_ROWS,
-    NEW_BITS,
-    P0,
-    RECORD_WORDS,
-    SEEK_WORDS,
-    SHIFTS,
-    WINDOW_BITS,
-)
+from kolmogate.isa import HISTORY_ROWS, NEW_BITS, P0, RECORD_WORDS, SEEK_WORDS, SHIFTS, WINDOW_BITS
 from kolmogate.machine_arithmetic import requantise
 from kolmogate.programs import p0
 from kolmogate.programs.entropy import Coder, Reference
@@ -28,7 +19,6 @@ __all__ = ["Batches", "random_batches", "random_program"]
 Int64Array = npt.NDArray[np.int64]
 
 MULTIPLIERS = (0, 1, 0x2AAAAAAA, 1 << 30, 0x55555555, 3 << 29, (1 << 31) - 1)
-BIAS_EDGE = 1 << CONSTANTS.widths["bias"] - 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,8 @@ def random_batches(source: random.Random, config: MachineConfig, outputs: int) -
     rows = []
     for shift, corner in itertools.islice(pairs, outputs // config.requantisers * config.requantisers):
         multiplier = source.randrange(1 << 30, 1 << 31) if corner is None else corner
-        bias = source.choice((0, 0, 1, -1, BIAS_EDGE - 1, -BIAS_EDGE, source.randrange(-5000, 5000)))
+        # Such that its sum with the accumulator has one bit more than that.
+        bias = source.choice((0, 0, 1, -1, edge - 1, -edge, source.randrange(-5000, 5000)))
         accumulator = source.choice(
             (0, 1, -1, 2, -2, edge - 1, -edge, source.randrange(-edge, edge), source.randrange(-999, 999))
         )
@@ -84,14 +75,18 @@ def random_batches(source: random.Random, config: MachineConfig, outputs: int) -
 
 
 def random_program(
-    source: random.Random, config: MachineConfig, instructions: int, longest: int = 12
+    source: random.Random,
+    config: MachineConfig,
+    instructions: int,
+    longest: int = 12,
+    seek: bool = True,
 ) -> tuple[Program, npt.NDArray[np.int8], list[npt.NDArray[np.int8]]]:
     """A program of random instructions that the machine has, all its rows of weights, and the rows of each
     group of records.
 
-    Literals are any bits; coded numbers are of any spread.
+    Literals are any bits; coded numbers are of any spread. Without ``seek`` the program can be streamed.
     """
-    kinds = ["zero", "literal", "records", "loop", "seek"]
+    kinds = ["zero", "literal", "records", "loop", *["seek"] * seek]
     kinds += ["coded", "predict"] * (config.entropy_engines > 0) + ["generate", "skip"] * config.generator
     columns = config.columns
     program: list[Instruction] = []

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from . import golden
 from .compiler import compile
 from .config import MachineConfig, configuration
-from .errors import InputError
 from .files import write_whole
 from .image import Image
 from .network import Network
@@ -115,15 +114,11 @@ def _measure(name: str, network: Network, config: MachineConfig, on: str) -> dic
 
 
 def _fit(network: Network, config: MachineConfig) -> Image:
-    """The image, for a configuration with more scratchpad if the fastest programs do not fit."""
-    try:
-        compile(network, config, objective="fastest")
-        return compile(network, config)
-    except InputError:
-        larger = 2 * config.scratchpad_bytes
-        if larger > LARGEST_SCRATCHPAD:
-            raise
+    """The image, for a configuration with more scratchpad if a program of literals does not fit."""
+    fastest, larger = compile(network, config, objective="fastest"), 2 * config.scratchpad_bytes
+    if (fastest.streamed or fastest.sections["coded"].data) and larger <= LARGEST_SCRATCHPAD:
         return _fit(network, replace(config, scratchpad_bytes=larger))
+    return compile(network, config)
 
 
 def format_bench(results: Sequence[Mapping[str, Any]]) -> str:

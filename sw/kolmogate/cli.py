@@ -1,5 +1,5 @@
-"""The command line: `kolmogate demo | compile | run | simulate | inspect | bench | boards | build | flash |
-selftest`.
+"""The command line: `kolmogate demo | compile | run | simulate | inspect | report | bench` and for boards
+`boards | build | flash | selftest`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
@@ -30,6 +30,7 @@ from .front import format_front, front, require_plots, save_front
 from .image import Image
 from .lossy import compress
 from .network import Network
+from .page import write_report
 from .programs.reader import disassemble
 from .protocol import BAUD
 from .report import describe, format_dropped, format_layers, format_loss
@@ -107,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
         "--max-bytes", type=int, metavar="N", help="the fastest image that takes at most N bytes"
     )
     command.add_argument(
+        "--stream",
+        action="store_true",
+        help="send the program anew for each inference, as is done where it does not fit the device",
+    )
+    command.add_argument(
         "--max-loss",
         type=float,
         metavar="X",
@@ -165,6 +171,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("image", type=Path, metavar="M.kg")
     command.add_argument("--programs", action="store_true", help="disassemble the weight programs")
     command.set_defaults(command=_inspect)
+
+    command = commands.add_parser("report", help="a page with figures about an image")
+    command.add_argument("image", type=Path, metavar="M.kg")
+    command.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="N.kg", help="images to show beside it"
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="R.html")
+    command.add_argument("--png", type=Path, metavar="FOLDER", help="also write each figure there as PNG")
+    command.add_argument("--debug", action="store_true", help="show a traceback with errors")
+    command.set_defaults(command=_report)
 
     command = commands.add_parser("bench", parents=[common], help="networks on machines: cycles and bytes")
     command.add_argument("models", type=Path, nargs="+", metavar="MODEL.tflite")
@@ -225,14 +241,15 @@ def _compile(options: argparse.Namespace) -> None:
         _front(options, network)
         if options.output is None:
             return
-    budgets = {name: getattr(options, name) for name in ("objective", "max_cycles", "max_bytes")}
+    wishes = {name: getattr(options, name) for name in ("objective", "max_cycles", "max_bytes")}
+    wishes["streamed"] = options.stream
     if options.max_loss is None:
-        image = compile(network, config, **budgets)
+        image = compile(network, config, **wishes)
     else:
         calibration = None
         if options.calibration is not None:
             calibration = load_inputs(options.calibration, network.tensors[network.input])
-        compressed = compress(network, config, max_loss=options.max_loss, calibration=calibration, **budgets)
+        compressed = compress(network, config, max_loss=options.max_loss, calibration=calibration, **wishes)
         network, image = compressed.network, compressed.image
     report = describe(image)
     if options.export is not None:
@@ -262,8 +279,9 @@ def _front(options: argparse.Namespace, network: Network) -> None:
 
 def _summary(image: Image, report: dict[str, Any]) -> str:
     sections = report["sections"]
+    use = "each inference" if image.streamed else "the device"
     return (
-        f"{image.device_bytes:,} bytes for the device ({sections['programs']:,} programs, "
+        f"{image.device_bytes:,} bytes for {use} ({sections['programs']:,} programs, "
         f"{sections['constants']:,} constants, {sections['descriptors']:,} descriptors) for "
         f"{report['weights']:,} weights; {report['cycles']:,} cycles an inference predicted on "
         f"{image.config.name}{format_loss(image)}"
@@ -380,6 +398,14 @@ def _selftest(options: argparse.Namespace) -> None:
         raise DeviceError(
             f"the device failed the self-test in {', '.join(failed)}: its output says what to try"
         )
+
+
+def _report(options: argparse.Namespace) -> None:
+    require_folder(options.output)
+    if options.png is not None and not options.png.is_dir():
+        raise UsageError(f"there is no folder {options.png} for the figures: make it first")
+    write_report(options.image, options.compare, options.output, options.png)
+    print(f"wrote {options.output}")
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -20,6 +20,7 @@ from .programs.computed import computed
 from .programs.overlap import Pace
 from .programs.p0 import assemble
 from .programs.search import Candidate, Choice, Material, Writer, candidates, select
+from .rings import RING_BYTES, RINGS, ring_addresses
 from .schedule import Layer, Schedule, schedule
 from .simplify import Dropped, simplify
 from .skeleton import skeleton
@@ -43,20 +44,27 @@ def compile(
     objective: str = "balanced",
     max_cycles: int | None = None,
     max_bytes: int | None = None,
+    streamed: bool = False,
     rewritten: Network | None = None,
 ) -> Image:
     """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`).
 
+    It is resident: the device keeps it. Where that does not fit, it is streamed (`kolmogate.rings`): then the
+    device keeps its descriptors alone, and the host sends the program anew for each inference. What a
+    streamed image costs is the link's time, so it is coded unless the objective is ``fastest``.
+
     Parameters
     ----------
     objective : str
-        ``fastest``: programs of literals. ``smallest``: coded by the entropy engine, whatever that takes.
-        ``balanced``: the smallest found within 5% of the fastest's cycles; where the fastest does not fit
-        the scratchpad, the one found that fits and leaves the entropy engine least to do.
+        ``fastest``: programs of literals; where they do not fit the scratchpad, the one found that fits and
+        leaves the entropy engine least to do. ``smallest``: coded by the entropy engine, whatever that takes.
+        ``balanced``: the smallest found within 5% of the fastest's cycles.
     max_cycles : int or None
-        The smallest found within so many cycles.
+        The smallest found within so many cycles; resident.
     max_bytes : int or None
         The fastest found within so many bytes; not together with ``max_cycles``.
+    streamed : bool
+        Streamed even where it would fit; not together with ``max_cycles``.
     rewritten : Network or None
         What is compiled in place of ``network``, whose weights the image's report counts: its compression
         with loss (`kolmogate.lossy`).
@@ -84,16 +92,50 @@ def compile(
     literal, coded = ([choice] * len(plan.layers) for choice in (Choice(), Choice(True, True)))
     if config.entropy_engines == 0:
         coded = literal
-    if max_bytes is not None:
+    if max_cycles is not None and max_bytes is not None:
+        raise UsageError("give a budget of cycles or of bytes, not both")
+    if max_cycles is not None and streamed:
+        raise UsageError("how long a streamed image takes is up to the link: give no budget of cycles")
+    if streamed:
+        return _streamed(job, literal, coded, objective, max_bytes)
+    try:
+        return _resident(job, literal, coded, objective, max_cycles, max_bytes)
+    except _DoesNotFitError as resident:
         if max_cycles is not None:
-            raise UsageError("give a budget of cycles or of bytes, not both")
+            raise
+        try:
+            return _streamed(job, literal, coded, objective, max_bytes)
+        except _DoesNotFitError as error:
+            raise min(resident, error, key=lambda one: one.missing) from None
+
+
+def _streamed(
+    job: "_Job", literal: Sequence[Choice], coded: Sequence[Choice], objective: str, max_bytes: int | None
+) -> Image:
+    job = replace(job, streamed=True)
+    if max_bytes is not None:
         return _fastest_within(job, coded, max_bytes)
-    if smallest:
+    return job.image(literal) if objective == "fastest" else _smallest(job, coded)
+
+
+def _resident(
+    job: "_Job",
+    literal: Sequence[Choice],
+    coded: Sequence[Choice],
+    objective: str,
+    max_cycles: int | None,
+    max_bytes: int | None,
+) -> Image:
+    """As `compile`; raises `_DoesNotFitError` if none fits that may be taken."""
+    config = job.config
+    if max_bytes is not None:
+        return _fastest_within(job, coded, max_bytes)
+    if objective == "smallest" and max_cycles is None:
         return _smallest(job, coded)
     try:
         fastest = job.image(literal)
-    except InputError:
-        if objective == "fastest" or max_cycles is not None:
+    except _DoesNotFitError:
+        if max_cycles is not None:
             raise
         return _fitting(job, coded)
     if objective == "fastest" and max_cycles is None:
@@ -103,7 +145,7 @@ def compile(
     budget = int((1 + BALANCED_ALLOWANCE) * total) if max_cycles is None else max_cycles
     if budget < total:
         raise InputError(
-            f"network {network.name!r} takes {total} cycles on {config.name!r}, more than {budget}:"
+            f"network {job.network.name!r} takes {total} cycles on {config.name!r}, more than {budget}:"
             " allow more cycles or choose a larger target"
         )
     if coded is literal:
@@ -127,7 +169,7 @@ def _fastest_within(job: "_Job", coded: Sequence[Choice], budget: int) -> Image:
         )
     try:
         fastest = job.image([Choice()] * len(coded))
-    except InputError:
+    except _DoesNotFitError:
         return best
     if fastest.device_bytes <= budget:
         return fastest
@@ -153,7 +195,7 @@ def _fitting(job: "_Job", coded: Sequence[Choice]) -> Image:
         try:
             best = job.image([one.choice for one in select(tried, paces, middle)])
             high = middle
-        except InputError:
+        except _DoesNotFitError:
             low = middle
     return best
 
@@ -201,11 +243,20 @@ def _smallest_within(
     return best
 
 
+class _DoesNotFitError(InputError):
+    """The scratchpad is so many bytes too small."""
+
+    def __init__(self, sentence: str, missing: int) -> None:
+        super().__init__(sentence)
+        self.missing = missing
+
+
 @dataclass(frozen=True)
 class _Job:
     """A network scheduled for a machine, and what its programs have to make.
 
-    ``weights`` are how many each operation had before and after simplification.
+    ``weights`` are how many each operation had before and after simplification; ``streamed`` images keep
+    nothing of their programs in the scratchpad but the rings.
     """
 
     config: MachineConfig
@@ -214,6 +265,7 @@ class _Job:
     materials: tuple[Material, ...]
     weights: tuple[Mapping[str, int], Mapping[str, int]]
     dropped: tuple[Dropped, ...]
+    streamed: bool = False
 
     def candidates(self) -> list[list[Candidate]]:
         """All choices for each layer that the machine runs."""
@@ -238,7 +290,7 @@ class _Job:
         config, plan = self.config, self.plan
         addresses = _allocate(plan, config)
         descriptors = _descriptors(plan, addresses)
-        writer = Writer(config.columns)
+        writer = Writer(config.columns, streamed=self.streamed)
         reports = [
             _write(writer, layer, material, choice, self.weights)
             for layer, material, choice in zip(plan.layers, self.materials, choices, strict=True)
@@ -250,16 +302,21 @@ class _Job:
             "literals": program.literals,
             "code": program.code,
         }
-        sizes = {name: len(content) for name, content in contents.items()}
+        sizes, end = {name: len(content) for name, content in contents.items()}, config.scratchpad_bytes
+        if self.streamed:
+            sizes |= dict.fromkeys(RINGS, RING_BYTES)
+            end = max(ring_addresses(config).values()) + RING_BYTES
         static = sum(sizes.values())
         activations = max(address + plan.layouts[name].size for name, address in addresses.items())
-        start = config.scratchpad_bytes - static
+        start = end - static
         missing = -(-activations // config.columns) * config.columns - start
         if missing > 0:
-            raise InputError(
-                f"network {self.network.name!r} does not fit {config.name!r}: its programs and constants take"
+            what = "descriptors and its program's rings" if self.streamed else "programs and constants"
+            raise _DoesNotFitError(
+                f"network {self.network.name!r} does not fit {config.name!r}: its {what} take"
                 f" {static} bytes and its activations {activations} of {config.scratchpad_bytes},"
-                f" {missing} bytes are missing; choose a larger target or a smaller network"
+                f" {missing} bytes are missing; choose a larger target or a smaller network",
+                missing,
             )
         # What is empty has an address too, which must be in the scratchpad: the last is never empty.
         bases = {}
@@ -274,6 +331,7 @@ class _Job:
             skeleton=skeleton(self.network),
             layers=tuple(reports),
             dropped=self.dropped,
+            streamed=self.streamed,
         )
 
 
@@ -324,7 +382,7 @@ def _descriptors(plan: Schedule, addresses: Mapping[str, int]) -> list[dict[str,
                 {
                     "opcode": Opcode.FILL,
                     "output_base": base + fill.offset,
-                    "output_step": fill.step,
+                    "output_step": (fill.step - fill.run) % (1 << ADDRESS_BITS),
                     "y_count": fill.lines,
                     "run": fill.run,
                     "zero_point": layout.zero_point,

@@ -114,6 +114,12 @@ class MachineConfig:
         return 4 if self.tile_gap else 5
 
     @property
+    def written_bytes(self) -> int:
+        """Outputs that are written together: a word, or two batches where a single port makes the rows wait
+        for each other, which leaves it time for that."""
+        return self.columns if self.scratchpad_ports == 2 else min(2 * self.requantisers, self.columns)
+
+    @property
     def scratchpad_words(self) -> int:
         return self.scratchpad_bytes // self.columns
 
@@ -122,20 +128,19 @@ CONFIGURATIONS = {
     config.name: config
     for config in (
         MachineConfig("up5k", 2, 8, 2, 16, 128 << 10, 1, 1024, 36_000_000, tile_gap=True),
-        # What fits an iCE40UP5K today: no additions, a slower requantiser, shallower columns.
+        # What fits an iCE40UP5K: no entropy engine, shallower columns, accumulators for the sums that occur.
         MachineConfig(
             "up5k-small",
             rows=2,
             columns=8,
             requantisers=1,
-            requantiser_digit_bits=8,
+            requantiser_digit_bits=16,
             scratchpad_bytes=128 << 10,
             scratchpad_ports=1,
             column_buffer_depth=512,
             clock_hz=36_000_000,
-            accumulator_bits=24,
+            accumulator_bits=23,
             tile_gap=True,
-            residual_adder=False,
             entropy_engines=0,
             generator=False,
         ),

@@ -89,6 +89,7 @@ def load_image(path: str | os.PathLike[str]) -> Image:
 def _encode(image: Image) -> dict[str, Any]:
     return {
         "config": asdict(image.config),
+        "streamed": image.streamed,
         "sections": [
             {"name": name, "address": section.address, "size": len(section.data)}
             for name, section in image.sections.items()
@@ -123,6 +124,7 @@ def _decode(host: object, device: bytes) -> Image:
         skeleton=network,
         layers=tuple(_layer(item) for item in checked.records(top, "layers")),
         dropped=tuple(_flat(Dropped, item) for item in checked.records(top, "dropped")),
+        streamed=checked.value(top, "streamed", bool),
         lossy=_flat(Lossy, checked.value(top, "lossy", dict)) if "lossy" in top else None,
     )
     image.check()

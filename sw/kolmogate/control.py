@@ -89,7 +89,7 @@ def run(
         dispatching = sequencer.state == DISPATCH
         start_layer = dispatching and d.kind == ARRAY
         start_fill = dispatching and d.kind == FILL and not filler.busy
-        start_residual = dispatching and d.kind == RESIDUAL
+        start_residual = sequencer.state == RECORD
         done = dispatching and d.kind == END and not filler.busy
         end_layer = sequencer.state == AWAIT_FILL and not filler.busy
 
@@ -97,7 +97,8 @@ def run(
         requests = OUTPUTS if writer.port_valid else 0
         requests |= ACTIVATIONS_0 if lanes[0].request else 0
         requests |= ACTIVATIONS_1 if two_ports and lanes[1].request else 0
-        requests |= OPERANDS if residual.state == ASK else 0
+        asking = requantiser.valid and residual.adding and not residual.asked
+        requests |= OPERANDS if asking else 0
         requests |= CODE if code.asking else 0
         requests |= LITERALS if literals.room != 0 else 0
         requests |= CODED if engine.asking else 0
@@ -131,10 +132,12 @@ def run(
         tile_end = position_end or drain.row == machine.rows - 1
         follows = transfer and not batch_end and tile_end and last_follows(machine, draining)
         drained = next_position and tile_end
-        if not residual.enabled:
+        if not residual.adding:
             drained = leaves_in_time(machine, drain, draining, next_position, tile_end)
         release = next_position and position_end
-        written = writes(requantiser, residual)
+        taken = residual_takes(machine, requantiser, residual)
+        accepted_output = taken and requantiser.valid
+        written = residual.full if residual.adding else requantiser.valid
 
         # Where the time goes.
         spent = layers[core.layer]
@@ -168,11 +171,11 @@ def run(
         clock_constants(constants, accepted and group_made, release)
         clock_drain(machine, drain, captured, transfer, batch_end, tile_end, follows)
         clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
-        clock_writer(machine, d, writer, writing, written, start_layer)
-        passing = residual.state == PASS
+        late = residual.adding != 0
+        clock_writer(machine, d, writer, writing, accepted_output, late, written, start_layer)
         operand_granted = granted & OPERANDS != 0
-        clock_residual(machine, d, residual, requantiser, operand_granted, writer_done, start_residual)
-        clock_requantiser(machine, requantiser, offered, passing)
+        clock_residual(machine, residual, operand_granted, taken, writer_done, start_residual)
+        clock_requantiser(machine, requantiser, offered, taken)
         clock_filler(machine, d, filler, granted & BORDERS != 0, start_fill)
         descriptor_granted = granted & DESCRIPTORS != 0
         clock_sequencer(machine, d, sequencer, descriptor_granted, writer_done, end_layer, start_fill)
@@ -181,7 +184,7 @@ def run(
 
 # Sequencer.
 
-LOAD, DISPATCH, AWAIT_LAYER, AWAIT_FILL = range(4)
+LOAD, DISPATCH, AWAIT_LAYER, AWAIT_FILL, RECORD = range(5)
 
 
 @njit(cache=True)
@@ -206,7 +209,15 @@ def clock_sequencer(
     elif state == DISPATCH:
         if d.kind == ARRAY:
             sequencer.state = AWAIT_LAYER
-        elif d.kind == RESIDUAL or start_fill:
+        elif d.kind == RESIDUAL:
+            sequencer.state = RECORD
+        elif start_fill:
+            sequencer.index += 1
+            sequencer.state = LOAD
+    elif state == RECORD:
+        sequencer.row += 1
+        if sequencer.row == machine.residual_rows:
+            sequencer.row = 0
             sequencer.index += 1
             sequencer.state = LOAD
     elif state == AWAIT_LAYER:
@@ -221,25 +232,28 @@ def clock_sequencer(
 # Filler.
 
 
+FILL_UNIT = 8
+
+
 @njit(cache=True)
 def clock_filler(machine: Registers, d: Registers, filler: Registers, granted: bool, start: bool) -> None:
+    # All in units.
     if granted:
-        whole = filler.address & (machine.columns - 1) == 0 and filler.left >= machine.columns
-        taken = machine.columns if whole else 1
+        units = machine.columns // FILL_UNIT
+        whole = filler.address & (units - 1) == 0 and filler.left >= units
+        taken = units if whole else 1
         filler.address += taken
         filler.left -= taken
         if filler.left == 0:
-            filler.line += filler.step
-            filler.address = filler.line
+            filler.address += filler.gap
             filler.left = filler.run
             filler.busy = filler.lines != 1
             filler.lines -= 1
     if start:
         filler.busy = 1
-        filler.line, filler.address = d.output_base, d.output_base
-        filler.step = d.output_step
+        filler.address, filler.gap = d.output_base // FILL_UNIT, d.output_step // FILL_UNIT
         filler.lines = d.y_count
-        filler.run, filler.left = d.run, d.run
+        filler.run, filler.left = d.run // FILL_UNIT, d.run // FILL_UNIT
 
 
 # Window fetcher.
@@ -368,7 +382,7 @@ def clock_fetcher(
         fetcher.group_base, fetcher.position = d.input_base, d.input_base
         fetcher.x, fetcher.y, fetcher.step = 0, 0, 0
         fetcher.outer, fetcher.inner = 0, 0
-        fetcher.outer_offset, fetcher.run_offset, fetcher.word_offset = 0, 0, 0
+        fetcher.run_offset, fetcher.word_offset = 0, 0
         fetcher.bytes_left = d.run
         fetcher.first_run, fetcher.first_word, fetcher.again = 1, 1, 0
 
@@ -386,10 +400,10 @@ def next_run(machine: Registers, d: Registers, fetcher: Registers) -> None:
     last_outer = fetcher.outer == d.outer_count - 1
     fetcher.inner = 0
     fetcher.outer += 1
-    fetcher.outer_offset += d.outer_step
-    fetcher.run_offset, fetcher.word_offset = fetcher.outer_offset, fetcher.outer_offset
+    fetcher.run_offset += d.outer_wrap
+    fetcher.word_offset = fetcher.run_offset
     if last_outer:
-        fetcher.outer, fetcher.outer_offset, fetcher.run_offset, fetcher.word_offset = 0, 0, 0, 0
+        fetcher.outer, fetcher.run_offset, fetcher.word_offset = 0, 0, 0
         fetcher.first_run = 1
         if fetcher.final_tile:
             fetcher.x, fetcher.y = 0, 0
@@ -713,7 +727,7 @@ SERIAL_LATENCY = 5
 @njit(cache=True)
 def requantiser_ready(machine: Registers, requantiser: Registers, residual: Registers) -> bool:
     if machine.interval == 1:
-        return not requantiser.valid or residual.state == PASS
+        return not requantiser.valid or residual_takes(machine, requantiser, residual)
     return requantiser_advances(requantiser) and requantiser.room != 0
 
 
@@ -752,59 +766,33 @@ def clock_requantiser(machine: Registers, requantiser: Registers, offered: bool,
 
 # Residual adder.
 
-PASS, ASK, AWAIT, COMPARE, MULTIPLY, ROUND, GIVE = range(7)
-
 
 @njit(cache=True)
-def writes(requantiser: Registers, residual: Registers) -> bool:
-    """Whether the writer is given a batch."""
-    if residual.state == PASS:
-        return requantiser.valid and not residual.enabled
-    return residual.state == GIVE
+def residual_takes(machine: Registers, requantiser: Registers, residual: Registers) -> bool:
+    """Whether the output of the requantisers is taken: passed on, or added to."""
+    if not residual.adding:
+        return True
+    return residual.here and requantiser.valid and residual.rows_left == 0 and not residual.full
 
 
 @njit(cache=True)
 def clock_residual(
-    machine: Registers,
-    d: Registers,
-    residual: Registers,
-    requantiser: Registers,
-    granted: bool,
-    done: bool,
-    start: bool,
+    machine: Registers, residual: Registers, granted: bool, take: bool, done: bool, start: bool
 ) -> None:
     answered = residual.answers & 1
     residual.answers = residual.answers >> 1 | granted << 1
-    state = residual.state
-    if state == PASS:
-        if requantiser.valid and residual.enabled:
-            residual.state = ASK
-    elif state == ASK:
-        if granted:
-            residual.state = AWAIT
-    elif state == AWAIT:
-        if answered:
-            residual.state = COMPARE
-    elif state == COMPARE:
-        residual.state = GIVE if residual.largest else MULTIPLY
-    elif state == MULTIPLY:
-        residual.digit += 1
-        if residual.digit == machine.residual_digits:
-            residual.digit = 0
-            residual.state = ROUND
-    elif state == ROUND:
-        residual.state = MULTIPLY
-        residual.index += 1
-        if machine.interval == 1 or residual.index == machine.requantisers:
-            residual.index = 0
-            residual.state = GIVE
-    else:
-        residual.state = PASS
+    residual.asked = (residual.asked or granted) and not take
+    residual.here = (residual.here or answered) and not take
+    # The writer takes what is there.
+    residual.full = residual.rows_left == 1
+    if residual.rows_left != 0:
+        residual.rows_left -= 1
+    if take and residual.adding:
+        residual.rows_left = machine.residual_rows - 1
     if done:
-        residual.enabled = 0
+        residual.adding = 0
     if start:
-        residual.enabled = 1
-        residual.largest = d.largest
+        residual.adding = 1
 
 
 # Writer.
@@ -812,14 +800,22 @@ def clock_residual(
 
 @njit(cache=True)
 def clock_writer(
-    machine: Registers, d: Registers, writer: Registers, counter: Registers, valid: bool, start: bool
+    machine: Registers,
+    d: Registers,
+    writer: Registers,
+    counter: Registers,
+    accept: bool,
+    late: bool,
+    valid: bool,
+    start: bool,
 ) -> None:
     writer.done = writer.finished
-    writer.port_valid, writer.finished = 0, 0
-    if valid:
+    flush, finish = writer.flush, writer.finish
+    if accept:
         batch_end = last_batch(machine, counter)
-        slot = (writer.address & (machine.columns - 1)) // machine.requantisers
-        writer.port_valid = batch_end or (slot + 1) * machine.requantisers == machine.columns
+        full = (writer.address + machine.requantisers) & (machine.written_bytes - 1) == 0
+        writer.flush = batch_end or full
+        writer.finish = 0
         writer.address += machine.requantisers
         if batch_end:
             line_end = counter.x == d.x_count - 1
@@ -827,9 +823,14 @@ def clock_writer(
             if last_position(d, counter):
                 writer.group += machine.columns
                 writer.position = writer.group
-                writer.finished = counter.group_channels <= machine.columns
+                writer.finish = counter.group_channels <= machine.columns
             writer.address = writer.position
         clock_counter(machine, d, counter, not batch_end, batch_end, False)
+    # What was accepted is there at once, or later.
+    if not late:
+        flush, finish = writer.flush, writer.finish
+    writer.port_valid = valid and flush
+    writer.finished = valid and finish
     if start:
         writer.group, writer.position, writer.address = d.output_base, d.output_base, d.output_base
         clock_counter(machine, d, counter, False, False, True)

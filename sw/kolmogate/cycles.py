@@ -14,7 +14,7 @@ from . import control, registers
 from .config import MachineConfig
 from .errors import InputError
 from .image import Image
-from .isa import COUNTS, DESCRIPTOR, P0, WORD_GRAIN, Opcode, window_taps
+from .isa import DESCRIPTOR, P0, WORD_GRAIN, Opcode, counts_nothing, window_taps
 from .machine_arithmetic import requantiser_interval
 from .programs.p0 import ProgramEnd, code_words, walk
 from .programs.reader import Reader
@@ -33,8 +33,7 @@ _CYCLES_A_CALL = 1_000_000
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
 _FEEDER_DEPTH = 8
 _LITERAL_WORDS = 8
-# By whether the requantisers are pipelined.
-_RESIDUAL_DIGITS = {False: 9, True: 3}
+_RESIDUAL_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "interval": requantiser_interval(config),
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
         "word_grain": WORD_GRAIN,
-        "residual_digits": _RESIDUAL_DIGITS[requantiser_interval(config) == 1],
+        "residual_rows": _RESIDUAL_ROWS,
         "literal_words": _LITERAL_WORDS,
         "words_held": 2 if config.generator else 1,
     }
@@ -171,7 +170,7 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
         if fields["opcode"] not in _KINDS:
             raise InputError(f"there is no descriptor opcode {fields['opcode']}: compile the image again")
         opcode = Opcode(fields["opcode"])
-        if any(fields[name] == 0 for name in COUNTS[opcode]):
+        if counts_nothing(fields):
             raise InputError("a descriptor counts nothing: compile the image again")
         if opcode == Opcode.ARRAY:
             tiles = -(-fields["x_count"] * fields["y_count"] // image.config.rows)

@@ -1,13 +1,17 @@
 """The driver: a device at the other end of a byte link, real or simulated."""
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
+
+from tqdm import tqdm
 
 from .config import MachineConfig
 from .errors import DeviceError, UsageError
 from .isa import ErrorCode
 from .link import Link
+from .programs.p0 import Program
 from .protocol import (
     ACCESS,
     IDENTITY,
@@ -21,6 +25,7 @@ from .protocol import (
     identity,
     pack_frame,
 )
+from .rings import RING_BYTES, RINGS, Feed, feeds, padded
 
 __all__ = ["Device", "Progress"]
 
@@ -36,11 +41,15 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Progress:
-    """What the device says of its inference; ``error`` and ``cycles`` are final once it is not busy."""
+    """What the device says of its inference; ``error`` and ``cycles`` are final once it is not busy.
+
+    ``pages`` are those that the readers of a streamed program are in, by stream.
+    """
 
     busy: bool
     error: int
     cycles: int
+    pages: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 class Device:
@@ -110,18 +119,21 @@ class Device:
             content += answer
         return content
 
-    def start(self, *, descriptors: int, code: int, literals: int, limit: int) -> None:
+    def start(
+        self, *, descriptors: int, code: int, literals: int, limit: int, streamed: bool = False
+    ) -> None:
         """Start an inference that may take ``limit`` cycles; the others are byte addresses."""
-        run = RUN.pack(descriptors=descriptors, code=code, literals=literals, limit=limit)
+        run = RUN.pack(descriptors=descriptors, code=code, literals=literals, limit=limit, streamed=streamed)
         self._request(Command.RUN, _payload(run, RUN.bits))
 
     def status(self) -> Progress:
         """How far the inference is."""
-        answer = self._request(Command.STATUS)
-        if len(answer) != PROGRESS.bits // 8:
-            raise _unexpected(Command.STATUS)
-        fields = PROGRESS.unpack(int.from_bytes(answer, "little"))
-        return Progress(bool(fields["busy"]), fields["error"], fields["cycles"])
+        return _progress(Command.STATUS, self._request(Command.STATUS))
+
+    def feed(self, address: int, content: bytes) -> Progress:
+        """Write ``content`` into a page of a ring, whose reader may then go on to the page's end."""
+        access = _payload(ACCESS.pack(last=len(content) - 1, address=address), ACCESS.bits)
+        return _progress(Command.FEED, self._request(Command.FEED, access + content))
 
     def wait(self, seconds: float) -> int:
         """Wait until the inference has ended; returns the cycles it took.
@@ -149,13 +161,26 @@ class Device:
             )
         return progress.cycles
 
-    def run(self, *, descriptors: int, code: int, literals: int, limit: int) -> int:
+    def run(
+        self,
+        *,
+        descriptors: int,
+        code: int,
+        literals: int,
+        limit: int,
+        program: Program | None = None,
+    ) -> int:
         """`start` an inference and `wait` for its end; returns the cycles it took.
 
-        An inference whose end is not waited for, because of an error or an interrupt, is ended by `reset`.
+        A ``program`` is streamed: ``code`` and ``literals`` are then rings. An inference whose end is not
+        waited for, because of an error or an interrupt, is ended by `reset`.
         """
+        streamed = program is not None
         try:
-            self.start(descriptors=descriptors, code=code, literals=literals, limit=limit)
+            self.start(descriptors=descriptors, code=code, literals=literals, limit=limit, streamed=streamed)
+            if program is not None:
+                addresses = {"coded": literals - RING_BYTES, "literals": literals, "code": code}
+                self._stream(feeds(padded(program, self.identity["columns"]), addresses))
             return self.wait(_PATIENCE_SECONDS)
         except BaseException:
             with suppress(DeviceError):
@@ -188,6 +213,23 @@ class Device:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _stream(self, streams: list[Feed]) -> None:
+        """Feed a program to the inference that runs, as fast as it is taken, until one of them has ended."""
+        size = PAGE_BYTES * sum(stream.left for stream in streams)
+        bar = tqdm(total=size, desc="stream", unit="B", unit_scale=True, delay=2, leave=False, disable=None)
+        with bar:
+            progress = self.status()
+            while progress.busy and any(stream.left for stream in streams):
+                pages = progress.pages
+                waiting = [stream for stream in streams if stream.has_room(pages[stream.name])]
+                if not waiting:
+                    progress = self.status()
+                    continue
+                # The one that its reader needs soonest.
+                address, content = min(waiting, key=lambda one: one.ahead(pages[one.name])).take()
+                progress = self.feed(address, content)
+                bar.update(len(content))
 
     def _pages(self, address: int, count: int) -> list[tuple[int, int]]:
         """The first and the past-the-end address of each access that moves these bytes."""
@@ -244,6 +286,14 @@ class Device:
 
 def _payload(word: int, bits: int) -> bytes:
     return word.to_bytes(bits // 8, "little")
+
+
+def _progress(command: Command, answer: bytes) -> Progress:
+    if len(answer) != PROGRESS.bits // 8:
+        raise _unexpected(command)
+    fields = PROGRESS.unpack(int.from_bytes(answer, "little"))
+    pages = {name: fields[name] for name in RINGS}
+    return Progress(bool(fields["busy"]), fields["error"], fields["cycles"], pages)
 
 
 def _refusal(command: Command, status: int) -> DeviceError:

@@ -16,6 +16,7 @@ from .layout import Layout
 from .network import Int8Array, Network, Tensor
 from .programs.p0 import Program
 from .programs.reader import count_rows
+from .rings import RING_BYTES, RINGS, ring_addresses
 from .schedule import split_tail
 from .simplify import Dropped
 from .skeleton import regenerate
@@ -136,6 +137,9 @@ class Image:
         One for each ARRAY descriptor, in order of execution.
     dropped : tuple of Dropped
         What simplification took from each operation, and why.
+    streamed : bool
+        The program flows through rings (`kolmogate.rings`): its sections lie at their addresses, and take the
+        rings' bytes there.
     lossy : Lossy or None
         None if the outputs are the original network's to the bit.
 
@@ -150,6 +154,7 @@ class Image:
     skeleton: Network = field(compare=False, repr=False)
     layers: tuple[LayerReport, ...]
     dropped: tuple[Dropped, ...]
+    streamed: bool = False
     lossy: Lossy | None = None
 
     def __post_init__(self) -> None:
@@ -159,7 +164,7 @@ class Image:
             if section.address % self.config.columns or len(section.data) % self.config.columns:
                 raise InputError(f"section {name} is not whole scratchpad words")
         sections = [
-            (name, section.address, section.address + len(section.data))
+            (name, section.address, section.address + self._space(name))
             for name, section in self.sections.items()
         ]
         activations = [
@@ -176,12 +181,19 @@ class Image:
         ):
             if start < other_end and other_start < end:
                 raise InputError(f"{one} and {other} overlap in the scratchpad")
-        coded = self.sections["coded"]
-        if coded.address + len(coded.data) != self.sections["literals"].address:
+        if self.streamed:
+            for name, address in ring_addresses(self.config).items():
+                if self.sections[name].address != address:
+                    raise InputError(f"the ring of section {name} is not at {address}")
+        elif self.sections["coded"].address + self._space("coded") != self.sections["literals"].address:
             raise InputError("the coded bytes do not lie just below the literals")
         for name, part in (("input", self.input), ("output", self.output)):
             if int(np.prod(part.tensor.shape)) != part.layout.elements:
                 raise InputError(f"the layout of the {name} does not hold shape {part.tensor.shape}")
+
+    def _space(self, section: str) -> int:
+        """Bytes of scratchpad that a section takes."""
+        return RING_BYTES if self.streamed and section in RINGS else len(self.sections[section].data)
 
     def check(self) -> None:
         """Raise `InputError` unless the descriptors make sense and the weight program makes what they take.
@@ -271,6 +283,7 @@ class Image:
             "model": self.model,
             "target": self.config.name,
             "exact": self.lossy is None,
+            "streamed": self.streamed,
             **({"lossy": asdict(self.lossy)} if self.lossy else {}),
             "device_bytes": self.device_bytes,
             "sections": {

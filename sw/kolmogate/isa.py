@@ -19,6 +19,7 @@ __all__ = [
     "COUNTS",
     "DESCRIPTOR",
     "FILL",
+    "FILL_UNIT",
     "HISTORY_ROWS",
     "INSTRUCTION",
     "NEW_BITS",
@@ -28,6 +29,7 @@ __all__ = [
     "RECORD_WORDS",
     "RESIDUAL",
     "RESIDUAL_FRACTION",
+    "SCALE_OFFSET",
     "SEEK_WORDS",
     "SHIFTS",
     "SHIFT_BASE",
@@ -38,6 +40,7 @@ __all__ = [
     "ErrorCode",
     "Opcode",
     "Record",
+    "counts_nothing",
     "load_descriptor",
     "store_constants",
     "store_descriptor",
@@ -116,8 +119,9 @@ class Opcode(IntEnum):
     ARRAY = 1
     """Run one layer through the array: convolution, depthwise convolution, dense, average pooling."""
     FILL = 2
-    """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` bytes, ``output_step`` apart, from
-    ``output_base``. Runs beside the next ARRAY descriptor, which is complete only when the fill is."""
+    """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` bytes from ``output_base``, with
+    ``output_step`` bytes between the end of a line and the start of the next, all of them multiples of
+    `FILL_UNIT`. Runs beside the next ARRAY descriptor, which is complete only when the fill is."""
     RESIDUAL = 3
     """Add a tensor to the outputs of the next ARRAY descriptor (`RESIDUAL`)."""
 
@@ -161,9 +165,10 @@ DESCRIPTOR = Record(
         "output_step": ADDRESS_BITS,
         "output_wrap": ADDRESS_BITS,
         # Taps of a window, outermost loop first: outer_count times inner_count runs of `run` contiguous
-        # bytes (byte mode) or one word (word mode, run = columns).
+        # bytes (byte mode) or one word (word mode, run = columns). From the start of one to that of the next
+        # it is inner_step, from the last of the inner loop to the first of the next outer_wrap.
         "outer_count": 10,
-        "outer_step": ADDRESS_BITS,
+        "outer_wrap": ADDRESS_BITS,
         "inner_count": 10,
         # From one position to the next, which is never back.
         "inner_step": 14,
@@ -196,13 +201,12 @@ RESIDUAL = Record(
     "residual",
     {
         "opcode": 3,
-        # Keep the larger of the two bytes instead of adding them (max pooling, a tap at a time). The zero
-        # points must then be 0.
+        # Keep the larger of the sum and the tensor's byte (max pooling, a tap at a time).
         "largest": 1,
         # The tensor's byte lies so far from the output byte it belongs to; a multiple of the word.
         "offset": ADDRESS_BITS,
-        "output_scale": 27,
-        "operand_scale": 27,
+        "output_scale": 28,
+        "operand_scale": 28,
         "output_zero_point!": 8,
         "operand_zero_point!": 8,
         "zero_point!": 8,
@@ -211,15 +215,20 @@ RESIDUAL = Record(
     },
 )
 """A residual addition, in the place of a descriptor: each output ``y`` of the next layer becomes
-``max(y, x)`` if ``largest``, else
 
-    clamp(zero_point + (((y - output_zero_point) * output_scale + (x - operand_zero_point) * operand_scale
+    clamp(zero_point + ((y' * (output_scale - SCALE_OFFSET) + x' * (operand_scale - SCALE_OFFSET)
           + 2**(RESIDUAL_FRACTION - 1)) >> RESIDUAL_FRACTION), minimum, maximum)
 
-``x`` is the operand's byte."""
+where ``y' = y - output_zero_point`` and ``x' = x - operand_zero_point``, ``x`` being the operand's byte. With
+``largest``, ``x'`` is the minimum instead. Both scales must be less than 8.0."""
+
+SCALE_OFFSET = 0x5555555
+"""Makes the pairs of bits of a scale stand for the digits -1, 0, 1, 2, which are cheap to multiply with."""
 
 RESIDUAL_FRACTION = 24
 
+FILL_UNIT = 8
+"""What FILL counts in, whatever the word: the bits below are not looked at."""
 RECORDS = {
     Opcode.END: Record("end", {"opcode": 3}),
     Opcode.ARRAY: DESCRIPTOR,
@@ -252,7 +261,14 @@ COUNTS = {
     Opcode.FILL: ("y_count", "run"),
     Opcode.RESIDUAL: (),
 }
-"""Fields of each kind of descriptor that are never 0: the device defines no outcome if one is."""
+"""Fields of each kind of descriptor that are never 0, nor a ``run`` of FILL less than a unit: the device
+defines no outcome if one is."""
+
+
+def counts_nothing(fields: Mapping[str, int]) -> bool:
+    """Whether a descriptor with these ``fields`` and a known opcode has such a field."""
+    least = {"run": FILL_UNIT} if fields["opcode"] == Opcode.FILL else {}
+    return any(fields[name] < least.get(name, 1) for name in COUNTS[Opcode(fields["opcode"])])
 
 
 def window_taps(fields: Mapping[str, int]) -> int:
@@ -261,7 +277,7 @@ def window_taps(fields: Mapping[str, int]) -> int:
 
 
 CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6})
-"""Requantisation of one output channel: with ``a = accumulator + bias``,
+"""Requantisation of one output channel: with ``a = accumulator + bias``, of one bit more than an accumulator,
 
     y = clamp(zero_point + ((a * multiplier + 2**(shift-1) + nudge) >> shift), minimum, maximum)
 

@@ -13,8 +13,8 @@ from .config import MachineConfig
 from .errors import DeviceError, InputError, UsageError
 from .isa import (
     ADDRESS_BITS,
-    COUNTS,
     DESCRIPTOR,
+    FILL_UNIT,
     SHIFT_BASE,
     SHIFTS,
     STORED_CONSTANTS,
@@ -22,13 +22,15 @@ from .isa import (
     ErrorCode,
     Opcode,
     Record,
+    counts_nothing,
     load_descriptor,
     window_taps,
 )
 from .machine_arithmetic import add_residual, requantise
 from .network import Int8Array
-from .programs.p0 import ProgramEnd
+from .programs.p0 import Program, ProgramEnd, code_words
 from .programs.reader import Reader
+from .rings import padded
 
 __all__ = ["Machine"]
 
@@ -76,8 +78,12 @@ class Machine:
                 f"bytes {address} to {address + count} are not in the machine's scratchpad of {size} bytes"
             )
 
-    def run(self, *, descriptors: int, code: int, literals: int, limit: int) -> None:
+    def run(
+        self, *, descriptors: int, code: int, literals: int, limit: int, program: Program | None = None
+    ) -> None:
         """One inference from the byte addresses of the first descriptor and of the two program streams.
+
+        A ``program`` is streamed, whole and in time; the rings are then not looked at.
 
         Raises `DeviceError` with the `ErrorCode` that the device would report; ``limit`` is
         held against a lower bound of the cycles. A count of 0 and a shift out of range count as
@@ -89,13 +95,18 @@ class Machine:
             address // self.config.columns * self.config.columns for address in (descriptors, code, literals)
         )
         # A copy: the program that runs is the one that was there.
-        words = np.roll(self.memory, -code).view("<u2")
+        words, memory = np.roll(self.memory, -code).view("<u2"), self.memory.copy()
+        if program is not None:
+            fed = padded(program, self.config.columns)
+            words, literals = code_words(fed), len(fed.coded)
+            memory = np.frombuffer(fed.coded + fed.literals, np.uint8)
         reader = Reader(
             words,
-            self.memory.copy(),
+            memory,
             literals,
             self.config.columns,
             entropy_engine=self.config.entropy_engines > 0,
+            streamed=program is not None,
             generator=self.config.generator,
             cycles=limit,
         )
@@ -139,14 +150,16 @@ class Machine:
             cycles = 0
         else:
             raise DeviceError(f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR)
-        if any(fields[name] == 0 for name in COUNTS[Opcode(fields["opcode"])]):
+        if counts_nothing(fields):
             raise DeviceError("a descriptor counts nothing", ErrorCode.BAD_DESCRIPTOR)
         return cycles
 
     def _fill(self, fields: dict[str, int]) -> None:
-        lines = fields["output_base"] + np.arange(fields["y_count"]) * fields["output_step"]
-        for line in lines:
-            self.memory[self._wrap(line + np.arange(fields["run"]))] = fields["zero_point"] & 0xFF
+        base, step, run = (
+            fields[name] // FILL_UNIT * FILL_UNIT for name in ("output_base", "output_step", "run")
+        )
+        for line in base + np.arange(fields["y_count"]) * (run + step):
+            self.memory[self._wrap(line + np.arange(run))] = fields["zero_point"] & 0xFF
 
     def _run_layer(self, fields: dict[str, int], reader: Reader, residual: dict[str, int] | None) -> None:
         config, depth, channels = self.config, window_taps(fields), fields["channels"]
@@ -181,8 +194,8 @@ class Machine:
             for part in _chunks(span, depth * config.columns):
                 accumulators = self._accumulate(fields, windows[part], weights[:, index])
                 y = requantise(
-                    accumulators[:, :channels],
-                    constants["bias"],
+                    _wrapped(accumulators[:, :channels] + constants["bias"], config.accumulator_bits + 1),
+                    0,
                     constants["multiplier"],
                     constants["shift"],
                     single_rounding=bool(fields["single_rounding"]),
@@ -198,7 +211,8 @@ class Machine:
         """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns)."""
         columns = self.config.columns
         groups = len(weights)
-        outer = np.arange(fields["outer_count"]) * fields["outer_step"]
+        outer_step = fields["outer_wrap"] + (fields["inner_count"] - 1) * fields["inner_step"]
+        outer = np.arange(fields["outer_count"]) * outer_step
         inner = np.arange(fields["inner_count"]) * fields["inner_step"]
         runs = (outer[:, np.newaxis] + inner).ravel()
         if fields["word_mode"]:
@@ -220,9 +234,13 @@ class Machine:
             # Sums of int8 products are exact in double precision.
             by_tap = weights.transpose(1, 0, 2).reshape(-1, groups * columns)
             total = (activations @ by_tap.astype(np.float64)).astype(np.int64)
-        # Accumulators wrap as registers do.
-        half = 1 << self.config.accumulator_bits - 1
-        return ((total + half) & (2 * half - 1)) - half
+        return _wrapped(total, self.config.accumulator_bits)
+
+
+def _wrapped(values: Int64Array, bits: int) -> Int64Array:
+    """Values as registers of so many bits hold them."""
+    half = 1 << bits - 1
+    return ((values + half) & (2 * half - 1)) - half
 
 
 def _positions(fields: dict[str, int], prefix: str) -> Int64Array:

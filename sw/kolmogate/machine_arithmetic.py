@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from .config import MachineConfig
 from .errors import InputError
-from .isa import RESIDUAL_FRACTION, SHIFTS
+from .isa import RESIDUAL_FRACTION, SCALE_OFFSET, SHIFTS
 
 __all__ = ["add_residual", "constants_from_tflite", "normalise", "requantise", "requantiser_interval"]
 
@@ -64,12 +64,11 @@ def constants_from_tflite(multiplier: npt.ArrayLike, shift: npt.ArrayLike) -> tu
 def add_residual(outputs: npt.ArrayLike, operands: npt.ArrayLike, record: Mapping[str, int]) -> Int64Array:
     """The formula of `isa.RESIDUAL` for outputs and operands of one shape; ``record`` holds its fields."""
     y, x = np.asarray(outputs, np.int64), np.asarray(operands, np.int64)
-    if record["largest"]:
-        return np.maximum(y, x)
-    total = (y - record["output_zero_point"]) * record["output_scale"]
-    total += (x - record["operand_zero_point"]) * record["operand_scale"]
+    y, x = y - record["output_zero_point"], x - record["operand_zero_point"]
+    total = y * (record["output_scale"] - SCALE_OFFSET) + x * (record["operand_scale"] - SCALE_OFFSET)
     rounded = (total + (1 << RESIDUAL_FRACTION - 1)) >> RESIDUAL_FRACTION
-    return np.clip(rounded + record["zero_point"], record["minimum"], record["maximum"])
+    minimum = x if record["largest"] else np.int64(record["minimum"])
+    return np.minimum(np.maximum(rounded + record["zero_point"], minimum), record["maximum"])
 
 
 def normalise(multiplier: int, shift: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from .network import (
 )
 from .shorten import shorten
 
-__all__ = ["Parameters", "average_constants", "parameters", "row_count", "weights_of_rows"]
+__all__ = ["Parameters", "average_constants", "parameters", "program_rows", "row_count", "weights_of_rows"]
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -99,7 +99,7 @@ def parameters(
         "zero_point": zero_points[1],
         **_clamp(operation.clamp),
     }
-    rows = _rows(filters, config.columns)
+    rows = program_rows(filters, config.columns)
     return Parameters(fields, bias, multiplier, shift, rows, _distances(operation))
 
 
@@ -140,7 +140,7 @@ def _filters(operation: Weighted) -> Int8Array:
     return operation.weights.reshape(channels, -1)
 
 
-def _rows(filters: Int8Array, columns: int) -> Int8Array:
+def program_rows(filters: Int8Array, columns: int) -> Int8Array:
     """(channels, taps) as (groups, taps, columns)."""
     channels, taps = filters.shape
     groups = -(-channels // columns)
@@ -174,7 +174,7 @@ def _sums(filters: Int64Array) -> tuple[Int64Array, Int64Array]:
 def _check_range(
     operation: Operation, sums: tuple[Int64Array, Int64Array], bias: Int64Array, config: MachineConfig
 ) -> None:
-    """Every reachable accumulator, at any tap, and every bias must fit."""
+    """Every reachable accumulator, at any tap, every bias and every sum of both must fit."""
     lowest, highest = sums[0].min(), sums[1].max()
     limit = 1 << config.accumulator_bits - 1
     if highest >= limit or -lowest > limit:
@@ -188,6 +188,14 @@ def _check_range(
         raise InputError(
             f"{operation.kind} {operation.name!r} cannot be run exactly on this target: with the input's zero"
             f" point its bias reaches {np.abs(bias).max()}, beyond {limit - 1}; give its input another range"
+        )
+    limit = 1 << config.accumulator_bits
+    highest, lowest = (sums[1] + bias).max(), (sums[0] + bias).min()
+    if highest >= limit or -lowest > limit:
+        raise InputError(
+            f"{operation.kind} {operation.name!r} cannot be run exactly on this target: with their biases its"
+            f" sums reach {max(highest, -lowest)}, beyond {config.accumulator_bits + 1} bits;"
+            " make its filters smaller"
         )
 
 

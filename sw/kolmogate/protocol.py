@@ -16,6 +16,7 @@ READ       `ACCESS`                             ``last + 1`` bytes
 RUN        `RUN`                                none
 STATUS     none                                 `PROGRESS`
 RESET      none                                 none
+FEED       `ACCESS` and ``last + 1`` bytes      `PROGRESS`
 =========  ===================================  =========================
 
 The device answers every good frame, one at a time, and drops every other without a word. Good is a frame
@@ -23,8 +24,9 @@ with a right CRC and the sequence number after that of the request before, or th
 request is repeated because its answer was lost. All requests can be carried out twice but RUN, which
 starts nothing when it is repeated. IDENTIFY may have any sequence number and sets the one to count from,
 so it opens a connection. A request that is answered with another status than `Status.OK` has had no
-effect. Addresses are scratchpad bytes, and an access stays inside a page: it does not cross a multiple of
-`PAGE_BYTES`.
+effect. FEED is a WRITE to a ring of a streamed program (`kolmogate.rings`): its reader may then go on to the
+end of the page that was written. Addresses are scratchpad bytes, and an access stays inside a page: it does
+not cross a multiple of `PAGE_BYTES`.
 """
 
 import zlib
@@ -77,6 +79,7 @@ class Command(IntEnum):
     RUN = 3
     STATUS = 4
     RESET = 5
+    FEED = 6
 
 
 class Status(IntEnum):
@@ -95,11 +98,13 @@ class Status(IntEnum):
 
 ACCESS = Record("memory access", {"last": 8, "address": 24})
 """``last`` is the number of bytes less one."""
-RUN = Record("run request", {"limit": 32, "literals": 24, "code": 24, "descriptors": 24})
-"""The cycles after which the device gives the inference up, and base addresses. The gateware keeps the
+RUN = Record("run request", {"limit": 32, "literals": 24, "code": 23, "streamed": 1, "descriptors": 24})
+"""The cycles after which the device gives the inference up, and base addresses; those of rings for a program
+that is ``streamed``, whose coded ring lies just below that of the literals. The gateware keeps the
 newest bytes of a payload, so all layouts have in common that an address to count from is at the end."""
-PROGRESS = Record("progress", {"busy": 8, "error": 8, "cycles": 32})
-"""Whether an inference is running, and the `ErrorCode` and cycles of the last."""
+PROGRESS = Record("progress", {"busy": 2, "coded": 2, "literals": 2, "code": 2, "error": 8, "cycles": 32})
+"""Whether an inference is running, the pages that the readers of a streamed program are in, and the
+`ErrorCode` and cycles of the last inference."""
 IDENTITY = Record(
     "identity",
     {

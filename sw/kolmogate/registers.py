@@ -12,6 +12,7 @@ def _registers(*names: str) -> np.dtype[np.void]:
 MACHINE = _registers(
     *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth"),
     *("tile_gap", "capture_latency"),
+    "written_bytes",
     # cycles from a batch of the requantisers to the next; 1 is the pipelined form
     "interval",
     # scratchpad words of a descriptor
@@ -20,15 +21,15 @@ MACHINE = _registers(
     "word_grain",
     # words of literals that are read ahead, and those that the lanes hold before the newest
     *("literal_words", "words_held"),
-    # digits of a difference in the residual adder, which takes one a cycle
-    "residual_digits",
+    # rows of a record as the residual adder takes it
+    "residual_rows",
 )
 """The parameters of the machine."""
 
 DESCRIPTOR = _registers(
     *("kind", "word_mode", "unit_weights", "stream_weights", "x_count", "y_count"),
     *("input_base", "input_step", "input_wrap", "output_base", "output_step", "output_wrap"),
-    *("outer_count", "outer_step", "inner_count", "inner_step", "run", "channels", "largest"),
+    *("outer_count", "outer_wrap", "inner_count", "inner_step", "run", "channels"),
 )
 """A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
 
@@ -44,13 +45,13 @@ _COUNTER = _registers("x", "y", "batch", "live", "group_channels")
 STATE = np.dtype(
     [
         ("core", _registers("cycles", "layer", "begun", "idle")),
-        ("sequencer", _registers("state", "index", "asked", "loaded", "answers")),
-        ("filler", _registers("busy", "line", "lines", "step", "run", "address", "left")),
+        ("sequencer", _registers("state", "index", "asked", "loaded", "answers", "row")),
+        ("filler", _registers("busy", "lines", "gap", "run", "address", "left")),
         (
             "fetcher",
             _registers(
                 *("walking", "channels_left", "group_base", "x", "y", "position", "step", "live_step"),
-                *("live_lanes", "final_tile", "outer", "inner", "outer_offset", "run_offset", "word_offset"),
+                *("live_lanes", "final_tile", "outer", "inner", "run_offset", "word_offset"),
                 *("bytes_left", "first_run", "first_word", "again"),
                 # not registers: from `look_ahead` to `clock_fetcher`
                 *("placing", "ended", "next_x", "next_y", "next_position", "last_step"),
@@ -80,8 +81,13 @@ STATE = np.dtype(
         ("drain", _registers("draining", "skipping", "row", "column", "follows")),
         ("draining", _COUNTER),
         ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
-        ("residual", _registers("enabled", "largest", "state", "digit", "index", "answers")),
-        ("writer", _registers("position", "group", "address", "port_valid", "finished", "done")),
+        ("residual", _registers("adding", "asked", "here", "rows_left", "full", "answers")),
+        (
+            "writer",
+            _registers(
+                *("position", "group", "address", "flush", "finish", "port_valid", "finished", "done"),
+            ),
+        ),
         ("writing", _COUNTER),
     ]
 )

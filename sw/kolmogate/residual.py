@@ -7,13 +7,13 @@ import numpy as np
 
 from . import golden
 from .errors import InputError
-from .isa import RESIDUAL, RESIDUAL_FRACTION, Opcode
+from .isa import RESIDUAL_FRACTION, SCALE_OFFSET, Opcode
 from .machine_arithmetic import add_residual
 from .network import Add, Requantisation, Tensor
 
 __all__ = ["largest_record", "residual_record"]
 
-LARGEST_SCALE = (1 << RESIDUAL.widths["output_scale"]) - 1
+LARGEST_SCALE = (8 << RESIDUAL_FRACTION) - 1
 
 EXCESS = (0.0, *(2.0**-bits for bits in range(24, 17, -1)))
 """How much both scales are raised: that rounds sums halfway between two outputs away from zero, as TFLite."""
@@ -24,7 +24,13 @@ NUDGES = sorted(product(range(-4, 5), repeat=2), key=lambda pair: abs(pair[0]) +
 
 def largest_record() -> dict[str, int]:
     """The record that keeps the larger of the output and what is in its place."""
-    return {"opcode": Opcode.RESIDUAL, "largest": 1}
+    return {
+        "opcode": Opcode.RESIDUAL,
+        "largest": 1,
+        "output_scale": (1 << RESIDUAL_FRACTION) + SCALE_OFFSET,
+        "operand_scale": SCALE_OFFSET,
+        "maximum": 127,
+    }
 
 
 def residual_record(operation: Add, output: Tensor, operand: Tensor, total: Tensor) -> dict[str, int]:
@@ -53,13 +59,13 @@ def residual_record(operation: Add, output: Tensor, operand: Tensor, total: Tens
     )
     if found is None:
         raise InputError(
-            f"ADD {operation.name!r} cannot be run exactly: no 27-bit scales give the reference's sum for"
+            f"ADD {operation.name!r} cannot be run exactly: no two scales give the reference's sum for"
             " every pair of bytes, as the scales of its tensors are too far apart; quantise the model again"
         )
     return {
         "opcode": Opcode.RESIDUAL,
-        "output_scale": found[0],
-        "operand_scale": found[1],
+        "output_scale": found[0] + SCALE_OFFSET,
+        "operand_scale": found[1] + SCALE_OFFSET,
         "output_zero_point": output.zero_point,
         "operand_zero_point": operand.zero_point,
         "zero_point": total.zero_point,
@@ -100,7 +106,8 @@ def _scales(
             pair = tuple(round(one * (1 + excess)) + move for one, move in zip(real, nudge, strict=True))
             if not 0 <= min(pair) <= max(pair) <= LARGEST_SCALE:
                 continue
-            made = add_residual(y, x, {**record, "output_scale": pair[0], "operand_scale": pair[1]})
+            scales = {"output_scale": pair[0] + SCALE_OFFSET, "operand_scale": pair[1] + SCALE_OFFSET}
+            made = add_residual(y, x, record | scales)
             if np.array_equal(made, wanted):
                 return pair[0], pair[1]
     return None

@@ -19,7 +19,9 @@ from .errors import DeviceError, InputError, ToolMissingError, UsageError
 from .image import Image
 from .machine import Machine
 from .network import Int8Array
-from .protocol import BAUD, PAGE_BYTES
+from .programs.p0 import Program
+from .protocol import BAUD, PAGE_BYTES, RUN
+from .rings import RINGS
 from .serial_link import SerialLink, usb_ports
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ __all__ = ["LoadedNetwork", "Opened", "open", "simulated_link"]
 # An inference is given up after this many times the cycles that the model predicts.
 _PATIENCE = 4
 _LEAST_LIMIT = 100_000
+_LARGEST_LIMIT = (1 << RUN.widths["limit"]) - 1
 
 
 class _Target(Protocol):
@@ -38,7 +41,9 @@ class _Target(Protocol):
     def require(self, config: MachineConfig) -> None: ...
     def write(self, address: int, content: bytes) -> None: ...
     def read(self, address: int, count: int) -> bytes: ...
-    def run(self, *, descriptors: int, code: int, literals: int, limit: int) -> int | None: ...
+    def run(
+        self, *, descriptors: int, code: int, literals: int, limit: int, program: Program | None = None
+    ) -> int | None: ...
 
 
 _Spent = Callable[[int], npt.NDArray[np.void]]
@@ -55,9 +60,10 @@ class LoadedNetwork:
     layers : list of LayerCycles
         Cycles of each layer: predicted, and on the RTL, after a call, those counted in its last inference.
     compute_seconds : list of float
-        The same in seconds of the image's nominal clock.
+        The same in seconds of the image's nominal clock; of a streamed image the cycles predicted, as those
+        measured are spent waiting for the program.
     link_seconds : list of float
-        What each inference took beside: moving input and output, and asking for the end.
+        What each inference took beside: moving input, output and a streamed program, and asking for the end.
     """
 
     def __init__(self, opened: "Opened", image: Image) -> None:
@@ -90,17 +96,27 @@ class LoadedNetwork:
             self.layers = split(self._opened.spent(len(image.layers)), image)
         return results
 
+    @property
+    def _limit(self) -> int:
+        """Cycles after which an inference is given up; a streamed one may wait for every page."""
+        limit = max(_LEAST_LIMIT, _PATIENCE * self._predicted)
+        if self.image.streamed:
+            pages = self.image.device_bytes // PAGE_BYTES + len(RINGS)
+            limit += int(pages * self._opened.timeout * self.image.config.clock_hz)
+        return min(limit, _LARGEST_LIMIT)
+
     def _infer(self, target: _Target, x: Int8Array) -> Int8Array:
         image = self.image
         started = self._opened.now()
         target.write(image.input.address, image.pack_input(x))
         # Empty sections have addresses too: coded bytes lie just below the literals, if there are any or not.
         entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
-        measured = target.run(**entry, limit=max(_LEAST_LIMIT, _PATIENCE * self._predicted))
+        program = image.program() if image.streamed else None
+        measured = target.run(**entry, limit=self._limit, program=program)
         region = target.read(image.output.address, image.output.layout.size)
         seconds = self._opened.now() - started
         spent = self._predicted if measured is None else measured
-        compute = spent / image.config.clock_hz
+        compute = (self._predicted if image.streamed else spent) / image.config.clock_hz
         self.cycles.append(spent)
         self.compute_seconds.append(compute)
         # The machine model has neither a link nor a clock.
@@ -155,6 +171,11 @@ class Opened(AbstractContextManager["Opened"]):
     def now(self) -> float:
         """Seconds on the device's clock; they stand still on the machine model."""
         return self._target.now() if isinstance(self._target, Device) else 0.0
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that an answer of the device may take; none on the machine model."""
+        return self._target.timeout if isinstance(self._target, Device) else 0.0
 
     def close(self) -> None:
         """Close the link; closing twice does nothing."""
@@ -250,10 +271,11 @@ def _find(baud: int) -> Device:
 
 
 def _pieces(image: Image) -> list[tuple[int, bytes]]:
-    """The image's bytes page by page, with their addresses."""
+    """The bytes of the image that stay in the device, page by page, with their addresses."""
     return [
         (section.address + start, section.data[start : start + PAGE_BYTES])
-        for section in image.sections.values()
+        for name, section in image.sections.items()
+        if not (image.streamed and name in RINGS)
         for start in range(0, len(section.data), PAGE_BYTES)
     ]
 

@@ -274,7 +274,7 @@ def _window_loops(layout: Layout, size: tuple[int, int], word: int | None) -> di
             run, outer, outer_step = run * outer, 1, 0
     return {
         "outer_count": outer,
-        "outer_step": _residue(outer_step),
+        "outer_wrap": _residue(outer_step - (inner - 1) * inner_step),
         "inner_count": inner,
         "inner_step": _residue(inner_step),
         "run": run,

@@ -11,7 +11,8 @@ CORNER = MachineConfig("corner", 3, 8, 8, 32, 8 << 10, 1, 16, 1_000_000, generat
 
 
 @pytest.fixture(
-    params=[CONFIGURATIONS["up5k"], CONFIGURATIONS["ecp5-45f"], CORNER], ids=lambda config: config.name
+    params=[*(CONFIGURATIONS[name] for name in ("up5k", "up5k-small", "ecp5-45f")), CORNER],
+    ids=lambda config: config.name,
 )
 def config(request: pytest.FixtureRequest) -> MachineConfig:
     """Each machine configuration that the component tests cover."""

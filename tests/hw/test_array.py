@@ -241,7 +241,7 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
 def test_a_tap_a_cycle(config: MachineConfig, source: random.Random) -> None:
     """Aligned byte-mode layers lose less than 5 % of the cycles once under way."""
     config = dataclasses.replace(config, column_buffer_depth=1024)
-    steps = {"input_step": config.columns, "outer_step": config.columns, "inner_step": config.columns}
+    steps = {"input_step": config.columns, "outer_wrap": config.columns, "inner_step": config.columns}
     layer = random_layer(
         source,
         config,

@@ -127,6 +127,8 @@ def run(
                     tile = group[first : first + config.rows].ravel().tolist()
                     left = config.columns - -(-live // lanes) * lanes
                     ctx.set(dut.captured, 1)
+                    ctx.set(dut.final_tile, first + config.rows >= outputs.positions)
+                    ctx.set(dut.last_row, min(config.rows, outputs.positions - first) - 1)
                     drained, taken = await cycle(ctx), 1
                     ctx.set(dut.captured, 0)
                     while not drained:

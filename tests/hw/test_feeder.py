@@ -28,6 +28,7 @@ def test_feeder(config: MachineConfig, word_mode: int, source: random.Random) ->
                 "last": last,
                 "window_end": source.randrange(2),
                 "final_tile": source.randrange(2),
+                "last_row": source.randrange(config.rows),
                 "word": source.getrandbits(8 * columns),
             }
         )

@@ -38,7 +38,7 @@ CORNERS: dict[str, dict[str, Any]] = {
     "x_count 1": {"word_mode": 0, "x_count": 1, "y_count": 5, "run": 3},
     "x_count 1, words": {"word_mode": 1, "x_count": 1, "y_count": 5},
     "rows apart by a byte": {"word_mode": 0, "input_step": 1, "run": 9, "y_count": 2, "outer_count": 1},
-    "backwards": {"word_mode": 0, "input_step": -3, "outer_step": -7, "inner_step": 1, "run": 11},
+    "backwards": {"word_mode": 0, "input_step": -3, "outer_wrap": -7, "inner_step": 1, "run": 11},
     "one channel more than a group": {"word_mode": 1, "channels": lambda config: config.columns + 1},
     "whole groups": {"word_mode": 0, "channels": lambda config: 2 * config.columns, "run": 5},
     "single channel": {"word_mode": 1, "channels": 1},
@@ -98,6 +98,9 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
                         final_tile = (
                             bool(word.final_tile) if row == config.rows - 1 else wanted[row][taken[row]][2]
                         )
+                        if word.window_end and word.final_tile and row == config.rows - 1:
+                            positions = layer["x_count"] * layer["y_count"]
+                            assert word.last_row == (positions - 1) % config.rows
                         got = (value, bool(word.window_end) and at_last, final_tile)
                         assert got == wanted[row][taken[row]], f"{name}: row {row}, activation {taken[row]}"
                         taken[row] += 1

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, FILL, Opcode
+from kolmogate.isa import ADDRESS_BITS, FILL, FILL_UNIT, Opcode
 from kolmogate_hw.filler import Filler
 from kolmogate_sim.memories import random_memory, serve_writes
 from kolmogate_sim.models import fill
@@ -28,19 +28,28 @@ def descriptor(base: int, run: int, step: int = 0, lines: int = 1, value: int = 
 
 
 def random_fill(source: random.Random) -> dict[str, int]:
-    run, lines = source.choice((1, 5, 16, source.randrange(1, 150))), source.randrange(1, 8)
-    step = source.randrange(-300, 301)
-    reach = step * (lines - 1)
-    base = source.randrange(max(0, -reach), MEMORY - run - max(0, reach) + 1)
+    run, lines = source.choice((1, 2, source.randrange(1, 20))), source.randrange(1, 8)
+    step = source.randrange(-40, 41)
+    reach = (run + step) * (lines - 1)
+    base = source.randrange(max(0, -reach), MEMORY // FILL_UNIT - run - max(0, reach) + 1)
+    # The device does not look at the lowest bits.
+    base, run, step = (
+        FILL_UNIT * units + source.randrange(FILL_UNIT) for units in (base, run, step % (1 << 17))
+    )
     return descriptor(base, run, step, lines, source.randrange(-128, 128))
 
 
+def in_units(layer: dict[str, int]) -> dict[str, int]:
+    """A descriptor with what the device looks at."""
+    fields = ("output_base", "output_step", "run")
+    return layer | {name: layer[name] // FILL_UNIT * FILL_UNIT for name in fields}
+
+
 CORNERS = {
-    "one byte": (13, 1),
-    "last byte of a word": (15, 1),
-    "within a word": (17, 5),
-    "one word": (64, 16),
-    "word boundary": (31, 2),
+    "one unit": (8, 8),
+    "within a word": (72, 16),
+    "one word": (64, 64),
+    "word boundary": (24, 16),
     "whole memory": (0, MEMORY),
 }
 
@@ -58,7 +67,8 @@ def test_fills_back_to_back(config: MachineConfig, source: random.Random) -> Non
 
     async def bench(ctx: Any) -> None:
         for name, layer in source.sample(sorted(layers.items()), len(layers)):
-            fill(layer, expected)
+            exact = in_units(layer)
+            fill(exact, expected)
             written.clear()
             ctx.set(dut.descriptor, layer)
             ctx.set(dut.start, 1)
@@ -70,12 +80,13 @@ def test_fills_back_to_back(config: MachineConfig, source: random.Random) -> Non
             while ctx.get(dut.busy):
                 await ctx.tick()
             np.testing.assert_array_equal(memory, expected, err_msg=name)
-            writes = 0
+            writes, units = 0, config.columns // FILL_UNIT
             for line in range(layer["y_count"]):
-                first = (layer["output_base"] + line * layer["output_step"]) % (1 << ADDRESS_BITS)
-                end = first + layer["run"]
-                words = max(0, end // config.columns - -(-first // config.columns))
-                writes += layer["run"] - words * (config.columns - 1)
+                first = exact["output_base"] + line * (exact["run"] + exact["output_step"])
+                first = first % (1 << ADDRESS_BITS) // FILL_UNIT
+                end = first + exact["run"] // FILL_UNIT
+                words = max(0, end // units - -(-first // units))
+                writes += end - first - words * (units - 1)
             assert len(written) == writes, name
 
     async def accept(ctx: Any) -> None:

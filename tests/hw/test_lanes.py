@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from amaranth.sim import Simulator
-from kolmogate.config import MachineConfig
+from kolmogate.config import CONFIGURATIONS, MachineConfig
 from kolmogate.isa import INSTRUCTION, NEW_BITS, P0
 from kolmogate.programs.p0 import Instruction, Program, assemble, generate, literal, zero
 from kolmogate.programs.reader import decode
 from kolmogate.programs.search import literal_program
+from kolmogate.rings import RING_BYTES, RING_PAGES, feeds, padded, ring_addresses
 from kolmogate_hw.lanes import LiteralLanes, WeightDecoder
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.stimuli import random_program
@@ -61,6 +62,34 @@ class Bench:
         # The addresses are only looked at with the start.
         for name in bases:
             ctx.set(getattr(self.dut, name), 0)
+
+    def stream(self, program: Program) -> tuple[dict[str, int], Any]:
+        """Rings for a program in the memory: where they are, and a background bench that feeds them."""
+        dut, rings = self.dut, ring_addresses(dataclasses.replace(self.config, scratchpad_bytes=1 << 14))
+        streams = feeds(padded(program, self.config.columns), rings)
+        bases = {name: rings[name] // self.config.columns for name in ("code", "literals")}
+
+        async def feed(ctx: Any) -> None:
+            limits = {name: -1 if name == "coded" else 0 for name in rings}
+            ctx.set(dut.streamed, 1)
+            ctx.set(dut.limits, limits)
+            # Not before the start: the readers say where they are.
+            while not ctx.get(dut.start):
+                await ctx.tick()
+            await ctx.tick()
+            while True:
+                pages = {stream.name: ctx.get(dut.pages[stream.name]) for stream in streams}
+                for _ in range(self.source.randrange(100)):
+                    await ctx.tick()
+                waiting = [stream for stream in streams if stream.has_room(pages[stream.name])]
+                if waiting:
+                    stream = self.source.choice(waiting)
+                    address, content = stream.take()
+                    self.memory[address : address + len(content)] = np.frombuffer(content, np.uint8)
+                    page = address // len(content) + (-1 if stream.name == "coded" else 1)
+                    ctx.set(dut.limits[stream.name], page % RING_PAGES)
+
+        return bases, feed
 
     async def check(
         self, ctx: Any, weights: np.ndarray, records: Sequence[np.ndarray] = (), then: int = 0
@@ -127,6 +156,24 @@ def test_random_programs(config: MachineConfig, source: random.Random) -> None:
             assert not ctx.get(bench.dut.error)
 
     bench.run(run, cycles=400_000)
+
+
+def test_streamed_programs(source: random.Random) -> None:
+    """Through rings that are filled as they empty, many times over."""
+    config = CONFIGURATIONS["up5k"]
+    bench = Bench(config, source)
+    program, weights, records = random_program(source, config, 560, longest=4, seek=False)
+    rounds = {name: len(getattr(program, name)) / RING_BYTES for name in ("code", "coded", "literals")}
+    assert rounds["code"] > 1
+    assert min(rounds["coded"], rounds["literals"]) > 2
+    bases, feed = bench.stream(program)
+
+    async def run(ctx: Any) -> None:
+        await bench.start(ctx, bases)
+        await bench.check(ctx, weights, records, then=60)
+        assert not ctx.get(bench.dut.error)
+
+    simulate(bench.dut, run, cycles=1_500_000, background=[*bench.memories(), feed])
 
 
 def test_longest_instructions(config: MachineConfig, source: random.Random) -> None:

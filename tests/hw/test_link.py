@@ -104,9 +104,10 @@ class Host:
     def __init__(self, dut, source):
         self.dut, self.source = dut, source
         self.memory = bytearray(source.randbytes(SIZE))
-        self.runs, self.resets, self.accesses = [], 0, 0
+        self.runs, self.resets, self.accesses, self.fed = [], 0, 0, []
         self.ticking = False
         self.progress = {"busy": 0, "error": 0, "cycles": 0}
+        self.pages = {"coded": 0, "literals": 0, "code": 0}
 
     async def serve(self, ctx):
         port = self.dut.host.request
@@ -125,8 +126,13 @@ class Host:
 
     async def control(self, ctx):
         host = self.dut.host
-        sampled = (host.start, host.reset, host.descriptors, host.code, host.literals, host.limit)
-        async for _, _, start, reset, *entry in ctx.tick().sample(*sampled):
+        fed = host.fed & host.request.valid & host.request.ready
+        sampled = (host.start, host.reset, fed, host.request.p.address)
+        entries = (host.descriptors, host.code, host.literals, host.limit, host.streamed)
+        async for _, _, start, reset, filled, address, *entry in ctx.tick().sample(*sampled, *entries):
+            if filled:
+                self.fed.append(address)
+            ctx.set(host.pages, self.pages)
             if start:
                 self.runs.append(tuple(entry))
             self.resets += reset
@@ -178,6 +184,12 @@ def record(layout, **values):
 def write(sequence, address, content):
     return request(
         sequence, Command.WRITE, record(protocol.ACCESS, last=len(content) - 1, address=address) + content
+    )
+
+
+def feed(sequence, address, content):
+    return request(
+        sequence, Command.FEED, record(protocol.ACCESS, last=len(content) - 1, address=address) + content
     )
 
 
@@ -285,7 +297,7 @@ def test_frame_longer_than_the_buffer():
 @pytest.mark.parametrize(
     ("frame", "status"),
     [
-        (request(FIRST, 6), Status.BAD_COMMAND),
+        (request(FIRST, 7), Status.BAD_COMMAND),
         (request(FIRST, 255, b"abc"), Status.BAD_COMMAND),
         (request(FIRST, Command.IDENTIFY, b"\0"), Status.BAD_LENGTH),
         (request(FIRST, Command.STATUS, b"\0"), Status.BAD_LENGTH),
@@ -299,6 +311,9 @@ def test_frame_longer_than_the_buffer():
         (request(FIRST, Command.READ, bytes(5)), Status.BAD_LENGTH),
         (request(FIRST, Command.RUN, bytes(12)), Status.BAD_LENGTH),
         (request(FIRST, Command.RUN, bytes(14)), Status.BAD_LENGTH),
+        (request(FIRST, Command.FEED, bytes((1, 0, 0, 0, 7))), Status.BAD_LENGTH),
+        (feed(FIRST, 255, b"ab"), Status.BAD_ADDRESS),
+        (feed(FIRST, SIZE, b"a"), Status.BAD_ADDRESS),
         (write(FIRST, SIZE, b"a"), Status.BAD_ADDRESS),
         (write(FIRST, SIZE - 2, b"abc"), Status.BAD_ADDRESS),
         (write(FIRST, 255, b"ab"), Status.BAD_ADDRESS),
@@ -325,8 +340,8 @@ def test_bad_requests_are_refused_without_effect(frame, status):
 
 
 def test_run_status_reset():
-    entry = {"descriptors": SIZE - 1, "code": 0x1234, "literals": 0xABCD, "limit": 0xDEADBEEF}
-    started = (SIZE - 1, 0x1234, 0xABCD, 0xDEADBEEF)
+    entry = {"descriptors": SIZE - 1, "code": 0x1234, "literals": 0xABCD, "limit": 0xDEADBEEF, "streamed": 1}
+    started = (SIZE - 1, 0x1234, 0xABCD, 0xDEADBEEF, 1)
 
     async def conversation(host, ask):
         sequence = FIRST - 1
@@ -373,6 +388,29 @@ def test_run_status_reset():
         assert host.runs == [started] * 3
         await new(lambda sequence: request(sequence, Command.RESET))
         assert host.resets == 1
+
+    exchange(conversation)
+
+
+def test_feed_writes_and_then_fills_a_page():
+    source = random.Random(seed() + 4)
+
+    async def conversation(host, ask):
+        for number in range(6):
+            sequence, size = FIRST + number, source.choice((1, 256, source.randrange(1, 257)))
+            address = 256 * source.randrange(SIZE // 256) + source.randrange(257 - size)
+            content = source.randbytes(size)
+            host.pages = {name: source.randrange(4) for name in host.pages}
+            host.progress = {"busy": 1, "error": 0, "cycles": source.getrandbits(32)}
+            expected = record(protocol.PROGRESS, **host.progress, **host.pages)
+            # Repeated because the answer was lost: it does the same.
+            for _ in range(2):
+                assert await ask(feed(sequence, address, content)) == bytes((sequence, Status.OK)) + expected
+                assert host.memory[address : address + size] == content
+                assert host.fed.pop() == address + size - 1
+            assert host.fed == []
+        await ask(write(sequence + 1, 0, bytes(256)))
+        assert host.fed == []
 
     exchange(conversation)
 

@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, RESIDUAL_FRACTION, Opcode
+from kolmogate.isa import ADDRESS_BITS, RESIDUAL_FRACTION, SCALE_OFFSET, Opcode
 from kolmogate.machine_arithmetic import add_residual
-from kolmogate_hw.residual import ResidualAdder
+from kolmogate_hw.residual import DIGIT_BITS, ROWS, ResidualAdder
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.streams import drive, simulate, stalls
 
 MEMORY = 1 << 12
 BATCHES = 60
+SCALES = ("output_scale", "operand_scale")
 
 
 def random_record(source: random.Random, offset: int) -> dict[str, int]:
@@ -25,15 +26,15 @@ def random_record(source: random.Random, offset: int) -> dict[str, int]:
 
     largest = source.randrange(3) == 0
     low, high = sorted(source.randrange(-128, 128) for _ in range(2))
-    zero_points = [
-        0 if largest else source.choice((-128, 127, source.randrange(-128, 128))) for _ in range(2)
-    ]
+    zero_points = [source.choice((-128, 127, source.randrange(-128, 128))) for _ in range(2)]
+    if largest:
+        zero_points[1] = 0
     return {
         "opcode": Opcode.RESIDUAL,
         "largest": int(largest),
         "offset": offset % (1 << ADDRESS_BITS),
-        "output_scale": scale(),
-        "operand_scale": scale(),
+        "output_scale": scale() + SCALE_OFFSET,
+        "operand_scale": scale() + SCALE_OFFSET,
         "output_zero_point": zero_points[0],
         "operand_zero_point": zero_points[1],
         "zero_point": source.randrange(-128, 128),
@@ -74,11 +75,15 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
             while finished < number:
                 await ctx.tick()
             if layer.record:
-                ctx.set(dut.record, layer.record)
                 ctx.set(dut.start, 1)
-                await ctx.tick()
+                for row in range(ROWS):
+                    moved = {name: layer.record[name] >> DIGIT_BITS * row for name in SCALES}
+                    ctx.set(dut.row, row)
+                    ctx.set(dut.record, layer.record | moved)
+                    await ctx.tick()
                 ctx.set(dut.start, 0)
                 ctx.set(dut.record, random_record(source, 0))
+            ctx.set(dut.address, layer.base)
             rows = layer.outputs.view(np.uint8).reshape(-1, lanes).tolist()
             await drive(ctx, dut.i, rows, pauses)
 
@@ -87,7 +92,6 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
         pauses = stalls(source)
         for number, layer in enumerate(layers):
             for batch, expected in enumerate(layer.expected.reshape(-1, lanes)):
-                ctx.set(dut.address, layer.base + batch * lanes)
                 while next(pauses):
                     await ctx.tick()
                 ctx.set(dut.o.ready, 1)
@@ -102,7 +106,12 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
             ctx.set(dut.done, 0)
             finished += 1
 
+    async def move(ctx: Any) -> None:
+        async for _, _, valid, ready, address in ctx.tick().sample(dut.i.valid, dut.i.ready, dut.address):
+            if valid and ready:
+                ctx.set(dut.address, address + lanes)
+
     async def serve(ctx: Any) -> None:
         await serve_reads(ctx, dut.port, memory, stalls(source))
 
-    simulate(dut, send, receive, cycles=200_000, background=[serve])
+    simulate(dut, send, receive, cycles=200_000, background=[serve, move])

@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 from kolmogate.config import MachineConfig
-from kolmogate.isa import DESCRIPTOR, RECORDS, Opcode
+from kolmogate.isa import DESCRIPTOR, RECORDS, RESIDUAL, Opcode
+from kolmogate_hw.residual import DIGIT_BITS, ROWS
 from kolmogate_hw.sequencer import Sequencer
 from kolmogate_sim.memories import serve_reads
 from kolmogate_sim.streams import simulate, stalls
+
+SCALES = ("output_scale", "operand_scale")
 
 
 def random_descriptor(source: random.Random, opcode: int) -> dict[str, int]:
@@ -47,6 +50,7 @@ def test_program(config: MachineConfig, end: int, source: random.Random) -> None
             filling = 0  # cycles for which the filler stays busy
             running = 0  # cycles until the layer is done
             executed = 0
+            rows: list[int] = []  # of a record, but the first
             ended = False
             while not ended:
                 expected = program[executed]
@@ -63,7 +67,15 @@ def test_program(config: MachineConfig, end: int, source: random.Random) -> None
                     assert not started
                 filling, running = max(0, filling - 1), max(0, running - 1)
                 assert started <= 1
-                if started:
+                if start_residual and ctx.get(dut.row) > 0:
+                    # The record goes out row by row, its scales a digit further down with each.
+                    fields = program[executed - 1]
+                    moved = {name: fields[name] >> DIGIT_BITS * ctx.get(dut.row) for name in SCALES}
+                    assert ctx.get(dut.residual).as_bits() == RESIDUAL.pack(**fields | moved)
+                    rows.append(ctx.get(dut.row))
+                elif started:
+                    assert rows in ([], list(range(1, ROWS)))
+                    rows.clear()
                     assert descriptor == record.pack(**expected)
                     assert start_layer == (expected["opcode"] == Opcode.ARRAY)
                     assert start_fill == (expected["opcode"] == Opcode.FILL)

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
 from kolmogate.config import MachineConfig
-from kolmogate_hw.positions import BatchCounter
+from kolmogate_hw.positions import BatchCounter, PositionCounter
 from kolmogate_hw.writer import OutputWriter
 from kolmogate_sim.memories import random_memory, serve_writes
 from kolmogate_sim.models import groups, positions, random_layer, store
@@ -51,37 +53,64 @@ def batches(config: MachineConfig, layer: dict[str, int]) -> Iterator[tuple[int,
 
 
 def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], source: random.Random) -> None:
-    dut = BatchCounter(config)
+    dut = Module()
+    dut.submodules.batches = counter = BatchCounter(config)
+    dut.submodules.positions = raster = PositionCounter()
+    dut.d.comb += [raster.next.eq(counter.next_position), counter.group_end.eq(raster.end)]
 
     async def bench(ctx: Any) -> None:
         pauses = stalls(source)
         for layer in layers.values():
-            ctx.set(dut.descriptor, layer)
-            ctx.set(dut.start, 1)
+            for part in (counter, raster):
+                ctx.set(part.descriptor, layer)
+                ctx.set(part.start, 1)
             await ctx.tick()
-            ctx.set(dut.start, 0)
+            for part in (counter, raster):
+                ctx.set(part.start, 0)
             count = layer["x_count"] * layer["y_count"]
             for group, position, batch, live in batches(config, layer):
                 while next(pauses):
                     await ctx.tick()
                 last_batch = batch == config.columns // config.requantisers - 1 or live <= config.requantisers
-                assert ctx.get(dut.batch) == batch
-                assert ctx.get(dut.last.live) == (1 << min(live, config.requantisers)) - 1
-                assert ctx.get(dut.last.batch) == last_batch
-                assert ctx.get(dut.last.line) == (position % layer["x_count"] == layer["x_count"] - 1)
-                assert ctx.get(dut.last.position) == (position == count - 1)
-                assert ctx.get(dut.last.group) == (group == groups(config, layer) - 1)
-                ctx.set(dut.next_batch, not last_batch)
-                ctx.set(dut.next_position, last_batch)
+                assert ctx.get(counter.batch) == batch
+                assert ctx.get(counter.last.live) == (1 << min(live, config.requantisers)) - 1
+                assert ctx.get(counter.last.batch) == last_batch
+                assert ctx.get(raster.line_end) == (position % layer["x_count"] == layer["x_count"] - 1)
+                assert ctx.get(raster.end) == (position == count - 1)
+                assert ctx.get(counter.last.group) == (group == groups(config, layer) - 1)
+                ctx.set(counter.next_batch, not last_batch)
+                ctx.set(counter.next_position, last_batch)
                 await ctx.tick()
-                ctx.set(dut.next_batch, 0)
-                ctx.set(dut.next_position, 0)
+                ctx.set(counter.next_batch, 0)
+                ctx.set(counter.next_position, 0)
 
     simulate(dut, bench, cycles=20_000)
 
 
+class Prompt(wiring.Component):
+    """The writer of a machine where a batch is accepted as it comes."""
+
+    def __init__(self, config: MachineConfig) -> None:
+        self.writer = OutputWriter(config)
+        ports = self.writer.signature.members
+        super().__init__({name: ports[name] for name in ("start", "descriptor", "i", "port", "done")})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        m.submodules.writer = writer = self.writer
+        wiring.connect(m, wiring.flipped(self.i), writer.i)
+        wiring.connect(m, writer.port, wiring.flipped(self.port))
+        m.d.comb += [
+            writer.start.eq(self.start),
+            writer.descriptor.eq(self.descriptor),
+            writer.accept.eq(writer.i.valid),
+            self.done.eq(writer.done),
+        ]
+        return m
+
+
 def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source: random.Random) -> None:
-    dut = OutputWriter(config)
+    dut = Prompt(config)
     memory = random_memory(source, MEMORY)
     expected = memory.copy()
     written: list[int] = []
@@ -107,10 +136,10 @@ def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source
             await ctx.tick()
             assert ctx.get(dut.done)
             np.testing.assert_array_equal(memory, expected, err_msg=name)
-            # Every word of a position once, and no other.
+            # What is written together of each position once, and nothing else.
             assert len(written) == sum(
-                (start + first + min(config.columns, layer["channels"] - first) - 1) // config.columns
-                - (start + first) // config.columns
+                (start + first + min(config.columns, layer["channels"] - first) - 1) // config.written_bytes
+                - (start + first) // config.written_bytes
                 + 1
                 for first in range(0, layer["channels"], config.columns)
                 for start in positions(layer, "output").tolist()

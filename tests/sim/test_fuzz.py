@@ -25,7 +25,7 @@ CONFIG = dataclasses.replace(configuration("up5k"), name="small", scratchpad_byt
 LIMIT = 40_000
 SLOWEST = 40
 """An inference takes at most so many times the model's lower bound."""
-WORD_FIELDS = ("input_base", "input_step", "input_wrap", "outer_step", "inner_step")
+WORD_FIELDS = ("input_base", "input_step", "input_wrap", "outer_wrap", "inner_step")
 """Addresses of words in word mode; what they point into otherwise is not defined."""
 
 

@@ -21,7 +21,7 @@ LIMITS = {
     "str_ww_ref_model": (75_000, 36_000, 11_000),
 }
 """Cycles that an inference may take on each of `TARGETS`, at the compiler's default objective."""
-TARGETS = ("up5k", "ecp5-25f", "ecp5-85f")
+TARGETS = ("up5k-small", "ecp5-25f", "ecp5-85f")
 
 
 @pytest.fixture(scope="module")

@@ -46,12 +46,12 @@ def compare(target: str, seeds: range) -> None:
     assert len(refused) <= REFUSED * len(seeds), "\n".join(refused)
 
 
-@pytest.mark.parametrize("target", ["up5k", "ecp5-45f"])
+@pytest.mark.parametrize("target", ["up5k-small", "ecp5-45f"])
 def test_random_networks(target: str) -> None:
     compare(target, range(40))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["up5k", "ecp5-25f", "ecp5-85f"])
+@pytest.mark.parametrize("target", ["up5k", "up5k-small", "ecp5-25f", "ecp5-85f"])
 def test_200_random_networks(target: str) -> None:
     compare(target, range(200))

@@ -107,6 +107,7 @@ REPORT_KEYS = {
     "model",
     "target",
     "exact",
+    "streamed",
     "device_bytes",
     "sections",
     "weights",

@@ -189,7 +189,7 @@ def test_run_returns_its_cycles(duration):
     link = ModelDevice(duration=duration)
     device = Device(link)
     assert device.run(**ENTRY) == int(duration * 1e6)
-    assert link.runs == [ENTRY]
+    assert link.runs == [{**ENTRY, "streamed": 0}]
     assert link.ends <= link.clock <= link.ends * 1.05 + 1e-4
     assert link.executed.count(Command.STATUS) < 300
     assert device.status() == Progress(False, 0, int(duration * 1e6))

@@ -88,7 +88,7 @@ def test_foreign_files_are_refused(image, tmp_path):
 def test_other_version_is_refused(image):
     data = bytearray(to_bytes(image))
     data[8:10] = (9).to_bytes(2, "little")
-    with pytest.raises(InputError, match="has format 9, this release reads 3; compile it again"):
+    with pytest.raises(InputError, match=f"has format 9, this release reads {VERSION}; compile it again"):
         from_bytes(bytes(data))
 
 

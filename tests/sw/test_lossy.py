@@ -11,10 +11,10 @@ from kolmogate.config import configuration
 from kolmogate.container import from_bytes, to_bytes
 from kolmogate.errors import InputError, UsageError
 from kolmogate.lossy import compress
-from kolmogate.lossy.calibration import INPUTS, synthetic
+from kolmogate.lossy.calibration import capacity, synthetic
 from kolmogate.lossy.gradients import gradients
 from kolmogate.lossy.outputs import Outputs
-from kolmogate.lossy.rounding import Rate, factor, round_filters
+from kolmogate.lossy.rounding import Rate, round_filters
 from kolmogate.lossy.statistics import Moments
 from kolmogate.network import Add, MaxPool2D, Window
 from kolmogate.quantisation import add_requantisation
@@ -50,7 +50,7 @@ def needed(second, targets):
 
 def test_rounding_is_to_the_nearest_where_inputs_are_not_correlated():
     targets = np.random.default_rng(1).uniform(-9, 9, (10, 6))
-    rounded = round_filters(needed(np.eye(6), targets), factor(np.eye(6)[None]), 0.5, 0.0, Rate.start(8))
+    rounded = round_filters(needed(np.eye(6), targets), 0.5, 0.0, Rate.start(8))
     np.testing.assert_array_equal(rounded.weights, np.round(targets[:, :-1] / 0.5))
     np.testing.assert_array_equal(rounded.bias, np.round(targets[:, -1] / 0.5))
 
@@ -62,7 +62,7 @@ def test_error_is_the_quadratic_form_and_feedback_lowers_it():
     def error(q):
         return np.einsum("ci,ij,cj", targets - q, second, targets - q)
 
-    rounded = round_filters(needed(second, targets), factor(second[None]), 1.0, 0.0, Rate.start(8))
+    rounded = round_filters(needed(second, targets), 1.0, 0.0, Rate.start(8))
     made = np.column_stack([rounded.weights, rounded.bias])
     np.testing.assert_allclose(rounded.error, error(made))
     assert rounded.error < 0.7 * error(np.round(targets))
@@ -72,8 +72,7 @@ def test_bits_fall_as_their_price_rises():
     rng = np.random.default_rng(3)
     second, targets = correlated(rng, 12), 3 * rng.standard_normal((40, 12))
     made = [
-        round_filters(needed(second, targets), factor(second[None]), 1.0, price, Rate.start(8))
-        for price in (0.0, 0.3, 3.0, 1e9)
+        round_filters(needed(second, targets), 1.0, price, Rate.start(8)) for price in (0.0, 0.3, 3.0, 1e9)
     ]
     assert all(a.bits > b.bits for a, b in pairwise(made))
     assert all(a.error < b.error for a, b in pairwise(made))
@@ -191,6 +190,6 @@ def test_networks_without_weights_are_refused(chain):
 def test_synthetic_inputs_are_seeded_and_spread_over_the_classes(network):
     x, again = (synthetic(network, np.random.default_rng(7)) for _ in range(2))
     np.testing.assert_array_equal(x, again)
-    assert x.shape == (INPUTS, *network.tensors[network.input].shape)
+    assert x.shape == (capacity(network), *network.tensors[network.input].shape)
     assert x.std() > 15
     assert len(np.unique(golden.run(network, x).argmax(axis=1))) > 1

@@ -92,7 +92,7 @@ def test_dense_input_is_read_a_kernel_row_at_a_time(chain):
     (layer,) = schedule(chain(8, 6, 3).conv(4, padding=(1, 1, 1, 1)).network(), UP5K).layers
     fields = layer.fields
     assert (fields["outer_count"], fields["inner_count"], fields["run"], window_taps(fields)) == (3, 1, 9, 27)
-    assert fields["outer_step"] == (6 + 1) * 3
+    assert fields["outer_wrap"] == (6 + 1) * 3
     assert (fields["x_count"], fields["y_count"], fields["channels"]) == (6, 8, 4)
     assert (fields["word_mode"], fields["stream_weights"], fields["single_rounding"]) == (0, 0, 0)
     assert layer.positions == 48
@@ -213,7 +213,7 @@ def test_sums_whose_scales_are_too_far_apart_are_refused(chain):
     builder = chain(4, 4, 3).append(Add("", (), "", requantisation=far, clamp=(-128, 127)), (4, 4, 3))
     builder.operations[0] = dataclasses.replace(builder.operations[0], inputs=("input", "input"))
     message = refused(builder.network())
-    assert message.startswith("ADD 'add_0' cannot be run exactly: no 27-bit scales")
+    assert message.startswith("ADD 'add_0' cannot be run exactly: no two scales")
 
 
 def test_additions_go_with_the_operand_that_has_more_taps(chain):

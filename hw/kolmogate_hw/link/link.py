@@ -9,6 +9,7 @@ from kolmogate.config import MachineConfig
 from kolmogate.errors import UsageError
 from kolmogate.isa import Record
 from kolmogate.protocol import ACCESS, IDENTITY, PAGE_BYTES, PROGRESS, RUN, Command, Status, identity
+from kolmogate.rings import RINGS
 
 from ..block_ram import BlockRam
 from ..ports import HostPort
@@ -128,9 +129,11 @@ class Link(wiring.Component):
             host.code.eq(run.code),
             host.literals.eq(run.literals),
             host.limit.eq(run.limit),
+            host.streamed.eq(run.streamed),
             progress.busy.eq(host.busy),
             progress.error.eq(host.error),
             progress.cycles.eq(host.cycles),
+            *(progress[name].eq(host.pages[name]) for name in RINGS),
         ]
 
         # A request's distance from the one before: 0 if it is repeated, else 1. All others are dropped.
@@ -187,7 +190,7 @@ class Link(wiring.Component):
                 with m.Switch(command):
                     with m.Case(Command.IDENTIFY, Command.STATUS, Command.RESET):
                         expect(length(0), Status.BAD_LENGTH)
-                    with m.Case(Command.WRITE):
+                    with m.Case(Command.WRITE, Command.FEED):
                         expect(count == access.last, Status.BAD_LENGTH)
                     with m.Case(Command.READ):
                         expect(length(_ACCESS), Status.BAD_LENGTH)
@@ -217,10 +220,10 @@ class Link(wiring.Component):
                 with m.If(status == Status.OK):
                     size = self.config.scratchpad_bytes
                     with m.Switch(command):
-                        with m.Case(Command.WRITE, Command.READ):
+                        with m.Case(Command.WRITE, Command.READ, Command.FEED):
                             inside = ~final[8] & (page < size // PAGE_BYTES)
                             expect(inside, Status.BAD_ADDRESS)
-                            with m.If(inside & (command == Command.WRITE)):
+                            with m.If(inside & (command != Command.READ)):
                                 m.next = "WRITE"
                         with m.Case(Command.RUN):
                             inside = (run.descriptors < size) & (run.code < size) & (run.literals < size)
@@ -237,6 +240,7 @@ class Link(wiring.Component):
                     m.d.comb += request.read_enable.eq(1)
                     m.d.sync += [count.eq(count + 1), offset.eq(offset + 1)]
                     with m.If(offset == final[:8]):
+                        m.d.comb += host.fed.eq(command == Command.FEED)
                         m.next = "HEAD"
 
             with m.State("HEAD"), m.If(free):
@@ -249,7 +253,7 @@ class Link(wiring.Component):
                 with m.If(status == Status.OK), m.Switch(command):
                     with m.Case(Command.IDENTIFY):
                         m.d.comb += last.eq(_REPLY - 1 + IDENTITY.bits // 8)
-                    with m.Case(Command.STATUS):
+                    with m.Case(Command.STATUS, Command.FEED):
                         m.d.comb += last.eq(_REPLY - 1 + PROGRESS.bits // 8)
                 with m.If(place == last):
                     m.d.sync += place.eq(0)

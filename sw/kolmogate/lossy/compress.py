@@ -20,29 +20,28 @@ from ..errors import InputError, UsageError
 from ..image import Image, Lossy
 from ..network import Int8Array, Network, Operation, Weighted
 from ..simplify import simplify
-from .calibration import synthetic
+from .calibration import capacity, mixtures, synthetic
+from .outputs import Outputs
 from .rewrite import rewrite
-from .rounding import LARGEST, Rate, Rounded, factor, round_filters
+from .rounding import LARGEST, Rate, Rounded, round_filters
 from .statistics import Moments, Reference, moments, observe
 
 __all__ = ["Compressed", "compress", "round_network"]
 
 SEED = 0
 
-LARGEST_CALIBRATION = 256
-"""Inputs that are looked at."""
-
 ATTEMPTS = 9
 """Prices tried at most."""
 
-STRIDE = 2.0
+STRIDE = 4.0
 """How far apart prices are tried until one is met and one is not."""
 
 CLOSE = 1.05
 """Prices that are so near are not told apart."""
 
-STEPS = (0.6, 0.72, 0.85, 1.0, 1.2)
-"""Steps tried for each layer, as multiples of what is best where steps are fine."""
+SCALE = 1.5
+"""Steps are this times a power of two: all bytes of such a multiplier are 0 in a program
+(`isa.STORED_CONSTANTS`)."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ def compress(
     objective: str = "balanced",
     max_cycles: int | None = None,
     max_bytes: int | None = None,
+    streamed: bool = False,
 ) -> Compressed:
     """``network`` rewritten for a machine, and compiled.
 
@@ -70,8 +70,8 @@ def compress(
     max_loss : float
         The greatest loss of the outputs (`kolmogate.lossy.outputs`) on the calibration inputs.
     calibration : int8 array (inputs, *input shape) or None
-        Of more than `LARGEST_CALIBRATION`, so many are drawn. None: `synthetic` inputs.
-    objective, max_cycles, max_bytes
+        Of more than `capacity`, so many are drawn. None: `synthetic` inputs.
+    objective, max_cycles, max_bytes, streamed
         As for `kolmogate.compile`. Without ``max_bytes`` it is the network with the fewest bits found within
         ``max_loss``; with it, the one with the least loss found within so many bytes.
 
@@ -87,10 +87,10 @@ def compress(
         raise InputError(f"network {network.name!r} has no weights to compress: leave out --max-loss")
     rng = np.random.default_rng(SEED)
     x = synthetic(small, rng) if calibration is None else calibration
-    if len(x) > LARGEST_CALIBRATION:
-        x = x[np.sort(rng.permutation(len(x))[:LARGEST_CALIBRATION])]
-    reference = observe(small, x, rng)
-    measure = reference.outputs.measure
+    x = x[np.sort(rng.permutation(len(x))[: capacity(small)])]
+    reference = observe(small, np.concatenate([x, mixtures(x, rng)]), rng)
+    outputs = Outputs.of(small, golden.run_tensors(small, x))
+    measure = outputs.measure
 
     def smallest(rewritten: Network) -> int:
         return compile(network, config, objective="smallest", rewritten=rewritten).device_bytes
@@ -100,7 +100,8 @@ def compress(
 
         def attempt(price: float) -> tuple[Network, float, float]:
             """The network, its loss, and what has to be at most 1."""
-            rewritten, loss = round_network(small, reference, price, config.columns, bar.update)
+            rewritten = round_network(small, reference, price, config.columns, bar.update)
+            loss = outputs.loss(golden.run_tensors(rewritten, x))
             used = loss / max_loss if max_bytes is None else smallest(rewritten) / max_bytes
             return rewritten, loss, used
 
@@ -123,6 +124,7 @@ def compress(
         objective=objective,
         max_cycles=max_cycles,
         max_bytes=max_bytes,
+        streamed=streamed,
         rewritten=found,
     )
     lossy = Lossy(loss, measure, len(x), calibration is None)
@@ -163,8 +165,8 @@ def round_network(
     price: float,
     columns: int,
     tell: Callable[[], object] = lambda: None,
-) -> tuple[Network, float]:
-    """The network with filters rounded at a ``price`` of a bit, and its loss.
+) -> Network:
+    """The network with filters rounded at a ``price`` of a bit.
 
     ``tell`` is called after each layer with weights.
     """
@@ -183,25 +185,24 @@ def round_network(
         operations.append(operation)
         read = [values[name] for name in operation.inputs]
         values[operation.output] = golden.evaluate(operation, read, inputs, output)
-    return replace(network, operations=tuple(operations)), reference.outputs.loss(values)
+    return replace(network, operations=tuple(operations))
 
 
 def _round(needed: Moments, price: float, rate: Rate) -> tuple[Rounded, float]:
     """Filters rounded with the step for which error and bits together cost least, and that step."""
-    factors = factor(needed.second)
-    precisions = np.einsum("gii->gi", factors)[:, :-1]
-    precision = np.exp(np.log(precisions).mean() + np.log(needed.importance).mean())
+    precision = np.exp(needed.log_precision())
     # A fine step d costs precision * d**2 / 12, and log2(d) bits less: here the derivatives are equal.
     ideal = np.sqrt(6 * price / (np.log(2) * precision))
     # No weight beyond what int8 holds, and none that is certain to be rounded to 0.
     largest = np.abs(needed.targets[:, :-1]).max()
     ends = (largest / LARGEST, 2 * largest) if largest > 0 else (1.0, 1.0)
+    octave = math.floor(math.log2(float(np.clip(0.85 * ideal, *ends)) / SCALE))
     best: tuple[float, Rounded, float] | None = None
-    for factor_ in STEPS:
-        step = float(np.clip(ideal * factor_, *ends))
-        rounded = round_filters(needed, factors, step, price, rate)
-        cost = rounded.error + price * rounded.bits
-        if best is None or cost < best[0]:
-            best = cost, rounded, step
+    for step in (SCALE * 2.0**octave, SCALE * 2.0 ** (octave + 1)):
+        if step >= ends[0]:
+            rounded = round_filters(needed, step, price, rate)
+            cost = rounded.error + price * rounded.bits
+            if best is None or cost < best[0]:
+                best = cost, rounded, step
     assert best is not None
     return best[1:]

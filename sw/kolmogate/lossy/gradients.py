@@ -47,7 +47,8 @@ def gradients(
     """The gradient of ``(probe * tensor).sum()`` in what each operation with weights makes, by tensor name.
 
     ``values`` are those of all tensors for a batch of inputs, ``probe`` (batch, values of ``tensor``). The
-    gradients, (batch, *output shape), are in the scaled sum before it is clamped.
+    gradients, (batch, *output shape), are in the scaled sum before it is clamped; with them comes that in the
+    network's input.
     """
     flowing: dict[str, FloatArray] = {tensor: probe.astype(np.float32).reshape(values[tensor].shape)}
     found = {}
@@ -63,6 +64,8 @@ def gradients(
             found[operation.output] = gradient
         for name, part in zip(operation.inputs, _back(network, operation, values, gradient), strict=True):
             flowing[name] = flowing[name] + part if name in flowing else part
+    if network.input in flowing:
+        found[network.input] = flowing[network.input]
     return found
 
 

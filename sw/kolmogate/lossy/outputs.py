@@ -58,6 +58,10 @@ class Outputs:
         before, after = _log_softmax(self.reference), _log_softmax(real)
         return float((np.exp(before) * (before - after)).sum(axis=1).mean())
 
+    def probabilities(self) -> FloatArray:
+        """Of the classes, (inputs, classes)."""
+        return np.exp(_log_softmax(self.reference))
+
     def probes(self, rng: np.random.Generator) -> FloatArray:
         """Random directions g of the tensor's stored values, (inputs, values): for a small change d of them
         the loss is the mean over inputs of ``(g @ d)**2 / 2``, in expectation.
@@ -68,7 +72,7 @@ class Outputs:
             signs = rng.integers(0, 2, self.reference.shape) * 2.0 - 1
             return signs * step * np.sqrt(2 / energy)
         # Scores of classes drawn from the network's own distribution: their covariance is its Fisher matrix.
-        distribution = np.exp(_log_softmax(self.reference))
+        distribution = self.probabilities()
         drawn = (distribution.cumsum(axis=1) < rng.random((len(distribution), 1))).sum(axis=1)
         one_hot = np.eye(distribution.shape[1])[np.minimum(drawn, distribution.shape[1] - 1)]
         return (one_hot - distribution) * step * self.beta

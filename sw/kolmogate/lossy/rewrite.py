@@ -19,9 +19,12 @@ def rewrite(
     """``operation`` with filters ``weights`` (channels, taps) and ``bias`` (channels,), ``step`` output steps
     for a unit of the accumulator.
 
-    The step is rounded to what a float32 weight scale in a file gives.
+    The step is rounded up to what a float32 weight scale in a file gives: where sums lie halfway between two
+    outputs, shortened multipliers (`kolmogate.shorten`) then round as those do.
     """
     scale = np.float32(step * output.scale / source.scale)
+    if float(scale) * source.scale / output.scale < step:
+        scale = np.nextafter(scale, np.float32(np.inf))
     shaped = weights.T if isinstance(operation, DepthwiseConv2D) else weights
     new = replace(
         operation,

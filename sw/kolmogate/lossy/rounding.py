@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from ..programs.entropy import FIRST_MEAN
 from .statistics import Moments
 
-__all__ = ["LARGEST", "Rate", "Rounded", "factor", "round_filters"]
+__all__ = ["LARGEST", "Rate", "Rounded", "round_filters"]
 
 FloatArray = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
@@ -24,7 +25,6 @@ LARGEST = 127
 """Magnitude of a weight; -128 would cost the array's multipliers a bit."""
 
 CLASSES = 8
-FIRST_MEAN = 1 << 11
 LEAST_BITS = 0.02
 """What the engine's probabilities leave of the likeliest number."""
 
@@ -78,7 +78,7 @@ class Rounded:
     rate: Rate
 
 
-def factor(second: FloatArray) -> FloatArray:
+def _factor(second: FloatArray) -> FloatArray:
     """Second moments (groups, n, n) as the rounding uses them, upper triangles.
 
     Row i right of the diagonal is how much the weights to come have to change for an error of weight i; the
@@ -92,15 +92,13 @@ def factor(second: FloatArray) -> FloatArray:
     return np.ascontiguousarray(result)
 
 
-def round_filters(
-    needed: Moments, factors: FloatArray, step: float, price: float, rate: Rate, rounds: int = 3
-) -> Rounded:
-    """The targets of ``needed`` as integers times ``step``; ``factors`` are those of its second moments.
+def round_filters(needed: Moments, step: float, price: float, rate: Rate, rounds: int = 3) -> Rounded:
+    """The targets of ``needed`` as integers times ``step``.
 
     ``price`` is what a bit costs in units of the loss. The bits of a weight follow from how often others take
     the same value, which is found in so many ``rounds``.
     """
-    bits = rate.bits
+    factors, bits = _factor(needed.second), rate.bits
     for _ in range(rounds):
         means, counts = rate.means.copy(), np.zeros((CLASSES, 256))
         q, error, total = _round(needed.targets, factors, needed.importance, step, price, bits, means, counts)

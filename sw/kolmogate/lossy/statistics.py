@@ -83,6 +83,15 @@ class Moments:
     targets: FloatArray
     importance: FloatArray
 
+    def log_precision(self) -> float:
+        """Logarithm of what a weight's squared error costs, in the mean, if the weights after it make up for
+        what they can."""
+        taps = self.second.shape[1] - 1
+        # The determinant of the taps' covariance: of all, divided by that of the constant.
+        _, whole = np.linalg.slogdet(self.second)
+        inner = whole - np.log(self.second[:, -1, -1])
+        return float(inner.mean() / taps + np.log(self.importance).mean())
+
 
 def observe(network: Network, x: Int8Array, rng: np.random.Generator) -> Reference:
     """What ``network`` does with the inputs ``x``."""
@@ -92,7 +101,8 @@ def observe(network: Network, x: Int8Array, rng: np.random.Generator) -> Referen
     for _ in range(PROBES):
         made = gradients(network, values, outputs.tensor.name, outputs.probes(rng))
         for name, gradient in made.items():
-            found.setdefault(name, []).append(gradient.reshape(len(x), -1, gradient.shape[-1]))
+            if name != network.input:
+                found.setdefault(name, []).append(gradient.reshape(len(x), -1, gradient.shape[-1]))
     return Reference(values, outputs, found)
 
 

@@ -3,10 +3,12 @@
 The model, which coder and decoder keep alike:
 
 - A number is coded as its *residual*, the difference, modulo 256, from a prediction (`isa.P0.PREDICT`).
+  Records that follow records, with nothing else coded in between, see those as the rows before theirs.
 - Its magnitude u (``~r`` for a negative residual r) is expected to be like those before it in its column,
   whose running mean gives one of 8 classes, an octave each. The class says how many low bits, k, are noise:
   they and the sign are stored plain. What remains, ``u >> k``, is coded: a quarter of it in unary, the rest
   in two binary decisions. In classes without noise the sign of a small number is coded too.
+- In the lowest classes a decision comes first: whether r is 0. Where it is, that was all.
 - Each decision has a context, by class and place, whose probability adapts ever slower: first by a quarter
   of the error, at last by 1/128.
 
@@ -30,16 +32,22 @@ Int8Array = npt.NDArray[np.int8]
 CLASS_CONTEXTS = 64
 KIND_CONTEXTS = 8 * CLASS_CONTEXTS
 CONTEXTS = 2 * KIND_CONTEXTS
-SIGNS, MEANS = 32, 48
+SIGNS, ZEROS, MEANS = 32, 36, 48
 """Addresses of contexts: first those of weights, then those of records. Within a class: unary decision i at
 4 i, the two after h at 4 h + 1 and, with the first of them added, 4 h + 2; signs of small magnitudes at
-SIGNS. The engine keeps the running means of 8 columns a class at MEANS."""
+SIGNS; whether a number is not 0 at ZEROS. The engine keeps the running means of 8 columns a class at
+MEANS."""
+ZERO_CLASSES = 2
+"""Classes, the lowest, in which numbers may be just 0."""
 
 PROBABILITY_BITS = 12
 EVEN = 1 << PROBABILITY_BITS - 1
-"""Contexts start here; so do, with as many bits, the running means of the columns' magnitudes."""
-LIMITS = (64, 4032)
+"""Contexts start here."""
+LIMITS = (32, 4064)
 """What probabilities of a 1 tend to, after 0s and after 1s: they leave both outcomes a part of the range."""
+FIRST_MEAN = 1 << PROBABILITY_BITS - 8
+"""The running means of the columns' magnitudes, which have as many bits, 5 of them behind the point, start
+here: they rise in a few numbers but fall slowly."""
 FIRST_RATE, LAST_RATE = 2, 7
 MEAN_RATE = 4
 UNARY = 7
@@ -65,7 +73,9 @@ class _Model:
     def __init__(self, columns: int) -> None:
         self._contexts = np.full((CONTEXTS, 2), (EVEN, FIRST_RATE), np.int64)
         # Of weights and of records.
-        self._means = np.full((2, columns), EVEN, np.int64)
+        self._means = np.full((2, columns), FIRST_MEAN, np.int64)
+        # The last row, if it was of records: the row before the first of further records.
+        self._last_record = np.zeros((0, columns), np.int8)
         self._registers = np.zeros(_REGISTERS, np.int64)
         self._registers[_RANGE] = (1 << RANGE_BITS) - 1
 
@@ -84,8 +94,11 @@ class _Model:
         terms = np.array([(d % HISTORY_ROWS, s) for d, s in references], np.int64)
         contexts = self._contexts[records * KIND_CONTEXTS :]
         means, ends = self._means[int(records)], np.zeros(len(rows), np.int64)
-        state = self._registers
-        _code(rows, live, terms, contexts, means, state, encode, memory, order, times, ends)
+        state, known = self._registers, len(self._last_record) if records else 0
+        whole = np.concatenate([self._last_record[:known], rows])
+        _code(whole, known, live, terms, contexts, means, state, encode, memory, order, times, ends)
+        rows[:] = whole[known:]
+        self._last_record = whole[-1:] if records else whole[:0]
         return ends
 
     @property
@@ -106,7 +119,7 @@ class Coder(_Model):
     def copy(self) -> "Coder":
         """A coder in the same state, to try on."""
         other = Coder(self._means.shape[1])
-        for name in ("_contexts", "_means", "_registers", "_decided", "_order"):
+        for name in ("_contexts", "_means", "_last_record", "_registers", "_decided", "_order"):
             setattr(other, name, getattr(self, name).copy())
         return other
 
@@ -120,8 +133,8 @@ class Coder(_Model):
     ) -> None:
         """One instruction: ``rows`` (n, columns), of which the first ``live`` columns are coded."""
         for name, used in (("_decided", _DECIDED), ("_order", _ORDER)):
-            # A number takes at most 12 decisions of 7 bits and 8 plain bits.
-            needed = int(self._registers[used]) + 92 * rows.size + 16
+            # A number takes at most 11 decisions of 8 bits and 8 plain bits.
+            needed = int(self._registers[used]) + 96 * rows.size + 16
             if needed > len(getattr(self, name)):
                 setattr(self, name, np.resize(getattr(self, name), 2 * needed))
         self._run(rows, live, references, records, True, self._decided, self._order, _NO_TIMES)
@@ -163,7 +176,12 @@ class Decoder(_Model):
     @property
     def bits(self) -> int:
         """Bits read so far, without those that only wait in the decoder's register."""
-        return int(self._registers[_PLACE]) - RANGE_BITS
+        return self.bits_taken - RANGE_BITS
+
+    @property
+    def bits_taken(self) -> int:
+        """Bits read so far."""
+        return int(self._registers[_PLACE])
 
     @property
     def byte_times(self) -> npt.NDArray[np.int64]:
@@ -290,6 +308,7 @@ def _plain(value: int, count: int, registers: Any, encode: bool, memory: Any, or
 @njit(cache=True)
 def _code(
     rows: Any,
+    known: int,
     live: int,
     terms: Any,
     contexts: Any,
@@ -301,11 +320,12 @@ def _code(
     times: Any,
     ends: Any,
 ) -> None:
-    """Code or decode all ``rows``; ``memory`` then takes decided bits, ``order`` what follows what.
+    """Code or decode all ``rows`` but the first ``known``.
 
+    When coding, ``memory`` takes decided bits, ``order`` what follows what.
     ``times`` takes the cycles in which bytes are read, ``ends`` those in which rows end.
     """
-    for t in range(rows.shape[0]):
+    for t in range(known, rows.shape[0]):
         registers[_CYCLES] += 1
         for c in range(live):
             prediction = 0
@@ -327,36 +347,43 @@ def _code(
                 octave += 1
             k = max(octave - 2, 0)
             base = octave * CLASS_CONTEXTS
-            q = u >> k
-            limit = min(127 >> (k + 2), UNARY)
-            h = 0
-            while h < limit and _decide(
-                contexts[base + 4 * h], 1 if q >> 2 > h else 0, registers, encode, memory, order, times
+            # Decisions are cheaper by a hair where 0 is the likely outcome, so that is asked.
+            if octave < ZERO_CLASSES and not _decide(
+                contexts[base + ZEROS], 1 if residual else 0, registers, encode, memory, order, times
             ):
-                h += 1
-            if h == UNARY:
-                u = _plain(u, 7, registers, encode, memory, order, times)
-                q = 4 * UNARY
-            else:
-                first = _decide(
-                    contexts[base + 4 * h + 1], q >> 1 & 1, registers, encode, memory, order, times
-                )
-                second = _decide(
-                    contexts[base + 4 * h + 2 + first], q & 1, registers, encode, memory, order, times
-                )
-                q = 4 * h + 2 * first + second
-                u = (q << k) | _plain(u & ((1 << k) - 1), k, registers, encode, memory, order, times)
-            if k == 0 and q < 4:
-                negative = _decide(
-                    contexts[base + SIGNS + q], negative, registers, encode, memory, order, times
-                )
+                u = negative = 0
                 registers[_CYCLES] += 1
             else:
-                negative = _plain(negative, 1, registers, encode, memory, order, times)
+                q = u >> k
+                limit = min(127 >> (k + 2), UNARY)
+                h = 0
+                while h < limit and _decide(
+                    contexts[base + 4 * h], 1 if q >> 2 > h else 0, registers, encode, memory, order, times
+                ):
+                    h += 1
+                if h == UNARY:
+                    u = _plain(u, 7, registers, encode, memory, order, times)
+                    q = 4 * UNARY
+                else:
+                    first = _decide(
+                        contexts[base + 4 * h + 1], q >> 1 & 1, registers, encode, memory, order, times
+                    )
+                    second = _decide(
+                        contexts[base + 4 * h + 2 + first], q & 1, registers, encode, memory, order, times
+                    )
+                    q = 4 * h + 2 * first + second
+                    u = (q << k) | _plain(u & ((1 << k) - 1), k, registers, encode, memory, order, times)
+                if k == 0 and q < 4:
+                    negative = _decide(
+                        contexts[base + SIGNS + q], negative, registers, encode, memory, order, times
+                    )
+                    registers[_CYCLES] += 1
+                else:
+                    negative = _plain(negative, 1, registers, encode, memory, order, times)
             registers[_CYCLES] += 1
             means[c] += ((u << 5 | 16) - means[c]) >> MEAN_RATE
             if not encode:
                 residual = ~u if negative else u
                 rows[t, c] = ((residual + prediction + 128) & 255) - 128
         registers[_CYCLES] += 2
-        ends[t] = registers[_CYCLES]
+        ends[t - known] = registers[_CYCLES]

@@ -28,6 +28,7 @@ from .generate import find
 __all__ = [
     "MAXIMUM_ROWS",
     "RECORD_REFERENCES",
+    "SEEK_REACH",
     "Instruction",
     "Program",
     "ProgramEnd",
@@ -56,6 +57,9 @@ MAXIMUM_ROWS = 1 << INSTRUCTION.widths["count"]
 
 EIGHTHS = 8
 """Parts of the columns that CODED counts in."""
+
+SEEK_REACH = 8 * SEEK_WORDS * (MAXIMUM_ROWS << INSTRUCTION.widths["argument"]) - 8 * SEEK_WORDS
+"""The last bit of a lane's literals that SEEK goes to."""
 
 RECORD_REFERENCES = {1: (Reference(), Reference()), 2: (Reference(1, 0), Reference())}
 """How coded records are predicted, by the argument of RECORDS."""
@@ -212,10 +216,7 @@ def literal(bits: int, rows: int) -> Instruction:
 
 
 def seek(bit: int) -> Instruction:
-    """SEEK to the first place at or behind a bit of each lane's literals.
-
-    Raises `InputError` if it is out of reach.
-    """
+    """SEEK to the first place at or behind a bit of each lane's literals, at most `SEEK_REACH`."""
     upper, lower = divmod(-(-bit // (8 * SEEK_WORDS)), MAXIMUM_ROWS)
     return Instruction(P0.SEEK, lower, upper)
 

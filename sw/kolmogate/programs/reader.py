@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..isa import P0, WINDOW_BITS
+from ..isa import INSTRUCTION, P0, WINDOW_BITS
 from .entropy import Decoder, Reference
 from .generate import weights_of
 from .p0 import (
@@ -21,7 +21,7 @@ from .p0 import (
     walk,
 )
 
-__all__ = ["Reader", "count_rows", "decode", "disassemble", "steps"]
+__all__ = ["Reader", "count_rows", "decode", "disassemble", "instruction_bytes", "steps"]
 
 Int8Array = npt.NDArray[np.int8]
 
@@ -36,8 +36,9 @@ class Reader:
     """Runs a program as far as its rows are taken.
 
     ``words`` are its instructions and all that follows them; ``memory`` is a whole scratchpad whose bytes
-    just below ``base`` are the coded stream, and from there on the literals. Addresses wrap. A program of
-    more instructions than can be fetched in ``cycles`` ends there.
+    just below ``base`` are the coded stream, and from there on the literals. Addresses wrap; ``streamed``,
+    the streams end where they end, and SEEK does nothing. A program of more instructions than can be fetched
+    in ``cycles`` ends there.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Reader:
         columns: int,
         *,
         entropy_engine: bool = True,
+        streamed: bool = False,
         generator: bool = True,
         cycles: int = FETCH_CYCLES * LONGEST,
     ) -> None:
@@ -55,6 +57,8 @@ class Reader:
         self._left = cycles // FETCH_CYCLES
         self._columns = columns
         self._entropy_engine = entropy_engine
+        self._streamed = streamed
+        self._ends = 8 * base, 8 * (len(memory) - base) // columns
         self._generator = generator
         literals = np.roll(memory, -base).reshape(-1, columns)
         self._bits = np.unpackbits(literals, axis=0, bitorder="little").view(np.int8)
@@ -122,12 +126,16 @@ class Reader:
                 reference = Reference(instruction.count, instruction.argument >> 1)
                 self._references[instruction.argument & 1] = reference
             elif instruction.op == P0.SEEK:
-                self._literal_place = instruction.place
+                if not self._streamed:
+                    self._literal_place = instruction.place
             elif instruction.op == P0.SKIP:
                 self._check_generator(instruction)
                 self._literal_place += instruction.count
             elif instruction.rows:
                 rows = self._rows(instruction)
+                taken = self._decoder.bits_taken, self._literal_place
+                if self._streamed and any(place > end for place, end in zip(taken, self._ends, strict=True)):
+                    raise ProgramEnd("a stream of the weight program ends before the last layer")
                 (self._records if instruction.op == P0.RECORDS else self._weights).append(rows)
                 return instruction
         raise ProgramEnd("the weight program takes too long: compile the image again")
@@ -212,6 +220,31 @@ def disassemble(program: Program, columns: int) -> list[str]:
 
     Raises `InputError` if the program holds an unknown instruction or has no END.
     """
+    lines = [f"{'place':>6}  {'instruction':44} {'runs':>5} {'rows':>7} {'bytes':>8} {'cycles':>9}"]
+    for place, (one, runs, bits, cycles) in enumerate(_stored(program, columns)):
+        line = f"{place:6}  {one!s:44}"
+        if one.rows:
+            line += f" {runs:5} {runs * one.rows:7} {bits / 8:8.1f} {cycles:9}"
+        lines.append(line)
+    return lines
+
+
+def instruction_bytes(program: Program, columns: int) -> dict[str, float]:
+    """What a program's bytes are spent on: by instruction, its own and those of the streams that it reads.
+
+    Literals that are read again after a SEEK count once. Raises as `disassemble` does.
+    """
+    spent: dict[str, float] = {}
+    read = sum(bits for one, _, bits, _ in _stored(program, columns) if not one.is_coded) / 8
+    once = min(1.0, len(program.literals) / read) if read else 1.0
+    for one, _, bits, _ in _stored(program, columns):
+        stream = bits / 8 * (1.0 if one.is_coded else once)
+        spent[one.op.name] = spent.get(one.op.name, 0.0) + INSTRUCTION.bits / 8 + stream
+    return spent
+
+
+def _stored(program: Program, columns: int) -> list[tuple[Instruction, int, int, int]]:
+    """Each instruction as it is stored, how often it runs, and in all its bits of the streams and cycles."""
     stored: list[Instruction] = []
     for word in code_words(program):
         stored.append(Instruction.of(int(word)))
@@ -231,14 +264,7 @@ def disassemble(program: Program, columns: int) -> list[str]:
         literal_bits = instruction.rows * instruction.literal_bits * columns
         bits[reader.place] += literal_bits + reader.coded_bits - before[0]
         times[reader.place] += (reader.engine_cycles - before[1]) or instruction.rows
-    lines = [f"{'place':>6}  {'instruction':44} {'runs':>5} {'rows':>7} {'bytes':>8} {'cycles':>9}"]
-    for place, one in enumerate(stored):
-        line = f"{place:6}  {one!s:44}"
-        if one.rows:
-            rows = runs[place] * one.rows
-            line += f" {runs[place]:5} {rows:7} {bits[place] / 8:8.1f} {times[place]:9}"
-        lines.append(line)
-    return lines
+    return list(zip(stored, runs.tolist(), bits.tolist(), times.tolist(), strict=True))
 
 
 def count_rows(program: Program) -> tuple[int, int]:

