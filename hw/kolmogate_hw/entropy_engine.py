@@ -266,9 +266,10 @@ class RowDecoder(wiring.Component):
             ),
         ]
         with m.If(forgetting):
-            is_mean = write_context.addr[3:6] == entropy.MEANS >> 3
             m.d.comb += [
-                write_context.data.probability.eq(Mux(is_mean, entropy.FIRST_MEAN, entropy.EVEN)),
+                write_context.data.probability.eq(
+                    Mux(write_context.addr[3:6] == entropy.MEANS >> 3, entropy.FIRST_MEAN, entropy.EVEN)
+                ),
                 write_context.data.rate.eq(entropy.FIRST_RATE),
             ]
 

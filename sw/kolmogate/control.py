@@ -532,6 +532,9 @@ def clock_decoder(
     columns.written += decoder.valid and ready and not decoder.of_records
     columns.room = columns.written - columns.first != machine.column_buffer_depth
     if moving:
+        if machine.literals_only:
+            # The last stage is not there.
+            decoder.shaped, decoder.seen = decoder.seen, 0
         if decoder.shaped & CODED_ROW:
             engine.row += 1
             engine.idle = decoder.shaped & LAST_ROW != 0

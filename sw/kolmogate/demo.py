@@ -22,7 +22,7 @@ TARGET = "up5k"
 def shipped(name: str) -> Path:
     """A file of the shipped network: in the installed package, or in the repository it was cloned from."""
     package = Path(__file__).parent
-    for folder in (package / "shipped", package.parents[1] / "models" / "mnist"):
+    for folder in (package / "shipped", package.parents[1] / "models" / "lenet5"):
         if (folder / name).exists():
             return folder / name
     raise InputError(f"the demo's file {name} is missing: install kolmogate again")
@@ -33,16 +33,20 @@ def demo(*, as_json: bool = False) -> None:
 
     Raises `DeviceError` if a single output byte differs from the golden model.
     """
-    network = load_tflite(shipped("mnist_cnn.tflite"))
+    network = load_tflite(shipped("lenet5.tflite"))
     images = shipped("mnist_test_100.npz")
     x = load_inputs(images, network.tensors[network.input])
     with np.load(images, allow_pickle=False) as arrays:
         labels = arrays["y"]
     config = configuration(TARGET)
-    image = compile(network, config)
+    image = compile(network, config, objective="smallest")
     report = describe(image)
     if not as_json:
-        print(f"{image.model}: {report['weights']:,} weights as programs for {config.name}, exact")
+        sizes = report["sections"]
+        print(
+            f"{image.model}: {report['weights']:,} weights from {sizes['programs']:,} bytes of programs and "
+            f"{sizes['constants']:,} of constants, for {config.name}, exact"
+        )
         print(format_layers(report))
         print(f"running {len(x)} test images on the RTL ...", flush=True)
     with open_device("rtl", config) as device:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import TypedDict
 
 import numpy as np
 from tqdm import tqdm
@@ -40,6 +41,14 @@ class Outcome:
     passed: bool
     detail: str
     advice: str = ""
+
+
+class _Entry(TypedDict):
+    """Where an image's inference starts."""
+
+    descriptors: int
+    code: int
+    literals: int
 
 
 class _Failure(Exception):
@@ -148,7 +157,7 @@ class _Network:
 
 
 def _network(config: MachineConfig) -> _Network:
-    network = load_tflite(shipped("mnist_cnn.tflite"))
+    network = load_tflite(shipped("lenet5.tflite"))
     # Without the host's part: SOFTMAX would hide small errors.
     operations, tail = split_tail(network)
     network = replace(network, operations=tuple(operations), output=tail.input)
@@ -198,7 +207,12 @@ def _status(status: int) -> str:
 def _errors(device: Device, network: _Network) -> str:
     """Inferences that cannot end well, and one that does not end; the next is as if nothing had been."""
     image = network.image
-    entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
+    sections = image.sections
+    entry = _Entry(
+        descriptors=sections["descriptors"].address,
+        code=sections["code"].address,
+        literals=sections["literals"].address,
+    )
     Opened(device).load(image)
     for wanted, address, damage, limit in (
         (ErrorCode.BAD_DESCRIPTOR, entry["descriptors"], b"\xff", _FOREVER),

@@ -122,6 +122,9 @@ class Trainer:
             block.latent.requires_grad_(not stage.fixed)
         kinds: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.model.named_parameters():
+            if stage.fixed and name.endswith("exponent"):
+                # A step of a scale is a jump that nothing is left to make up for.
+                continue
             if name.endswith("latent"):
                 share = 1.0
             else:
