@@ -221,7 +221,9 @@ def _errors(device: Device, network: _Network) -> str:
         before = device.read(address, len(damage))
         device.write(address, damage)
         try:
-            device.run(**entry, limit=limit)
+            device.run(
+                descriptors=entry["descriptors"], code=entry["code"], literals=entry["literals"], limit=limit
+            )
         except DeviceError as error:
             if error.code != wanted:
                 raise
@@ -229,7 +231,9 @@ def _errors(device: Device, network: _Network) -> str:
             raise _Failure(f"a damaged image ended well instead of with {wanted.name}")
         device.write(address, before)
     device.write(entry["code"], _NO_WEIGHTS)
-    device.start(**entry, limit=_FOREVER)
+    device.start(
+        descriptors=entry["descriptors"], code=entry["code"], literals=entry["literals"], limit=_FOREVER
+    )
     run = RUN.pack(**entry, limit=_FOREVER).to_bytes(RUN.bits // 8, "little")
     status = device.attempt(Command.RUN, run)
     if status != Status.BUSY:
