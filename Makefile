@@ -4,6 +4,8 @@
 #   make bitstreams   two boards' bitstreams from scratch, held to their clocks; long
 #   make regress  the cocotb benches alone, on every simulator found; SEED=n repeats a run
 #   make bench    the MLPerf Tiny networks of KOLMOGATE_MODELS on the RTL; writes benchmarks/cycles.md and .json
+#   make fmax     every configuration's bitstream with five seeds; hours; writes benchmarks/fmax.md and .json
+#   make boards   time and energy of an inference on each board, of the results of bench and fmax
 #   make fronts   bytes by cycles of the same networks on two machines; writes benchmarks/fronts
 #   make lint     formatting, lint rules and types
 #   make clean    remove the environment and everything built
@@ -14,7 +16,7 @@ BIN := $(VENV)/bin
 SEED ?= $(shell $(PYTHON) -c 'import secrets; print(secrets.randbelow(1 << 31))')
 JOBS ?= 2
 
-.PHONY: demo test test-slow bitstreams regress bench fronts lint clean prerequisites
+.PHONY: demo test test-slow bitstreams regress bench fronts fmax boards lint clean prerequisites
 
 demo: $(VENV)/sim.installed
 	$(BIN)/kolmogate demo
@@ -42,14 +44,22 @@ bench: $(VENV)/sim.installed
 	    $(TARGETS:%=--target %) --on rtl -o benchmarks/cycles
 
 FRONT_TARGETS := up5k ecp5-85f
+# AD's programs alone are more than the scratchpad of an UP5K.
 fronts: $(VENV)/fronts.installed
 	@test -n "$(KOLMOGATE_MODELS)" || \
 	    { echo "KOLMOGATE_MODELS is not set: it names the folder of the MLPerf Tiny networks" >&2; exit 1; }
 	@mkdir -p benchmarks/fronts
 	for network in $(NETWORKS); do for target in $(FRONT_TARGETS); do \
+	    test $$network-$$target = ad01_int8-up5k && continue; \
 	    $(BIN)/kolmogate compile $(KOLMOGATE_MODELS)/$$network.tflite --target $$target \
 	        --front benchmarks/fronts/$$network-$$target --jobs $(JOBS) || exit 1; \
 	done; done
+
+fmax: $(VENV)/boards.installed
+	$(BIN)/python benchmarks/fmax.py
+
+boards: $(VENV)/boards.installed
+	$(BIN)/python benchmarks/boards.py
 
 lint: $(VENV)/lint.installed
 	$(BIN)/ruff format --check .

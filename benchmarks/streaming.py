@@ -18,7 +18,7 @@ from kolmogate.runtime import Opened, simulated_link
 from tqdm import tqdm
 
 TARGET = "up5k"
-PACES = {"as fast as the gateware takes it": 1, "10 Mbaud": 36, "3 Mbaud": 120}
+PACES = {"as fast as the gateware takes it": 1, "10 Mbaud": 36}
 """Cycles that a byte takes of a serial port, 10 bits, at the target's 36 MHz."""
 
 

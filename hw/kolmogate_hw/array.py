@@ -10,10 +10,7 @@ from .cells.mac16 import DualAccumulator
 from .cells.products import logic_product
 from .column_buffer import weight_row
 
-__all__ = ["CAPTURE_LATENCY", "MacArray"]
-
-CAPTURE_LATENCY = 4
-"""Cycles from a tile's last tap to the tile in the shadow registers, parts of which change a cycle before."""
+__all__ = ["MacArray"]
 
 
 class MacArray(wiring.Component):
@@ -32,7 +29,7 @@ class MacArray(wiring.Component):
     With ``config.tile_gap`` no tap may enter in the cycle after the last of a tile: the iCE40 UltraPlus then
     accumulates in its multiplier cells, which need it to start again from 0.
 
-    Latency: a tile is in the shadow registers `CAPTURE_LATENCY` cycles after its last tap entered.
+    Latency: a tile is in the shadow registers ``config.capture_latency`` cycles after its last tap entered.
     Throughput: a tap a cycle.
     """
 
@@ -76,15 +73,23 @@ class MacArray(wiring.Component):
             first_1.eq(self.first),
             last_1.eq(self.valid & self.last),
         ]
-        weights = [Signal(signed(8), name=f"weight_{c}") for c in range(columns)]
+        weights = [Signal(signed(8), name=f"weight_{c}", reset_less=True) for c in range(columns)]
         for c in range(columns):
             m.d.comb += weights[c].eq(Mux(self.unit_weights, 1, self.weights[c]))
-        factors = []
+        activations = [
+            Signal(signed(8), name=f"activation_{index}", reset_less=True) for index in range(config.macs)
+        ]
         for r in range(rows):
             for c in range(columns):
-                activation = Signal(signed(8), name=f"activation_{r}_{c}", reset_less=True)
-                m.d.sync += activation.eq(Mux(self.word_mode, self.words[r][c], self.bytes[r]))
-                factors.append((activation, weights[c]))
+                m.d.sync += activations[r * columns + c].eq(
+                    Mux(self.word_mode, self.words[r][c], self.bytes[r])
+                )
+        if not config.tile_gap:
+            # Weights come out of block RAM late: their products are made of registers, a stage further on.
+            valid_1, first_1, last_1 = (self._later(m, one) for one in (valid_1, first_1, last_1))
+            weights = [self._later(m, weight) for weight in weights]
+            activations = [self._later(m, activation) for activation in activations]
+        factors = [(activation, weights[index % columns]) for index, activation in enumerate(activations)]
         chip = family(platform)
         if chip is ICE40_ULTRAPLUS and config.tile_gap:
             self._in_cells(m, factors, valid_1, last_1)
@@ -94,6 +99,12 @@ class MacArray(wiring.Component):
             cells = len(factors) if chip is None else chip.multipliers - taken
             self._in_fabric(m, factors, cells, valid_1, first_1, last_1)
         return m
+
+    def _later(self, m: Module, signal: Signal) -> Signal:
+        """The signal a cycle later."""
+        later = Signal.like(signal, name=f"{signal.name}_later")
+        m.d.sync += later.eq(signal)
+        return later
 
     def _in_fabric(
         self,

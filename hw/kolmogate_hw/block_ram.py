@@ -4,11 +4,16 @@ from amaranth.hdl import Module, Shape, ShapeLike, Signal
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from .cells import family
+
 __all__ = ["UNDEFINED", "BlockRam"]
 
 UNDEFINED = "undefined"
 """Name of registers whose first value nobody looks at. On the iCE40 memories promise none, and to make up for
 that takes a logic cell a bit; synthesis is told."""
+
+SMALL = 2048
+"""Bits that logic cells hold, where they can be memory, so that block RAMs are left for the scratchpad."""
 
 
 class BlockRam(wiring.Component):
@@ -53,8 +58,12 @@ class BlockRam(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         # Tools take the attribute's promise only for a register that they merge into the memory themselves.
+        attributes: dict[str, object] = {"no_rw_check": True}
+        chip = family(platform)
+        if chip and chip.logic_memory and Shape.cast(self.shape).width * self.depth <= SMALL:
+            attributes["ram_style"] = "distributed"
         m.submodules.rows = rows = memory.Memory(
-            shape=self.shape, depth=self.depth, init=[], attrs={"no_rw_check": True}
+            shape=self.shape, depth=self.depth, init=[], attrs=attributes
         )
         write = rows.write_port(granularity=self._granularity)
         read = rows.read_port(domain="comb")

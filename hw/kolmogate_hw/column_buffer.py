@@ -18,9 +18,10 @@ def weight_row(config: MachineConfig) -> data.ArrayLayout:
 class ColumnBuffer(wiring.Component):
     """A ring of ``config.column_buffer_depth`` weight rows.
 
-    The decoder writes ahead through ``i`` as far as there is room. The array reads the rows of its column
-    group again for every tile: ``step`` takes a row, the one with ``rewind`` returns to the group's first
-    row, the one with ``release`` frees everything read so far and makes the next row the first.
+    The decoder writes ahead through ``i`` as far as there is room; what is freed makes room a cycle later.
+    The array reads the rows of its column group again for every tile: ``step`` takes a row, the one with
+    ``rewind`` returns to the group's first row, the one with ``release`` frees everything read so far and
+    makes the next row the first.
 
     Members
     -------
@@ -59,9 +60,11 @@ class ColumnBuffer(wiring.Component):
         first = Signal(range(2 * depth))
         following = Signal(range(2 * depth))
         used = Signal(range(2 * depth))
+        # Registered, off the decoder's path: what is freed makes room a cycle later.
+        room = Signal(init=1)
         m.d.comb += [
-            used.eq(written - first),
-            self.i.ready.eq(used != depth),
+            used.eq(written + rows.write.en - first),
+            self.i.ready.eq(room),
             rows.write.en.eq(self.i.valid & self.i.ready),
             rows.write.addr.eq(written),
             rows.write.data.eq(self.i.payload),
@@ -71,6 +74,7 @@ class ColumnBuffer(wiring.Component):
             self.row.eq(rows.read_data),
             following.eq(taken + 1),
         ]
+        m.d.sync += room.eq(used != depth)
         with m.If(rows.write.en):
             m.d.sync += written.eq(written + 1)
         with m.If(self.step):

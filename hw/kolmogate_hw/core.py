@@ -38,13 +38,19 @@ class Core(wiring.Component):
         config, host = self.config, self.host
         lane_bits = config.columns.bit_length() - 1
 
+        sequencer = Sequencer(config)
         # An aborted inference leaves nothing behind: its units are held in reset until the reads they had
-        # under way are answered. A new one clears what a program of the wrong length may have left.
+        # under way are answered. A new one clears what a program of the wrong length may have left. Both come
+        # a cycle late, as they go everywhere.
         abort = Signal()
         aborted = Signal(2)
         stop = Signal()
-        m.d.comb += stop.eq(abort | aborted.any())
-        m.d.sync += aborted.eq(Cat(abort, aborted))
+        clear = Signal()
+        m.d.sync += [
+            aborted.eq(Cat(abort, aborted)),
+            stop.eq(abort | aborted.any()),
+            clear.eq(abort | aborted.any() | sequencer.start),
+        ]
         # The port that writes has the fetcher's visits to every second row, the first among them: in dense
         # layers, which have one position, the other port is the weights' alone. Without a second port it has
         # all. The host's accesses are few, and must not wait for an inference that does not end.
@@ -60,7 +66,6 @@ class Core(wiring.Component):
         m.submodules.scratchpad = scratchpad = Scratchpad(
             config, clients, writers, {"activations_0", "activations_1"}
         )
-        sequencer = Sequencer(config)
         fetcher = WindowFetcher(config)
         decoder = WeightDecoder(config)
         compute = Compute(config)
@@ -71,7 +76,7 @@ class Core(wiring.Component):
         m.submodules.sequencer = ResetInserter(stop)(sequencer)
         m.submodules.decoder = ResetInserter(stop)(decoder)
         for name, part in (("fetcher", fetcher), ("compute", compute), ("drain", drain), ("filler", filler)):
-            m.submodules[name] = ResetInserter(stop | sequencer.start)(part)
+            m.submodules[name] = ResetInserter(clear)(part)
 
         wiring.connect(m, drain.write_port, scratchpad.outputs)
         for lane, port in enumerate(fetcher.ports):

@@ -7,7 +7,6 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import DESCRIPTOR, RESIDUAL
 from kolmogate.machine_arithmetic import requantiser_interval
 
-from .array import CAPTURE_LATENCY
 from .constants_buffer import ConstantsBuffer, record_row
 from .ports import ReadPort, write_port
 from .positions import BatchCounter
@@ -144,9 +143,9 @@ class Drain(wiring.Component):
         interval = requantiser_interval(config)
         m.d.comb += final.eq(counter.next_position & tile_end)
         if interval == 1:
-            enough = config.rows - 1 - min(config.rows - 1, CAPTURE_LATENCY // batches)
+            enough = config.rows - 1 - min(config.rows - 1, config.capture_latency // batches)
             m.d.comb += ahead.eq(counter.next_position & ((row == enough) | (tile_end & (row < enough))))
-        elif interval <= CAPTURE_LATENCY:
+        elif interval <= config.capture_latency:
             follows = Signal()
             m.d.sync += follows.eq(counter.next_batch & counter.last_follows & tile_end)
             m.d.comb += ahead.eq(follows | (final & (counter.batch == 0)))

@@ -216,66 +216,97 @@ class RowDecoder(wiring.Component):
         # The range coder. `bound` splits the range in proportion to the probability of a 1.
         size = Signal(entropy.RANGE_BITS, reset_less=True)
         code = Signal(entropy.RANGE_BITS, reset_less=True)
-        bound = Signal(entropy.RANGE_BITS, reset_less=True)
+        bound = Signal(entropy.RANGE_BITS)
+        halves = [Signal(PROBABILITY + 2, name=f"half_{k}", reset_less=True) for k in range(2)]
         rest = Signal(entropy.RANGE_BITS + 1)
         one = Signal()
         normal = size[-1]
         shift = Signal()
-        m.d.comb += [rest.eq(code - bound), one.eq(rest[-1])]
+        m.d.comb += [
+            bound.eq((halves[0] + (halves[1] << 1)) >> 5),
+            rest.eq(code - bound),
+            one.eq(rest[-1]),
+        ]
         with m.If(shift):
             m.d.comb += self.bit_take.eq(self.bit_valid)
             with m.If(self.bit_valid):
                 m.d.sync += [size.eq(size << 1), code.eq(Cat(self.bit, code))]
 
-        # What is read from the context memory moves a part of the way to where it tends.
+        # What was read from the context memory moves a part of the way to where it tends. All that is worked
+        # out from registers, a cycle after the decision; until then nobody reads the same context.
+        update = Signal()
+        updating = Signal()
+        forgetting = Signal()
+        decided = Signal(reset_less=True)
+        of_mean = Signal(reset_less=True)
+        before = Signal(Context, reset_less=True)
         target = Signal(PROBABILITY)
         step = Signal(signed(PROBABILITY + 1))
         rate = Signal(3)
-        m.d.comb += [
-            target.eq(Mux(one, entropy.LIMITS[1], entropy.LIMITS[0])),
-            rate.eq(read_context.data.rate),
+        m.d.sync += [
+            updating.eq(update),
+            forgetting.eq(0),
+            decided.eq(one),
+            of_mean.eq(at_mean),
+            before.eq(read_context.data),
+            write_context.addr.eq(read_context.addr),
         ]
-        with m.If(at_mean):
+        m.d.comb += [
+            target.eq(Mux(decided, entropy.LIMITS[1], entropy.LIMITS[0])),
+            rate.eq(before.rate),
+        ]
+        with m.If(of_mean):
             m.d.comb += [target.eq(Cat(Const(16, 5), u)), rate.eq(entropy.MEAN_RATE)]
         m.d.comb += [
-            step.eq((target - read_context.data.probability).as_signed() >> rate),
-            write_context.addr.eq(read_context.addr),
-            write_context.data.probability.eq(read_context.data.probability + step),
+            step.eq((target - before.probability).as_signed() >> rate),
+            write_context.en.eq(updating),
+            write_context.data.probability.eq(before.probability + step),
             write_context.data.rate.eq(
-                Mux(
-                    read_context.data.rate == entropy.LAST_RATE, entropy.LAST_RATE, read_context.data.rate + 1
-                )
+                Mux(before.rate == entropy.LAST_RATE, entropy.LAST_RATE, before.rate + 1)
             ),
         ]
+        with m.If(forgetting):
+            m.d.comb += [
+                write_context.data.probability.eq(
+                    Mux(write_context.addr[3:6] == entropy.MEANS >> 3, entropy.FIRST_MEAN, entropy.EVEN)
+                ),
+                write_context.data.rate.eq(entropy.FIRST_RATE),
+            ]
 
-        # The prediction: term 0 is read first, then term 1; each is added a cycle later.
+        # The prediction: term 0 is read first, then term 1; each is added two cycles later.
         prediction = Signal(8, reset_less=True)
         which = Signal()
         term = Signal(Terms.elem_shape)
         back = Signal(range(2 * HISTORY_ROWS))
         left = Signal()
         whole_row = Signal()
+        # Term 0 is read in the cycle of the first, and in `value` in that of the second; term 1 follows it.
+        term_0_read = Signal()
         term_0_here = Signal()
         term_1_here = Signal()
         source = Signal(range(columns), reset_less=True)
         used = Signal(reset_less=True)
         by = Signal(2, reset_less=True)
-        value = Signal(signed(8))
+        value = Signal(signed(8), reset_less=True)
+        value_by = Signal.like(by, reset_less=True)
         m.d.comb += [
             term.eq(self.terms[which]),
             left.eq(term.distance == 0),
             back.eq(t - term.distance),
             read_history.addr.eq(Mux(whole_row, t, back)),
-            value.eq(read_history.data.as_value().word_select(source, 8)),
         ]
         # A distance beyond the first row borrows, unless the row's highest bit is there.
         m.d.sync += [
             source.eq(c - left),
             used.eq((term.shift != NO_PREDICTION) & Mux(left, c != 0, t >= term.distance)),
             by.eq(term.shift),
+            value.eq(Mux(used, read_history.data.as_value().word_select(source, 8), 0)),
+            value_by.eq(by),
+            term_0_here.eq(term_0_read),
+            term_1_here.eq(term_0_here),
         ]
         with m.If(term_0_here | term_1_here):
-            m.d.sync += prediction.eq(Mux(term_0_here, 0, prediction) + Mux(used, value >> by, 0))
+            m.d.sync += prediction.eq(Mux(term_0_here, 0, prediction) + (value >> value_by))
 
         number = Signal(8)
         m.d.comb += [
@@ -288,18 +319,17 @@ class RowDecoder(wiring.Component):
         m.d.comb += self.row.eq(read_history.data)
         were_records = Signal()
         clearing = Signal(range(entropy.CONTEXTS))
-        clears_mean = clearing[3:6] == entropy.MEANS >> 3
         last = Signal()
         m.d.comb += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
         with m.FSM(init="CLEAR"):
             with m.State("CLEAR"):
-                m.d.comb += [
-                    write_context.en.eq(1),
+                m.d.comb += update.eq(1)
+                m.d.sync += [
+                    forgetting.eq(1),
                     write_context.addr.eq(clearing),
-                    write_context.data.probability.eq(Mux(clears_mean, entropy.FIRST_MEAN, entropy.EVEN)),
-                    write_context.data.rate.eq(entropy.FIRST_RATE),
+                    clearing.eq(clearing + 1),
+                    size.eq(1),
                 ]
-                m.d.sync += [clearing.eq(clearing + 1), size.eq(1)]
                 with m.If(clearing == entropy.CONTEXTS - 1):
                     m.next = "HEAD"
             with m.State("HEAD"):
@@ -324,7 +354,7 @@ class RowDecoder(wiring.Component):
                 m.d.comb += at_mean.eq(1)
                 m.next = "OCTAVE"
             with m.State("OCTAVE"):
-                m.d.comb += [which.eq(1), term_0_here.eq(1)]
+                m.d.comb += [which.eq(1), term_0_read.eq(1)]
                 m.d.sync += [
                     octave.eq(new_octave),
                     h.eq(0),
@@ -338,13 +368,16 @@ class RowDecoder(wiring.Component):
                 with m.If(normal | (size[-2] & self.bit_valid)):
                     m.next = "BOUND"
             with m.State("BOUND"):
-                # A product of 10 by 4 bits, kept out of the multipliers that the array needs.
+                # A product of 10 by 4 bits, kept out of the multipliers that the array needs: the memory is
+                # slow, so that the sum of its halves is left to the next cycle.
                 p = read_context.data.probability[2:]
-                product = sum((Mux(size[5 + bit], p << bit, 0) for bit in range(3)), p << 3)
-                m.d.sync += bound.eq(product >> 5)
+                m.d.sync += [
+                    halves[0].eq(Mux(size[5], p, 0) + (p << 3)),
+                    halves[1].eq(Mux(size[6], p, 0) + Mux(size[7], p << 1, 0)),
+                ]
                 m.next = "DECIDE"
             with m.State("DECIDE"):
-                m.d.comb += write_context.en.eq(1)
+                m.d.comb += update.eq(1)
                 m.d.sync += [
                     size.eq(Mux(one, bound, size - bound)),
                     code.eq(Mux(one, code, rest)),
@@ -393,7 +426,7 @@ class RowDecoder(wiring.Component):
                 m.d.comb += at_mean.eq(1)
                 m.next = "FINISH"
             with m.State("FINISH"):
-                m.d.comb += [at_mean.eq(1), write_context.en.eq(1)]
+                m.d.comb += [at_mean.eq(1), update.eq(1)]
                 for lane in range(columns):
                     m.d.comb += write_history.en[lane].eq(c == lane)
                 m.d.sync += c.eq(c + 1)
@@ -412,7 +445,6 @@ class RowDecoder(wiring.Component):
                     m.next = "ROW"
                     with m.If(~self.more):
                         m.next = "IDLE"
-        m.d.sync += term_1_here.eq(term_0_here)
         return m
 
 

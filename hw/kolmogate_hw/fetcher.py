@@ -10,6 +10,7 @@ from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN
 
 from .feeder import FEEDER_DEPTH, RunLayout
 from .ports import UnalignedReadPort, turned
+from .raster import RasterWalk
 from .records import struct_layout
 
 __all__ = ["WindowFetcher"]
@@ -23,8 +24,9 @@ class WindowFetcher(wiring.Component):
     visit a cycle: port p those of rows p, p + ports and so on. Rows beyond the layer's last position get the
     last position's words.
 
-    The fetcher runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted
-    request of a port with its `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
+    The descriptor must be there from the cycle before ``start`` on. The fetcher runs ahead of the array as
+    far as the feeders have room; ``push`` and ``run`` answer a granted request of a port with its
+    `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
     """
 
     walking: Signal
@@ -57,8 +59,6 @@ class WindowFetcher(wiring.Component):
         walking = self.walking
         channels_left = Signal(12, reset_less=True)
         group_base = Signal(address, reset_less=True)
-        x = Signal(12, reset_less=True)
-        y = Signal(12, reset_less=True)
         position = Signal(address, reset_less=True)
         step = Signal(range(rows // lanes))
         bases = [Signal(address, name=f"base_{r}", reset_less=True) for r in range(rows)]
@@ -74,15 +74,7 @@ class WindowFetcher(wiring.Component):
         first_word = Signal()
 
         # Whether a count has reached its end is registered along with it, off the critical path.
-        last_x, last_y, last_inner, last_outer = (
-            Signal(name=f"last_{name}", reset_less=True) for name in ("x", "y", "inner", "outer")
-        )
-
-        def x_becomes(value: ValueLike) -> list[Any]:
-            return [x.eq(value), last_x.eq(value == descriptor.x_count)]
-
-        def y_becomes(value: ValueLike) -> list[Any]:
-            return [y.eq(value), last_y.eq(value == descriptor.y_count)]
+        last_inner, last_outer = (Signal(name=f"last_{name}", reset_less=True) for name in ("inner", "outer"))
 
         def inner_becomes(value: ValueLike) -> list[Any]:
             return [inner.eq(value), last_inner.eq(value == descriptor.inner_count)]
@@ -93,29 +85,37 @@ class WindowFetcher(wiring.Component):
         # The first pass over a tile's rows takes the positions, as many at once as there are lanes.
         placing = Signal()
         m.d.comb += placing.eq(first_run & first_word)
-        places: list[tuple[ValueLike, ValueLike, ValueLike]] = [(x, y, position)]
+        m.submodules.walk = walk = RasterWalk(lanes)
+        m.d.comb += [walk.x_count.eq(descriptor.x_count), walk.y_count.eq(descriptor.y_count)]
+        places: list[ValueLike] = [position]
         placed = Signal(lanes)
-        ended: ValueLike = C(0)
+        ended = walk.end[-1]
+        m.d.comb += placed.eq(~Cat(C(0, 1), walk.end[:-1]))
         for lane in range(lanes):
-            at_x, at_y, place = places[-1]
-            at_x_end = Signal(name=f"at_x_end_{lane}")
             following = Signal(address, name=f"following_{lane}")
-            m.d.comb += [
-                at_x_end.eq(at_x == descriptor.x_count if lane else last_x),
-                placed[lane].eq(~ended),
-                following.eq(place + Mux(at_x_end, descriptor.input_wrap, descriptor.input_step)),
-            ]
-            at_end = Signal(name=f"at_end_{lane}")
-            at_y_end = at_y == descriptor.y_count if lane else last_y
-            m.d.comb += at_end.eq(ended | (at_x_end & at_y_end))
-            ended = at_end
-            places.append((Mux(at_x_end, 1, at_x + 1)[:12], (at_y + at_x_end)[:12], following))
+            m.d.comb += following.eq(
+                places[-1] + Mux(walk.line_end[lane], descriptor.input_wrap, descriptor.input_step)
+            )
+            places.append(following)
         last_step = Signal()
         live = Signal(lanes)
         m.d.comb += [
             last_step.eq(Mux(placing, ended | (step == rows // lanes - 1), step == live_step)),
             live.eq(Mux(placing, placed, Mux(last_step, live_lanes, (1 << lanes) - 1))),
         ]
+
+        # Where the next words of the rows begin in theirs. Two lanes are for fast machines: there they are
+        # registers, made along with the offset, and the base of a row that has its place only now.
+        ahead = lanes > 1
+        skips = [Signal(grain_bits, name=f"skip_of_{r}", reset_less=True) for r in range(rows)]
+
+        def word_offset_becomes(value: ValueLike) -> list[Any]:
+            assignments = [word_offset.eq(value)]
+            for r in range(rows if ahead else 0):
+                here = placing & (step == r // lanes)
+                base = Mux(here, places[r % lanes], bases[r])[:grain_bits]
+                assignments.append(skips[r].eq(base + Value.cast(value)[:grain_bits]))
+            return assignments
 
         # Visits: each lane has a word of its row to fetch, or none.
         credits = [
@@ -133,14 +133,14 @@ class WindowFetcher(wiring.Component):
         for lane, port in enumerate(self.ports):
             visit = Signal(address, name=f"visit_{lane}")
             own_bases = Array(bases[lane::lanes])
-            m.d.comb += visit.eq(Mux(placing, places[lane][2], own_bases[step] + word_offset))
+            m.d.comb += visit.eq(Mux(placing, places[lane], own_bases[step] + word_offset))
             # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
             # Rows differ in alignment, so that one may need a word more than another.
             skip = Signal(grain_bits, name=f"skip_{lane}")
             remaining = Signal(signed(lane_bits + 3), name=f"remaining_{lane}")
             wanted = Signal(name=f"wanted_{lane}")
             m.d.comb += [
-                skip.eq(visit),
+                skip.eq(Mux(placing, places[lane], Array(skips[lane::lanes])[step]) if ahead else visit),
                 remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
                 wanted.eq(live[lane] & (far | (remaining > 0))),
                 more[lane].eq(live[lane] & (far | (remaining > columns))),
@@ -200,15 +200,16 @@ class WindowFetcher(wiring.Component):
             with m.If(placing):
                 for r in range(rows):
                     with m.If(step == r // lanes):
-                        m.d.sync += bases[r].eq(places[r % lanes][2])
+                        m.d.sync += bases[r].eq(places[r % lanes])
                 m.d.sync += [live_step.eq(step), live_lanes.eq(placed), final_tile.eq(ended)]
-                m.d.sync += [*x_becomes(places[-1][0]), *y_becomes(places[-1][1]), position.eq(places[-1][2])]
+                m.d.comb += walk.step.eq(1)
+                m.d.sync += position.eq(places[-1])
             m.d.sync += [step.eq(step + 1), again.eq(again | more.any())]
             with m.If(last_step):
                 m.d.sync += [step.eq(0), again.eq(0), first_word.eq(0)]
                 with m.If(again | more.any()):
                     m.d.sync += [
-                        word_offset.eq(word_offset + columns),
+                        *word_offset_becomes(word_offset + columns),
                         bytes_left.eq(bytes_left - columns),
                     ]
                 with m.Else():
@@ -220,7 +221,7 @@ class WindowFetcher(wiring.Component):
                     m.d.sync += [
                         *inner_becomes((inner + 1)[:10]),
                         run_offset.eq(following_run),
-                        word_offset.eq(following_run),
+                        *word_offset_becomes(following_run),
                     ]
                     with m.If(last_inner):
                         m.d.sync += [*inner_becomes(C(1)), *outer_becomes((outer + 1)[:10])]
@@ -234,22 +235,20 @@ class WindowFetcher(wiring.Component):
                             # When the window is a single word, the tile ends in the visit that places it.
                             with m.If(Mux(placing, ended, final_tile)):
                                 next_base = group_base + Mux(descriptor.word_mode, columns, 0)
+                                m.d.comb += walk.start.eq(1)
                                 m.d.sync += [
-                                    *x_becomes(C(1)),
-                                    *y_becomes(C(1)),
                                     group_base.eq(next_base),
                                     position.eq(next_base),
                                     channels_left.eq(channels_left - columns),
                                     walking.eq(channels_left > columns),
                                 ]
         with m.If(self.start):
+            m.d.comb += walk.start.eq(1)
             m.d.sync += [
                 walking.eq(1),
                 channels_left.eq(descriptor.channels),
                 group_base.eq(descriptor.input_base),
                 position.eq(descriptor.input_base),
-                *x_becomes(C(1)),
-                *y_becomes(C(1)),
                 step.eq(0),
                 *outer_becomes(C(1)),
                 *inner_becomes(C(1)),

@@ -42,7 +42,7 @@ class WeightDecoder(wiring.Component):
 
     The next instruction is fetched while one runs. That takes 4 cycles and those it waits for its grant;
     what the one that runs is shorter is lost. The first row is at ``o`` 8 cycles after ``start``, 10 if it
-    takes literals, 9 without a generator.
+    takes literals, 9 without a generator; a cycle less of all where there is no engine either.
 
     Members
     -------

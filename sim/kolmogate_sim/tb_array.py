@@ -76,7 +76,7 @@ class Bench:
                 dut.valid.value, dut.first.value, dut.last.value = 1, int(tap == 0), int(last)
                 if last:
                     self.free = False
-                    self.due.append(4)
+                    self.due.append(self.config.capture_latency)
                 await self.cycle(weights[tap])
             if self.config.tile_gap:
                 await self.cycle()

@@ -20,7 +20,6 @@ from .stimuli import random_program
 from .streams import StreamMonitor, seed, stalls
 
 WATCHDOG_CYCLES = 200_000
-PROGRAMS = 40
 
 
 class Port:
@@ -84,7 +83,7 @@ async def random_programs(dut: Any) -> None:
     dut.rst.value = 0
 
     pauses, record_pauses = stalls(source), stalls(source)
-    for _ in range(PROGRAMS):
+    for _ in range(parameters()["programs"]):
         length, longest = source.randrange(12), source.choice((3, 12, 40))
         # The entropy engine takes its time to start.
         engines = config.entropy_engines * (source.randrange(3) == 0)

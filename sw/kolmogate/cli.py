@@ -1,5 +1,5 @@
-"""The command line: `kolmogate demo | compile | run | simulate | inspect | report | bench` and for boards
-`boards | build | flash`.
+"""The command line: `kolmogate demo | compile | run | simulate | inspect | report | disassemble |
+assemble | bench` and for boards `boards | build | flash | selftest`.
 
 Exit codes: 0 done; 1 the input or model cannot be used; 2 usage; 3 a tool is missing; 4 link or device;
 130 interrupted. Errors are one sentence on stderr; `--debug` shows where they came from.
@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,20 @@ from .compiler import OBJECTIVES, compile
 from .config import CONFIGURATIONS, configuration
 from .container import load_image, save_image
 from .demo import demo
-from .errors import KolmogateError, UsageError
-from .files import require_folder
+from .errors import DeviceError, InputError, KolmogateError, UsageError
+from .files import require_folder, write_whole
 from .front import format_front, front, require_plots, save_front
 from .image import Image
 from .lossy import compress
 from .network import Network
 from .page import write_report
+from .programs.assembly import disassembly, parse
 from .programs.reader import disassemble
 from .protocol import BAUD
 from .report import describe, format_dropped, format_layers, format_loss
 from .runtime import open as open_device
 from .runtime import simulated_link
+from .selftest import selftest
 from .serial_link import BAUDS
 from .tflite_export import save_tflite
 from .tflite_import import load_tflite
@@ -151,9 +154,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="WHERE",
         help="golden, machine, rtl, the serial port of a board, or auto to look for one (machine)",
     )
-    command.add_argument(
-        "--baud", type=int, default=BAUD, help=f"rate of the serial port, {BAUDS[0]} to {BAUDS[-1]} ({BAUD})"
-    )
+    _add_baud(command)
     command.add_argument("--waves", type=Path, metavar="FILE.fst", help="record the RTL's signals")
     command.set_defaults(command=_run)
 
@@ -171,6 +172,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("image", type=Path, metavar="M.kg")
     command.add_argument("--programs", action="store_true", help="disassemble the weight programs")
     command.set_defaults(command=_inspect)
+
+    command = commands.add_parser(
+        "disassemble", parents=[common], help="write an image's weight program as text"
+    )
+    command.add_argument("image", type=Path, metavar="M.kg")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="P.kasm")
+    command.set_defaults(command=_disassemble)
+
+    command = commands.add_parser(
+        "assemble", parents=[common], help="put a weight program from text into an image"
+    )
+    command.add_argument("program", type=Path, metavar="P.kasm")
+    command.add_argument("--into", type=Path, required=True, metavar="M.kg", help="the image that it is for")
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="NEW.kg")
+    command.set_defaults(command=_assemble)
 
     command = commands.add_parser("report", help="a page with figures about an image")
     command.add_argument("image", type=Path, metavar="M.kg")
@@ -194,7 +210,23 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(command=_bench)
 
     add_board_commands(commands, common)
+
+    command = commands.add_parser(
+        "selftest", parents=[common], help="known answers of a board, or of a simulated one"
+    )
+    command.add_argument(
+        "port", metavar="PORT", help="the serial port of a board, auto to look for one, or rtl"
+    )
+    command.add_argument("--target", default="up5k", help="machine to simulate with rtl (up5k)")
+    _add_baud(command)
+    command.set_defaults(command=_selftest)
     return parser
+
+
+def _add_baud(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--baud", type=int, default=BAUD, help=f"rate of the serial port, {BAUDS[0]} to {BAUDS[-1]} ({BAUD})"
+    )
 
 
 def _print_json(result: Any) -> None:
@@ -363,12 +395,67 @@ def _inspect(options: argparse.Namespace) -> None:
         print("\n".join(listing))
 
 
+def _disassemble(options: argparse.Namespace) -> None:
+    image = load_image(options.image)
+    write_whole(options.output, disassembly(image.program(), image.config.columns).encode())
+    if options.json:
+        _print_json({"program": str(options.output)})
+    else:
+        print(f"wrote {options.output}")
+
+
+def _assemble(options: argparse.Namespace) -> None:
+    require_folder(options.output)
+    try:
+        text = options.program.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"cannot read {options.program} as text: check the path") from None
+    try:
+        program, columns = parse(text)
+    except InputError as error:
+        raise InputError(f"{options.program}: {error}") from None
+    image = load_image(options.into)
+    if columns != image.config.columns:
+        raise InputError(
+            f"{options.program} is for {columns} columns and {options.into} has {image.config.columns}:"
+            " disassemble that image"
+        )
+    image = image.with_program(program)
+    image.check()
+    save_image(image, options.output)
+    if options.json:
+        _print_json({"image": str(options.output), "device_bytes": image.device_bytes})
+    else:
+        print(f"wrote {options.output}, {image.device_bytes:,} bytes for the device")
+
+
 def _report(options: argparse.Namespace) -> None:
     require_folder(options.output)
     if options.png is not None and not options.png.is_dir():
         raise UsageError(f"there is no folder {options.png} for the figures: make it first")
     write_report(options.image, options.compare, options.output, options.png)
     print(f"wrote {options.output}")
+
+
+def _selftest(options: argparse.Namespace) -> None:
+    if options.port not in ("machine", "rtl", "auto") and not _names_a_port(options.port):
+        raise UsageError(f"cannot test {options.port!r}: choose rtl, auto or a serial port")
+    outcomes = []
+    with open_device(options.port, configuration(options.target), baud=options.baud) as opened:
+        for outcome in selftest(opened.device):
+            outcomes.append(outcome)
+            if options.json:
+                continue
+            print(f"{'ok' if outcome.passed else 'FAILED':7} {outcome.test:9} {outcome.detail}", flush=True)
+            if outcome.advice:
+                print(f"{'':17} try: {outcome.advice}", flush=True)
+    if options.json:
+        _print_json([asdict(outcome) for outcome in outcomes])
+    failed = [outcome.test for outcome in outcomes if not outcome.passed]
+    if failed:
+        raise DeviceError(
+            f"the device failed the self-test in {', '.join(failed)}: its output says what to try"
+        )
 
 
 def _bench(options: argparse.Namespace) -> None:

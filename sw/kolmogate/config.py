@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 from .errors import UsageError
 
-__all__ = ["CONFIGURATIONS", "MachineConfig", "configuration"]
+__all__ = ["COLUMNS", "CONFIGURATIONS", "MachineConfig", "configuration"]
+
+COLUMNS = (8, 16, 32, 64)
+"""Columns that a machine may have."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class MachineConfig:
 
         require(1 <= self.rows <= 16, f"rows must be 1 to 16, not {self.rows}")
         require(
-            power_of_two(self.columns) and 8 <= self.columns <= 64,
+            self.columns in COLUMNS,
             f"columns must be a power of two from 8 to 64, not {self.columns}",
         )
         require(
@@ -110,6 +113,14 @@ class MachineConfig:
         """Outputs that are written together: a word, or two batches where a single port makes the rows wait
         for each other, which leaves it time for that."""
         return self.columns if self.scratchpad_ports == 2 else min(2 * self.requantisers, self.columns)
+
+    @property
+    def capture_latency(self) -> int:
+        """Cycles from the last tap of a tile to the tile in the shadow registers.
+
+        Accumulators in multiplier cells (``tile_gap``) have a stage less than those in logic.
+        """
+        return 4 if self.tile_gap else 5
 
     @property
     def scratchpad_words(self) -> int:

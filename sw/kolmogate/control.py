@@ -466,9 +466,6 @@ def clock_feeders(
 
 # Column buffers, array.
 
-CAPTURE_LATENCY = 4
-"""Cycles from the last tap of a tile to the tile in the shadow registers."""
-
 
 @njit(cache=True)
 def clock_columns(d: Registers, columns: Registers, step: int, last: int, final: int) -> None:
@@ -487,7 +484,7 @@ def clock_compute(machine: Registers, compute: Registers, tile_end: int, drained
         compute.undrained = 0
     if tile_end:
         compute.undrained = 1
-        compute.captured |= 1 << CAPTURE_LATENCY - 1
+        compute.captured |= 1 << machine.capture_latency - 1
 
 
 # Weight decoder: all that depends on the kinds of instructions is here.
@@ -509,8 +506,7 @@ def clock_decoder(
     constants: Registers,
     granted: int,
 ) -> None:
-    room = columns.written - columns.first != machine.column_buffer_depth
-    ready = constants.here != 2 if decoder.of_records else room
+    ready = constants.here != 2 if decoder.of_records else columns.room
     made = True
     if decoder.reading:
         made = literals.primed == machine.words_held and literals.present
@@ -534,7 +530,11 @@ def clock_decoder(
         literals.written, literals.taken, literals.present = 0, 0, 0
         literals.primed, literals.position = 0, 0
     columns.written += decoder.valid and ready and not decoder.of_records
+    columns.room = columns.written - columns.first != machine.column_buffer_depth
     if moving:
+        if machine.literals_only:
+            # The last stage is not there.
+            decoder.shaped, decoder.seen = decoder.seen, 0
         if decoder.shaped & CODED_ROW:
             engine.row += 1
             engine.idle = decoder.shaped & LAST_ROW != 0
@@ -641,11 +641,11 @@ def leaves_in_time(
 ) -> bool:
     """Whether what is left of a tile leaves before the next is captured, if that ends from now on."""
     if machine.interval == 1:
-        rows = min(machine.rows - 1, CAPTURE_LATENCY * machine.requantisers // machine.columns)
+        rows = min(machine.rows - 1, machine.capture_latency * machine.requantisers // machine.columns)
         enough = machine.rows - 1 - rows
         return next_position and (drain.row == enough or (tile_end and drain.row < enough))
     final = next_position and tile_end
-    if machine.interval <= CAPTURE_LATENCY:
+    if machine.interval <= machine.capture_latency:
         return drain.follows or (final and counter.batch == 0)
     return final
 

@@ -131,6 +131,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "word_grain": WORD_GRAIN,
         "residual_rows": _RESIDUAL_ROWS,
         "literal_words": _LITERAL_WORDS,
+        "literals_only": not (config.generator or config.entropy_engines),
         "words_held": 2 if config.generator else 1,
     }
     return _records(registers.MACHINE, [values])
@@ -144,6 +145,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
         state["engine"]["asking"], state["engine"]["idle"] = 1, 1
     state["literals"]["room"] = _LITERAL_WORDS
     state["requantiser"]["room"] = 1
+    state["columns"]["room"] = 1
     return state
 
 

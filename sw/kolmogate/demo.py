@@ -14,12 +14,12 @@ from .report import describe, format_layers
 from .runtime import open as open_device
 from .tflite_import import load_tflite
 
-__all__ = ["demo"]
+__all__ = ["demo", "shipped"]
 
 TARGET = "up5k"
 
 
-def _shipped(name: str) -> Path:
+def shipped(name: str) -> Path:
     """A file of the shipped network: in the installed package, or in the repository it was cloned from."""
     package = Path(__file__).parent
     for folder in (package / "shipped", package.parents[1] / "models" / "lenet5"):
@@ -33,8 +33,8 @@ def demo(*, as_json: bool = False) -> None:
 
     Raises `DeviceError` if a single output byte differs from the golden model.
     """
-    network = load_tflite(_shipped("lenet5.tflite"))
-    images = _shipped("mnist_test_100.npz")
+    network = load_tflite(shipped("lenet5.tflite"))
+    images = shipped("mnist_test_100.npz")
     x = load_inputs(images, network.tensors[network.input])
     with np.load(images, allow_pickle=False) as arrays:
         labels = arrays["y"]

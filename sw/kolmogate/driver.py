@@ -191,6 +191,10 @@ class Device:
         """End whatever runs; the scratchpad keeps its contents."""
         self._request(Command.RESET)
 
+    def attempt(self, command: int, payload: bytes) -> int:
+        """Send any request, a wrong one too; returns the status that the device answers with."""
+        return self._exchange(command, payload)[0]
+
     def now(self) -> float:
         """Seconds on the link's clock."""
         return self._link.now()
@@ -240,6 +244,13 @@ class Device:
 
     def _request(self, command: Command, payload: bytes = b"") -> bytes:
         """Send a request until it is answered; returns the answer's payload."""
+        status, content = self._exchange(command, payload)
+        if status != Status.OK:
+            raise _refusal(command, status)
+        return content
+
+    def _exchange(self, command: int, payload: bytes) -> tuple[int, bytes]:
+        """Send a request until it is answered; returns the answer's status and payload."""
         if not self._connected and command != Command.IDENTIFY:
             self._request(Command.IDENTIFY)
         # Until the answer is here, nobody knows which sequence number the device expects next.
@@ -252,12 +263,10 @@ class Device:
             answer = self._answer()
             if answer is not None:
                 self._connected = True
-                status, content = answer[1], answer[2:]
-                if status != Status.OK:
-                    raise _refusal(command, status)
-                return content
+                return answer[1], answer[2:]
+        name = Command(command).name if command in list(Command) else f"command {command}"
         raise DeviceError(
-            f"the device did not answer {command.name} in {_TRIES} tries: check that it is connected, "
+            f"the device did not answer {name} in {_TRIES} tries: check that it is connected, "
             "powered and programmed"
         )
 

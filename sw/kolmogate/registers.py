@@ -10,8 +10,8 @@ def _registers(*names: str) -> np.dtype[np.void]:
 
 
 MACHINE = _registers(
-    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth", "tile_gap"),
-    "written_bytes",
+    *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth"),
+    *("tile_gap", "capture_latency", "written_bytes"),
     # cycles from a batch of the requantisers to the next; 1 is the pipelined form
     "interval",
     # scratchpad words of a descriptor
@@ -20,6 +20,8 @@ MACHINE = _registers(
     "word_grain",
     # words of literals that are read ahead, and those that the lanes hold before the newest
     *("literal_words", "words_held"),
+    # all rows are literals or zeros
+    "literals_only",
     # rows of a record as the residual adder takes it
     "residual_rows",
 )
@@ -57,7 +59,7 @@ STATE = np.dtype(
             ),
         ),
         ("compute", _registers("undrained", "resting", "captured")),
-        ("columns", _registers("written", "taken", "first")),
+        ("columns", _registers("written", "taken", "first", "room")),
         (
             "decoder",
             _registers(

@@ -37,8 +37,8 @@ def ring_addresses(config: MachineConfig) -> dict[str, int]:
 def padded(program: Program, columns: int) -> Program:
     """The streams as they are fed: in whole pages, with zeros in the place of what readers take ahead.
 
-    The lanes hold `WORDS_AHEAD` words before they give out a bit of the one before these; and the last bits
-    of the coded stream need not be stored.
+    Lanes hold `WORDS_AHEAD` words before they give out a bit of the one before these, and the last bits of
+    the coded stream need not be stored.
     """
 
     def pages(stream: bytes) -> int:

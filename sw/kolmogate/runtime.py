@@ -161,6 +161,13 @@ class Opened(AbstractContextManager["Opened"]):
             self._resident = None
             raise
 
+    @property
+    def device(self) -> Device:
+        """The device behind it. Raises `UsageError` on the machine model, which has none."""
+        if not isinstance(self._target, Device):
+            raise UsageError("the machine model is no device: choose rtl, auto or a serial port")
+        return self._target
+
     def now(self) -> float:
         """Seconds on the device's clock; they stand still on the machine model."""
         return self._target.now() if isinstance(self._target, Device) else 0.0

@@ -114,7 +114,7 @@ def test_array(config: MachineConfig, source: random.Random) -> None:
         cycle = 0
         async for _, _, seen in ctx.tick().sample(dut.captured):
             if seen:
-                assert entered.popleft() == cycle - 4
+                assert entered.popleft() == cycle - config.capture_latency
             cycle += 1
 
     simulate(dut, feed, drain, cycles=20_000, background=[time_captures])
@@ -195,6 +195,7 @@ def run_layers(
         draining = pauses()
         for layer, values in zip(layers, weights, strict=True):
             ctx.set(dut.descriptor, layer)
+            await ctx.tick()
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)

@@ -74,6 +74,8 @@ def test_holds_its_depth_and_no_more(shallow: MachineConfig, source: random.Rand
             await ctx.tick()
             assert list(ctx.get(dut.row)) == row
         ctx.set(dut.step, 0)
+        assert not ctx.get(dut.i.ready)
+        await ctx.tick()
         assert ctx.get(dut.i.ready)
         assert not ctx.get(dut.available)
         await ctx.tick()

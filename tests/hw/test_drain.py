@@ -8,7 +8,6 @@ import numpy as np
 from kolmogate.config import MachineConfig
 from kolmogate.isa import SHIFTS, store_constants
 from kolmogate.machine_arithmetic import requantise, requantiser_interval
-from kolmogate_hw.array import CAPTURE_LATENCY
 from kolmogate_hw.drain import Drain
 from kolmogate_sim.memories import random_memory, serve_writes
 from kolmogate_sim.models import groups, random_layer, record_rows, store
@@ -121,7 +120,7 @@ def run(
                     # beyond the last channel of the last row need not be shifted out.
                     while next(pauses):
                         await cycle(ctx)
-                    for cycles_left in reversed(range(CAPTURE_LATENCY)):
+                    for cycles_left in reversed(range(config.capture_latency)):
                         await cycle(ctx)
                         if cycles_left == config.tile_gap:
                             assert len(tile) <= left, "outputs were left behind"

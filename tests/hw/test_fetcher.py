@@ -66,6 +66,7 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
         pauses = [stalls(source) for _ in range(config.rows)]
         for name, layer in layers.items():
             ctx.set(dut.descriptor, layer)
+            await ctx.tick()
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)

@@ -396,7 +396,7 @@ def test_feed_writes_and_then_fills_a_page():
     source = random.Random(seed() + 4)
 
     async def conversation(host, ask):
-        for number in range(6):
+        for number in range(5):
             sequence, size = FIRST + number, source.choice((1, 256, source.randrange(1, 257)))
             address = 256 * source.randrange(SIZE // 256) + source.randrange(257 - size)
             content = source.randbytes(size)

@@ -10,4 +10,12 @@ from kolmogate_sim.bench import run_bench, simulators
 @pytest.mark.parametrize("simulator", simulators())
 @pytest.mark.parametrize("target", ["up5k", "ecp5-45f"])
 def test_lanes(target: str, simulator: str) -> None:
-    run_bench(WeightDecoder(configuration(target)), "kolmogate_sim.tb_lanes", simulator, target=target)
+    decoder = WeightDecoder(configuration(target))
+    run_bench(decoder, "kolmogate_sim.tb_lanes", simulator, target=target, programs=40)
+
+
+@pytest.mark.cocotb
+@pytest.mark.slow
+def test_a_thousand_programs() -> None:
+    decoder = WeightDecoder(configuration("up5k"))
+    run_bench(decoder, "kolmogate_sim.tb_lanes", "verilator", target="up5k", programs=1000)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from kolmogate import golden
 from kolmogate.errors import InputError
-from kolmogate.random_network import random_network
+from kolmogate.network import Conv2D, Dense
+from kolmogate.random_network import random_network, with_computed_weights
 
 INPUTS = 3
 REFUSED = 0.08
@@ -49,6 +50,28 @@ def compare(target: str, seeds: range) -> None:
 @pytest.mark.parametrize("target", ["up5k-small", "ecp5-45f"])
 def test_random_networks(target: str) -> None:
     compare(target, range(40))
+
+
+def test_networks_with_computed_weights() -> None:
+    """RTL = machine = golden, and the cycles are the model's."""
+    config = kolmogate.configuration("up5k")
+    generated = 0
+    with kolmogate.open("rtl", config) as rtl, kolmogate.open("machine", config) as machine:
+        for seed in range(12):
+            network = with_computed_weights(random_network(seed, (Conv2D, Dense), 3), 8, seed % 6, seed)
+            try:
+                image = kolmogate.compile(network, config)
+            except InputError:
+                continue
+            generated += sum(layer.instructions["GENERATE"] for layer in image.layers)
+            shape = (INPUTS, *network.tensors[network.input].shape)
+            x = np.random.default_rng(seed).integers(-128, 128, shape).astype(np.int8)
+            for device in (machine, rtl):
+                loaded = device.load(image)
+                predicted = sum(layer.total for layer in loaded.layers)
+                assert (loaded(x) == golden.run(network, x)).all(), f"network {seed}"
+                assert all(abs(measured - predicted) <= 2 for measured in loaded.cycles), f"network {seed}"
+    assert generated >= 10
 
 
 @pytest.mark.slow

@@ -130,6 +130,19 @@ def test_interrupts_at_any_moment(board, small, tmp_path):
     assert interrupted
 
 
+@pytest.mark.slow
+def test_selftest(board):
+    for where in (board, "rtl"):
+        result = subprocess.run(
+            command("selftest", where, "--json"), capture_output=True, text=True, timeout=300
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        outcomes = json.loads(result.stdout)
+        assert [one["test"] for one in outcomes if one["passed"]] == [
+            *("identify", "memory", "network", "refusals", "errors", "link")
+        ]
+
+
 def test_a_board_that_goes_away(small):
     process = subprocess.Popen(command("simulate", "--pty"), stdout=subprocess.PIPE, text=True)
     name = process.stdout.readline().strip()

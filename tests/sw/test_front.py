@@ -9,6 +9,8 @@ from kolmogate.compiler import compile
 from kolmogate.config import configuration
 from kolmogate.errors import ToolMissingError, UsageError
 from kolmogate.front import format_front, front, require_plots, save_front
+from kolmogate.network import Conv2D
+from kolmogate.random_network import random_network
 from kolmogate.tflite_export import save_tflite
 
 UP5K = configuration("up5k")
@@ -51,9 +53,9 @@ def test_what_is_saved(network, tmp_path):
     ] == before
 
 
-def test_the_command(network, tmp_path, capsys):
+def test_the_command(tmp_path, capsys):
     model = tmp_path / "m.tflite"
-    save_tflite(network, model)
+    save_tflite(random_network(1, kinds=[Conv2D], length=2), model)
     assert main(["compile", str(model), "--front", str(tmp_path / "f"), "--json"]) == 0
     points = json.loads(capsys.readouterr().out)
     assert json.loads((tmp_path / "f.json").read_text())["points"] == points

@@ -15,13 +15,16 @@ class Family:
         What Amaranth platforms call it.
     multipliers : int
         Multiplier cells of 18 by 18 bits that tools infer.
+    logic_memory : bool
+        Logic cells can be memory.
     """
 
     device: str
     multipliers: int
+    logic_memory: bool = True
 
 
-ICE40_ULTRAPLUS = Family("iCE40UP5K", 0)
+ICE40_ULTRAPLUS = Family("iCE40UP5K", 0, logic_memory=False)
 
 _FAMILIES = {
     one.device: one

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["ENGINE_START", "Pace", "waits"]
+__all__ = ["ENGINE_START", "Pace", "pace_table", "waits"]
 
 ENGINE_START = 1035
 """Cycles before the entropy engine makes its first row."""
@@ -39,11 +39,15 @@ class Pace(NamedTuple):
     rows: int
 
 
-def waits(paces: Sequence[Pace], engine_cycles: Sequence[int]) -> npt.NDArray[np.float64]:
+def pace_table(paces: Sequence[Pace]) -> npt.NDArray[np.float64]:
+    """The paces of all layers as `waits` takes them, (layers, fields)."""
+    return np.array(paces, np.float64).reshape(-1, len(Pace._fields))
+
+
+def waits(paces: npt.NDArray[np.float64], engine_cycles: Sequence[int]) -> npt.NDArray[np.float64]:
     """Cycles that the array waits in each layer, if the entropy engine takes so many for its program."""
-    return _waits(
-        np.array(paces, np.float64).reshape(-1, len(Pace._fields)), np.array(engine_cycles, np.float64)
-    )
+    found: npt.NDArray[np.float64] = _waits(paces, np.array(engine_cycles, np.float64))
+    return found
 
 
 @njit(cache=True)

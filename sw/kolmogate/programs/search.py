@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..isa import HISTORY_ROWS, INSTRUCTION, P0
 from .computed import Computed
 from .entropy import Coder, Reference
-from .overlap import Pace, waits
+from .overlap import Pace, pace_table, waits
 from .p0 import (
     EIGHTHS,
     MAXIMUM_ROWS,
@@ -150,9 +150,10 @@ def select(
     used up; at each price layers change one at a time, until none gains.
     """
     weight = np.where(never, NEVER, 1.0) if never else np.ones(len(layers))
+    table = pace_table(paces)
 
     def spent(chosen: Sequence[Candidate]) -> npt.NDArray[np.float64]:
-        return waits(paces, [one.engine_cycles for one in chosen])
+        return waits(table, [one.engine_cycles for one in chosen])
 
     least = [min(layer, key=lambda one: one.engine_cycles) for layer in layers]
     unavoidable = spent(least)
