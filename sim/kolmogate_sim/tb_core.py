@@ -45,7 +45,7 @@ class Bench:
 
     async def reset(self) -> None:
         Clock(self.dut.clk, 10, "ns").start()
-        for name in ("request__valid", "request__payload", "start", "reset"):
+        for name in ("request__valid", "request__payload", "start", "reset", "streamed", "fed"):
             self.port(name).value = 0
         for name in ("descriptors", "code", "literals", "limit"):
             self.port(name).value = 0

@@ -75,6 +75,7 @@ async def random_programs(dut: Any) -> None:
         for name, port in (("code", "code"), ("literals", "literal"), ("coded", "coded"))
     }
     dut.start.value = dut.o__ready.value = dut.records__ready.value = 0
+    dut.streamed.value = dut.limits.value = 0
     dut.rst.value = 1
     for port in ports.values():
         port.idle()

@@ -65,7 +65,7 @@ def harness(
         (Filler(UP5K), ("descriptor",), "start", 12),
         (Requantiser(UP5K), ("single_rounding", "zero_point", "minimum", "maximum"), "", 14),
         (Requantiser(ECP5), ("single_rounding", "zero_point", "minimum", "maximum"), "", 12),
-        (WeightDecoder(PLAIN), ("code", "literals"), "start", 13),
+        (WeightDecoder(PLAIN), ("code", "literals", "streamed", "limits"), "start", 13),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, wiring.Component) else "",
 )
