@@ -373,11 +373,11 @@ def test_usage_errors(files, cli, tmp_path):
     refused(cli("run", files.tflite, "--input", files.inputs), 2, "is not compiled: run it with --on golden")
     outcome = cli("compile", files.tflite, "-o", tmp_path / "m.kg", "--target", "moon")
     refused(outcome, 2, "unknown target 'moon': choose one of up5k, ")
+    refused(cli("compile", files.tflite), 2, "say what to write: an image with -o, or the front with --front")
     for arguments in (
         [],
         ["fly"],
         ["run", "m.kg"],
-        ["compile", "m.tflite"],
         ["inspect", "m.kg", "--faster"],
         ["simulate"],
     ):

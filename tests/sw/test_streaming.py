@@ -20,7 +20,7 @@ UP5K = configuration("up5k")
 
 @pytest.fixture
 def network(chain):
-    return chain(6, 6, 16).conv(40, padding=(1, 1, 1, 1)).depthwise().dense(30).network("net")
+    return chain(6, 6, 16).conv(40, padding=(1, 1, 1, 1)).depthwise().conv(30, size=(1, 1)).network("net")
 
 
 def run(image, x):

@@ -134,8 +134,8 @@ def compress(
 def _search(
     attempt: Callable[[float], tuple[Network, float, float]], price: float, rising: bool
 ) -> tuple[Network, float, float]:
-    """The attempt whose price is the farthest found at which the last of its results is at most 1: the
-    highest if that rises with the price, the lowest if it falls. One of more than 1 if there is none.
+    """Of the attempts whose last result is at most 1 that with the highest price if that result rises with
+    the price; if it falls, that with the least loss. One of more than 1 if there is none.
     """
     met: float | None = None
     missed: float | None = None
@@ -143,7 +143,9 @@ def _search(
     for _ in range(ATTEMPTS):
         result = attempt(price)
         if result[2] <= 1:
-            met, best = price, result
+            met = price
+            if rising or best is None or best[2] > 1 or result[1] < best[1]:
+                best = result
         else:
             missed = price
             best = result if best is None or (best[2] > 1 and result[2] < best[2]) else best
