@@ -259,17 +259,19 @@ def walk(words: npt.NDArray[np.uint16]) -> Iterator[tuple[int, Instruction]]:
     Raises `InputError` if one is unknown, `ProgramEnd` if there is no END. It may never end: whoever takes
     instructions counts them.
     """
+    # A loop may begin before the first instruction, at the end of a memory that wraps: places below 0.
     place, looping = 0, 0
     while place < len(words):
         instruction = Instruction.of(int(words[place]))
-        yield place, instruction
+        yield place % len(words), instruction
         if instruction.op == P0.END:
             return
         place += 1
         if instruction.op == P0.LOOP:
             looping = looping - 1 if looping else instruction.count
             if looping:
-                place = (place - instruction.argument - 1) % len(words)
+                place -= instruction.argument + 1
+                place += len(words) if place < -len(words) else 0
     raise ProgramEnd("the weight program has no END: it is cut short or not a program")
 
 
