@@ -35,7 +35,7 @@ regress: $(VENV)/test.installed
 	@mkdir -p build
 	KOLMOGATE_SEED=$(SEED) $(BIN)/pytest -n $(JOBS) tests/sim -m cocotb --junitxml=build/regress.xml
 
-TARGETS := up5k ecp5-25f ecp5-45f ecp5-85f
+TARGETS := up5k up5k-small ecp5-25f ecp5-45f ecp5-85f
 NETWORKS := kws_ref_model pretrainedResnet_quant vww_96_int8 ad01_int8 str_ww_ref_model
 bench: $(VENV)/sim.installed
 	@test -n "$(KOLMOGATE_MODELS)" || \

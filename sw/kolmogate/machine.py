@@ -108,6 +108,7 @@ class Machine:
             entropy_engine=self.config.entropy_engines > 0,
             streamed=program is not None,
             generator=self.config.generator,
+            depth=self.config.column_buffer_depth,
             cycles=limit,
         )
         cycles = 0

@@ -177,10 +177,10 @@ def infer(device, image, x):
 def differences(mutant):
     """What was changed in the image, for the reader of a failure."""
     changed = [
-        f"descriptor {index}: {name} {old[name]} -> {new[name]}"
-        for index, (old, new) in enumerate(zip(mutant.image.descriptors(), mutant.descriptors(), strict=True))
+        f"descriptor {index}: {name} {old[name]} -> {new.get(name)}"
+        for index, (old, new) in enumerate(zip(mutant.image.descriptors(), mutant.descriptors(), strict=False))
         for name in old
-        if old[name] != new[name]
+        if old[name] != new.get(name)
     ]
     sections = mutant.image.sections
     changed += [f"section {name}" for name, data in mutant.contents.items() if data != sections[name].data]

@@ -28,6 +28,7 @@ def test_netlist(component: type[wiring.Component], bench: str, target: str, chi
         simulators()[-1],
         chip,
         synthesised=True,
+        programs=3,
         target=target,
     )
 

@@ -38,7 +38,9 @@ class Reader:
     ``words`` are its instructions and all that follows them; ``memory`` is a whole scratchpad whose bytes
     just below ``base`` are the coded stream, and from there on the literals. Addresses wrap; ``streamed``,
     the streams end where they end, and SEEK does nothing. A program of more instructions than can be fetched
-    in ``cycles`` ends there.
+    in ``cycles`` ends there, and so does one that the decoder cannot go on with: ``depth`` rows of weights wait
+    in the column buffers and constants of two column groups, the present one's among them; what follows waits
+    for room. None: there is room for all.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class Reader:
         streamed: bool = False,
         generator: bool = True,
         cycles: int = FETCH_CYCLES * LONGEST,
+        depth: int | None = None,
     ) -> None:
+        self._depth = depth
         self._instructions = walk(words)
         self._left = cycles // FETCH_CYCLES
         self._columns = columns
@@ -85,6 +89,8 @@ class Reader:
         blocks = [np.zeros((0, self._columns), np.int8)]
         while count:
             while not self._weights:
+                if self._depth is not None and len(self._records) > 1:
+                    raise ProgramEnd("constants of three column groups come before the weights of the first")
                 self.step()
             block = self._weights.popleft()
             if len(block) > count:
@@ -98,6 +104,8 @@ class Reader:
         """The rows of the next column group's records; raises as `weights` does."""
         while not self._records:
             self.step()
+            if self._depth is not None and sum(map(len, self._weights)) > self._depth:
+                raise ProgramEnd("more weights than the column buffers hold come before constants")
         return self._records.popleft()
 
     @property
