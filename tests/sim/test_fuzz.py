@@ -135,10 +135,12 @@ def test_mutants_on_the_rtl(count, seeds, capsys):
             mutant = mutate(image, source)
             code, (expected, undefined) = on_rtl(device, mutant, x), on_machine(machine, mutant, x)
             soonest, _ = on_machine(machine, mutant, x, LIMIT // SLOWEST)
-            if code in (expected, soonest):
+            # With more time the model may come to what the device finds while a long fill runs beside, or to
+            # a layer that writes over the image.
+            latest, undefined_later = on_machine(machine, mutant, x, LIMIT * SLOWEST)
+            if code in (expected, soonest) or code == latest == ErrorCode.BAD_DESCRIPTOR:
                 agreement["agree"] += 1
-            # With more time the model may come to it too: a layer that writes over the image.
-            elif undefined := undefined or on_machine(machine, mutant, x, LIMIT * SLOWEST)[1]:
+            elif undefined := undefined or undefined_later:
                 agreement[f"no outcome defined: {undefined}"] += 1
             else:
                 disagreements.append((number, expected.name, code.name, differences(mutant)))
@@ -146,7 +148,7 @@ def test_mutants_on_the_rtl(count, seeds, capsys):
             if number % 10 == 0:
                 assert (infer(device, image, x) == golden.run(network, x[np.newaxis])[0]).all()
     report(capsys, f"{count:,} mutants on the RTL", agreement, time.perf_counter() - before)
-    assert disagreements == []
+    assert not disagreements, disagreements
 
 
 def on_rtl(device, mutant, x):
@@ -178,7 +180,9 @@ def differences(mutant):
     """What was changed in the image, for the reader of a failure."""
     changed = [
         f"descriptor {index}: {name} {old[name]} -> {new.get(name)}"
-        for index, (old, new) in enumerate(zip(mutant.image.descriptors(), mutant.descriptors(), strict=False))
+        for index, (old, new) in enumerate(
+            zip(mutant.image.descriptors(), mutant.descriptors(), strict=False)
+        )
         for name in old
         if old[name] != new.get(name)
     ]
