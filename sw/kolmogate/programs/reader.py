@@ -38,9 +38,9 @@ class Reader:
     ``words`` are its instructions and all that follows them; ``memory`` is a whole scratchpad whose bytes
     just below ``base`` are the coded stream, and from there on the literals. Addresses wrap; ``streamed``,
     the streams end where they end, and SEEK does nothing. A program of more instructions than can be fetched
-    in ``cycles`` ends there, and so does one that the decoder cannot go on with: ``depth`` rows of weights wait
-    in the column buffers and constants of two column groups, the present one's among them; what follows waits
-    for room. None: there is room for all.
+    in ``cycles`` ends there, and so does one that the decoder cannot go on with: ``depth`` rows of weights
+    wait in the column buffers and constants of two column groups, the present one's among them; what follows
+    waits for room. None: there is room for all.
     """
 
     def __init__(
