@@ -111,20 +111,30 @@ class Machine:
             depth=self.config.column_buffer_depth,
             cycles=limit,
         )
-        cycles = 0
+        # The soonest that all so far is done, and the fill that runs beside it.
+        cycles = filled = 0
         residual = None
         while True:
             data = self.memory[self._wrap(descriptors + np.arange(DESCRIPTOR.size(self.config.columns)))]
             fields, size = load_descriptor(data.tobytes(), self.config.columns)
+            cycles += DESCRIPTOR_CYCLES
             if fields["opcode"] == Opcode.END:
-                return
-            cycles += DESCRIPTOR_CYCLES + self._least_cycles(fields)
+                cycles = max(cycles, filled)
+            elif fields["opcode"] == Opcode.FILL:
+                cycles = max(cycles, filled)
+                filled = cycles + self._least_cycles(fields)
+            else:
+                cycles += self._least_cycles(fields)
+                if fields["opcode"] == Opcode.ARRAY:
+                    cycles = max(cycles, filled)
             if cycles > limit:
                 raise DeviceError(
                     f"the inference takes more than its limit of {limit} cycles: raise the limit, or"
                     " compile the image again",
                     ErrorCode.TIMEOUT,
                 )
+            if fields["opcode"] == Opcode.END:
+                return
             if fields["opcode"] == Opcode.FILL:
                 self._fill(fields)
             elif fields["opcode"] == Opcode.RESIDUAL:
