@@ -141,9 +141,10 @@ class Coder(_Model):
 
     def finish(self) -> bytes:
         """The whole stream, first byte first; empty if nothing was written."""
-        if self.bits == 0:
-            return b""
         registers = self._registers
+        # A number that costs less than a bit has not shifted the range yet.
+        if registers[_CYCLES] == 0:
+            return b""
         # Two bits more name a number in the range, whatever follows.
         _encode_tail(registers, self._decided, self._order, _NO_TIMES)
         decided = self._decided[: registers[_DECIDED]]
