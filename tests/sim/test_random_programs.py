@@ -100,10 +100,6 @@ def test_random_programs(target: str) -> None:
     compare(configuration(target), 150, 20, 12)
 
 
-@pytest.mark.xfail(
-    reason="open: decode() takes one of some thousand programs with coded rows for cut short",
-    strict=False,
-)
 @pytest.mark.slow
 def test_ten_thousand_programs() -> None:
     compare(configuration("up5k"), 10_000, 12, 8)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ..errors import InputError
 from ..isa import INSTRUCTION, P0, WINDOW_BITS
-from .entropy import RANGE_BITS, Decoder, Reference
+from .entropy import Decoder, Reference
 from .generate import weights_of
 from .p0 import (
     RECORD_REFERENCES,
@@ -199,8 +199,7 @@ def decode(program: Program, columns: int) -> tuple[Int8Array, list[Int8Array]]:
             f"the weight program reads {reader.literal_bits} bits a lane of"
             f" {8 * len(program.literals) // columns}: the literals are cut short or of another program"
         )
-    # The last decision may leave the decoder with bits that make no difference and are not stored.
-    if reader.coded_bits > 8 * len(program.coded) + RANGE_BITS:
+    if reader.coded_bits > 8 * len(program.coded):
         raise InputError("the coded bytes are cut short or belong to another program")
     return made
 
