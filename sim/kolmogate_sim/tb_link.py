@@ -15,6 +15,8 @@ from kolmogate import protocol
 from kolmogate.config import configuration
 from kolmogate.isa import ADDRESS_BITS, Record
 from kolmogate.protocol import Command, Status
+from kolmogate.rings import RING_PAGES, RINGS
+from kolmogate_hw.rings import PAGES
 
 from .bench import parameters
 from .streams import StreamMonitor, seed, stalls
@@ -49,7 +51,7 @@ class Bench:
         Clock(self.dut.clk, 10, unit="ns").start()
         for name in ("i__valid", "i__payload", "o__ready", "host__request__ready", "host__valid"):
             self.port(name).value = 0
-        for name in ("host__data", "host__busy", "host__error", "host__cycles"):
+        for name in ("host__data", "host__busy", "host__pages", "host__error", "host__cycles"):
             self.port(name).value = 0
         self.dut.rst.value = 1
         for _ in range(3):
@@ -185,9 +187,11 @@ async def starts_and_resets(dut: Any) -> None:
         await bench.request(Command.RUN, pack(protocol.RUN, **entry))
         assert bench.runs == expected
         progress = {"busy": 0, "error": bench.source.randrange(16), "cycles": bench.source.randrange(1 << 32)}
+        pages = {name: bench.source.randrange(RING_PAGES) for name in RINGS}
         await FallingEdge(dut.clk)
         for name, value in progress.items():
             bench.port(f"host__{name}").value = value
-        assert await bench.request(Command.STATUS) == pack(protocol.PROGRESS, **progress)
+        bench.port("host__pages").value = PAGES.const(pages).as_value().value
+        assert await bench.request(Command.STATUS) == pack(protocol.PROGRESS, **progress, **pages)
         await bench.request(Command.RESET)
         assert bench.resets == number + 1
