@@ -227,10 +227,8 @@ class RowDecoder(wiring.Component):
             rest.eq(code - bound),
             one.eq(rest[-1]),
         ]
-        with m.If(shift):
-            m.d.comb += self.bit_take.eq(self.bit_valid)
-            with m.If(self.bit_valid):
-                m.d.sync += [size.eq(size << 1), code.eq(Cat(self.bit, code))]
+        with m.If(shift & self.bit_valid):
+            m.d.sync += [size.eq(size << 1), code.eq(Cat(self.bit, code))]
 
         # What was read from the context memory moves a part of the way to where it tends. All that is worked
         # out from registers, a cycle after the decision; until then nobody reads the same context.
@@ -320,8 +318,9 @@ class RowDecoder(wiring.Component):
         were_records = Signal()
         clearing = Signal(range(entropy.CONTEXTS))
         last = Signal()
-        m.d.comb += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
-        with m.FSM(init="CLEAR"):
+        # A cycle late; `c` stays longer.
+        m.d.sync += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
+        with m.FSM(init="CLEAR") as fsm:
             with m.State("CLEAR"):
                 m.d.comb += update.eq(1)
                 m.d.sync += [
@@ -415,15 +414,15 @@ class RowDecoder(wiring.Component):
                 # Bits of the magnitude and then the sign, after those that normalise the range.
                 m.d.comb += [shift.eq(~normal), at_mean.eq(1)]
                 with m.If(normal & self.bit_valid):
-                    m.d.comb += self.bit_take.eq(1)
                     m.d.sync += plain.eq(plain - 1)
                     with m.If(plain == 1):
-                        m.d.sync += negative.eq(self.bit)
+                        m.d.sync += [negative.eq(self.bit), self.coming.eq(last)]
                         m.next = "FINISH"
                     with m.Else():
                         m.d.sync += u.eq(Cat(self.bit, u))
             with m.State("UPDATE"):
                 m.d.comb += at_mean.eq(1)
+                m.d.sync += self.coming.eq(last)
                 m.next = "FINISH"
             with m.State("FINISH"):
                 m.d.comb += [at_mean.eq(1), update.eq(1)]
@@ -432,19 +431,23 @@ class RowDecoder(wiring.Component):
                 m.d.sync += c.eq(c + 1)
                 m.next = "MEAN"
                 with m.If(last):
-                    m.d.comb += self.coming.eq(1)
                     m.next = "FETCH"
             with m.State("FETCH"):
-                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
+                m.d.comb += whole_row.eq(1)
                 m.next = "ROW_READY"
             with m.State("ROW_READY"):
-                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
+                m.d.comb += whole_row.eq(1)
                 with m.If(self.take):
+                    m.d.sync += self.coming.eq(0)
                     # Saturates: from there on every distance is within reach.
                     m.d.sync += t.eq(Cat((t + 1)[:-2], (t + 1)[-2] | t[-1]))
                     m.next = "ROW"
                     with m.If(~self.more):
                         m.next = "IDLE"
+        # Normalising the range takes bits, plain ones are taken.
+        m.d.comb += self.bit_take.eq(
+            fsm.ongoing("HEAD") | fsm.ongoing("PLAIN") | (fsm.ongoing("READ") & ~normal)
+        )
         return m
 
 
@@ -457,7 +460,7 @@ class BitReader(wiring.Component):
     -------
     start, base : begin with the byte below word ``base``.
     streamed, limit, page : of the ring, see `Ring` and `reader_page`.
-    valid, bit : the next bit; ``take`` it.
+    valid, bit : the next bit; ``take`` it, if it is there.
     """
 
     start: Signal
@@ -493,7 +496,8 @@ class BitReader(wiring.Component):
         ahead = Signal(8, reset_less=True)
         present = Signal()
         current = Signal(8, reset_less=True)
-        left = Signal(range(9))
+        # Bits of it behind the next.
+        left = Signal(3, reset_less=True)
         load = Signal()
         ring = Ring(self.config, self.streamed, self.limit)
         granted = Signal()
@@ -502,9 +506,8 @@ class BitReader(wiring.Component):
             self.port.request.payload.eq(address),
             self.page.eq(reader_page(self.config, address)),
             granted.eq(self.port.request.valid & self.port.request.ready),
-            self.valid.eq(left != 0),
             self.bit.eq(current[-1]),
-            load.eq(present & ((left == 0) | ((left == 1) & self.take))),
+            load.eq(present & (~self.valid | ((left == 0) & self.take))),
         ]
         m.d.sync += awaited.eq(Cat(granted, awaited))
         with m.If(granted):
@@ -517,8 +520,10 @@ class BitReader(wiring.Component):
             ]
         with m.If(self.take):
             m.d.sync += [current.eq(current << 1), left.eq(left - 1)]
+            with m.If(left == 0):
+                m.d.sync += self.valid.eq(0)
         with m.If(load):
-            m.d.sync += [current.eq(ahead), left.eq(8), present.eq(0), asking.eq(1)]
+            m.d.sync += [current.eq(ahead), left.eq(7), self.valid.eq(1), present.eq(0), asking.eq(1)]
         with m.If(self.start):
             m.d.sync += [
                 slot.eq(-1),
@@ -526,6 +531,6 @@ class BitReader(wiring.Component):
                 asking.eq(1),
                 awaited.eq(0),
                 present.eq(0),
-                left.eq(0),
+                self.valid.eq(0),
             ]
         return m

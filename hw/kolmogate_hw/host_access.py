@@ -14,7 +14,8 @@ __all__ = ["HostAccess"]
 class HostAccess(wiring.Component):
     """Turns the link's byte requests into word accesses.
 
-    Reads are one at a time: 4 cycles each when the scratchpad is idle. Writes take one cycle.
+    Reads are one at a time: 4 cycles each when the scratchpad is idle. Writes take one cycle. In fast
+    machines a request first waits for a cycle, which keeps the link and the arbiter apart.
     """
 
     request: stream.Interface
@@ -42,18 +43,23 @@ class HostAccess(wiring.Component):
         word = request.address[lane_bits:ADDRESS_BITS]
         reading = Signal()
         wanted = Signal(lane_bits, reset_less=True)
+        waited = Signal()
+        if self.config.fast:
+            m.d.sync += waited.eq(self.request.valid & ~self.request.ready)
+        else:
+            m.d.comb += waited.eq(1)
         m.d.comb += [
-            self.write_port.valid.eq(self.request.valid & request.write),
+            self.write_port.valid.eq(self.request.valid & waited & request.write),
             self.write_port.payload.address.eq(word),
             self.write_port.payload.mask.eq(1 << lane),
             self.write_port.payload.data.eq(request.data.replicate(columns)),
-            self.read_port.request.valid.eq(self.request.valid & ~request.write & ~reading),
+            self.read_port.request.valid.eq(self.request.valid & waited & ~request.write & ~reading),
             self.read_port.request.payload.eq(word),
         ]
         with m.If(request.write):
-            m.d.comb += self.request.ready.eq(self.write_port.ready)
+            m.d.comb += self.request.ready.eq(waited & self.write_port.ready)
         with m.Else():
-            m.d.comb += self.request.ready.eq(self.read_port.request.ready & ~reading)
+            m.d.comb += self.request.ready.eq(waited & self.read_port.request.ready & ~reading)
         m.d.sync += self.valid.eq(self.read_port.valid)
         with m.If(self.read_port.request.valid & self.read_port.request.ready):
             m.d.sync += [reading.eq(1), wanted.eq(lane)]

@@ -32,7 +32,8 @@ class WeightDecoder(wiring.Component):
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
     GENERATE k x n n, as long as the scratchpad grants one word of literals in 8 / k cycles
     SKIP n         n
-    SEEK           1, and from a row before it to a row of literals behind it 7; streamed, it does nothing
+    SEEK           1, and from a row before it to a row of literals behind it 7, in fast machines 8; streamed,
+                   it does nothing
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
     PREDICT        1
@@ -99,8 +100,6 @@ class WeightDecoder(wiring.Component):
             fetcher.base.eq(self.code),
             fetcher.streamed.eq(self.streamed),
             fetcher.limit.eq(self.limits.code),
-            lanes.start.eq(self.start),
-            lanes.base.eq(self.literals),
             lanes.streamed.eq(self.streamed),
             lanes.limit.eq(self.limits.literals),
             self.pages.code.eq(fetcher.page),
@@ -125,17 +124,18 @@ class WeightDecoder(wiring.Component):
         available = Signal()
         step = Signal()
         free = Signal()
+        ending = Signal(reset_less=True)
         reading = kind.literal | kind.generated
         m.d.comb += [
             available.eq(~reading | lanes.available),
             step.eq(running & pipeline.ready & available),
-            free.eq(~running | (step & (left == 0))),
+            free.eq(~running | (step & ending)),
             lanes.passed.eq(argument + kind.literal),
             lanes.take.eq(step & reading),
             pipeline.valid.eq(step & ~silent),
             pipeline.kind.eq(kind),
             pipeline.kind.highest_bit.eq(argument),
-            pipeline.kind.last.eq(left == 0),
+            pipeline.kind.last.eq(ending),
             pipeline.view.eq(lanes.view),
         ]
         if self.config.generator:
@@ -177,19 +177,31 @@ class WeightDecoder(wiring.Component):
                 m.d.comb += available.eq(engine.coming & ~pipeline.coding)
         with m.If(step):
             m.d.sync += left.eq(left - 1)
+        if self.config.fast:
+            with m.If(step):
+                m.d.sync += ending.eq(left == 1)
+        else:
+            m.d.comb += ending.eq(left == 0)
 
         # LOOP does not wait for the instruction before it, which may still be making rows.
         again = Signal(INSTRUCTION.widths["count"] + 1)
+        # A cycle late; the next LOOP is further away.
+        not_again, once_more = Signal(init=1), Signal()
+        m.d.sync += [not_again.eq(again == 0), once_more.eq(again == 1)]
         instruction = fetcher.instruction
         looping = Signal()
-        # SEEK withdraws no request that waits for its grant.
+        # SEEK withdraws no request that waits for its grant. It resets much, so that in fast machines it
+        # waits for the cycle after the last row.
         seeking = Signal()
         settled = Signal()
+        seek = Signal()
         m.d.comb += [
             seeking.eq(instruction.op == P0.SEEK),
             settled.eq(~lanes.port.request.valid | lanes.port.request.ready),
+            seek.eq(fetcher.valid & seeking & settled & (~running if self.config.fast else free)),
             looping.eq(instruction.op == P0.LOOP),
-            fetcher.take.eq(fetcher.valid & (free | looping) & (~seeking | settled)),
+            fetcher.take.eq(Mux(seeking, seek, fetcher.valid & (free | looping))),
+            fetcher.jump.eq(fetcher.valid & looping & ~once_more),
             fetcher.back.eq(instruction.argument),
         ]
 
@@ -207,6 +219,10 @@ class WeightDecoder(wiring.Component):
                     kind.eq(0),
                     silent.eq(0),
                 ]
+                if self.config.fast:
+                    m.d.sync += ending.eq(
+                        Mux(instruction.op == P0.RECORDS, instruction.count[:3], instruction.count) == 0
+                    )
                 if self.config.generator:
                     m.d.sync += stirred.eq(0)
             with m.Switch(instruction.op):
@@ -225,19 +241,11 @@ class WeightDecoder(wiring.Component):
                     m.d.sync += [running.eq(1), kind.literal.eq(1)]
                     m.d.comb += fetcher.more.eq(1)
                 with m.Case(P0.SEEK):
-                    m.d.comb += [
-                        fetcher.more.eq(1),
-                        lanes.start.eq(~self.streamed),
-                        lanes.base.eq(
-                            first_literal + SEEK_WORDS * Cat(instruction.count, instruction.argument)
-                        ),
-                    ]
+                    m.d.comb += fetcher.more.eq(1)
                 with m.Case(P0.LOOP):
                     # Counts the runs that are left; 0 outside a loop.
                     m.d.comb += fetcher.more.eq(1)
-                    m.d.sync += again.eq(Mux(again == 0, instruction.count + 1, again - 1))
-                    with m.If(again != 1):
-                        m.d.comb += fetcher.jump.eq(1)
+                    m.d.sync += again.eq(Mux(not_again, instruction.count + 1, again - 1))
                 with m.Case(P0.RECORDS):
                     m.d.sync += [running.eq(1), kind.record.eq(1), left[3:].eq(0)]
                     m.d.comb += fetcher.more.eq(1)
@@ -264,8 +272,17 @@ class WeightDecoder(wiring.Component):
                     # With an entropy engine there is no unknown instruction.
                     with m.Default():
                         unknown()
+        m.d.comb += [
+            lanes.start.eq(self.start | (seek & ~self.streamed)),
+            lanes.base.eq(
+                Mux(
+                    self.start,
+                    self.literals,
+                    first_literal + SEEK_WORDS * Cat(instruction.count, instruction.argument),
+                )
+            ),
+        ]
         with m.If(self.start):
-            m.d.comb += lanes.base.eq(self.literals)
             m.d.sync += [running.eq(0), again.eq(0), self.error.eq(0)]
             if terms is not None:
                 m.d.sync += [terms[term].shift.eq(NO_PREDICTION) for term in range(2)]
@@ -282,7 +299,8 @@ class InstructionFetcher(wiring.Component):
     start, base : begin with the first instruction at word ``base``.
     streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     valid, instruction : it is there.
-    take, more : it is taken; fetch the one behind it, or with ``jump`` the one ``back + 1`` before it.
+    take, more : it is taken; fetch the one behind it, or with ``jump``, only while it is taken, the one
+        ``back + 1`` before it.
     """
 
     start: Signal
@@ -340,7 +358,7 @@ class InstructionFetcher(wiring.Component):
         place = Cat(slot, address)
         with m.If(self.take):
             m.d.sync += [self.valid.eq(0), asking.eq(self.more)]
-        with m.If(awaited[-1] | (self.take & self.jump)):
+        with m.If(awaited[-1] | self.jump):
             # The place is that behind the instruction which is here.
             m.d.sync += place.eq(ring.advance(place, Mux(self.jump, -2 - self.back, 1), len(slot)))
         with m.If(self.start):
@@ -407,7 +425,6 @@ class LiteralLanes(wiring.Component):
         write = words.write_port()
         read = words.read_port(domain="comb")
         following = Signal(8 * columns, name=UNDEFINED, reset_less=True)
-        m.d.sync += following.eq(read.data)
 
         # Requests as long as there is room for their answers.
         address = Signal(word_address_bits(self.config), reset_less=True)
@@ -424,24 +441,28 @@ class LiteralLanes(wiring.Component):
         ]
         m.d.sync += [
             awaited.eq(Cat(granted, awaited)),
-            address.eq(ring.advance(address, granted, 0)),
             room.eq(room - granted + pop),
         ]
 
-        # A ring of words whose oldest is in `following`. Its pointers count modulo twice the depth.
+        with m.If(granted):
+            m.d.sync += address.eq(ring.advance(address, 1, 0))
+
+        # A ring of words behind the one in `following`. Its pointers count modulo twice the depth.
         written = Signal(range(2 * self.WORDS))
         taken = Signal(range(2 * self.WORDS))
-        oldest = Signal.like(taken)
+        some = Signal()
         present = Signal()
         m.d.comb += [
             write.en.eq(awaited[-1]),
             write.addr.eq(written),
             write.data.eq(self.port.data),
-            oldest.eq(taken + pop),
-            read.addr.eq(oldest),
+            read.addr.eq(taken),
+            some.eq(taken != written),
         ]
         # A word can be read from the cycle after it was written.
-        m.d.sync += [written.eq(written + write.en), taken.eq(oldest), present.eq(oldest != written)]
+        m.d.sync += [written.eq(written + write.en), present.eq(some | (present & ~pop))]
+        with m.If(some & (pop | ~present)):
+            m.d.sync += [following.eq(read.data), taken.eq(taken + 1)]
 
         # The words before it, oldest first, and how many there are.
         current = Signal(data.ArrayLayout(8 * columns, held), reset_less=True)

@@ -33,6 +33,7 @@ _CYCLES_A_CALL = 1_000_000
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
 _FEEDER_DEPTH = 8
 _LITERAL_WORDS = 8
+_REQUANTISER_ROOM = 16
 _RESIDUAL_ROWS = 8
 
 
@@ -86,6 +87,8 @@ def cycles(image: Image) -> list[LayerCycles]:
     if arrays != len(image.layers):
         raise InputError(f"{arrays} layers have descriptors, {len(image.layers)} are described")
     spent = np.zeros(len(image.layers) + 1, registers.SPENT)
+    # What an inference begins with waits for a cycle.
+    spent["total"][0] = config.fast
     arguments = (
         _machine(config)[0],
         descriptors,
@@ -145,6 +148,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
         state["engine"]["asking"], state["engine"]["idle"] = 1, 1
     state["literals"]["room"] = _LITERAL_WORDS
     state["requantiser"]["room"] = 1
+    state["requantiser"]["left"] = _REQUANTISER_ROOM
     state["columns"]["room"] = 1
     return state
 

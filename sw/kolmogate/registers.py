@@ -16,7 +16,7 @@ def _registers(*names: str) -> np.dtype[np.void]:
 
 MACHINE = _registers(
     *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth"),
-    *("tile_gap", "capture_latency", "written_bytes"),
+    *("tile_gap", "capture_latency", "written_bytes", "fast"),
     # cycles from a batch of the requantisers to the next; 1 is the pipelined form
     "interval",
     # scratchpad words of a descriptor
@@ -64,7 +64,7 @@ STATE = np.dtype(
             ),
         ),
         ("compute", _registers("undrained", "resting", "captured")),
-        ("columns", _registers("written", "taken", "first", "room")),
+        ("columns", _registers("written", "taken", "first", "room", "available")),
         (
             "decoder",
             _registers(
@@ -86,7 +86,11 @@ STATE = np.dtype(
         ("constants", _registers("here", "arrived", "readable")),
         ("drain", _registers("draining", "skipping", "row", "column", "follows")),
         ("draining", _COUNTER),
-        ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
+        (
+            "requantiser",
+            # batches that wait behind the pipelined form, and those that it can take before one leaves
+            _registers("valid", "pipeline", "busy", "room", "step", "batch", "waiting", "left"),
+        ),
         ("residual", _registers("adding", "asked", "here", "rows_left", "full", "answers")),
         (
             "writer",
