@@ -13,7 +13,7 @@ from .fetcher import WindowFetcher
 from .filler import Filler
 from .host_access import HostAccess
 from .lanes import WeightDecoder
-from .ports import ACTIVITY, HostPort, word_address_bits
+from .ports import ACTIVITY, HostPort, ReadPort, word_address_bits
 from .rings import Rings
 from .scratchpad import Scratchpad
 from .sequencer import Sequencer
@@ -43,7 +43,7 @@ class Core(wiring.Component):
         # under way are answered. A new one clears what a program of the wrong length may have left. Both come
         # a cycle late, as they go everywhere.
         abort = Signal()
-        aborted = Signal(2)
+        aborted = Signal(ReadPort(config).latency)
         stop = Signal()
         clear = Signal()
         m.d.sync += [
@@ -92,8 +92,8 @@ class Core(wiring.Component):
         wiring.connect(m, decoder.o, compute.weights)
         wiring.connect(m, decoder.records, drain.records)
 
-        # What an inference begins with. In fast machines it is kept for a cycle, as the link makes it late and
-        # it goes everywhere.
+        # What an inference begins with. In fast machines it is kept for a cycle, as the link makes it late
+        # and it goes everywhere.
         beginning = data.StructLayout(
             {
                 "start": 1,

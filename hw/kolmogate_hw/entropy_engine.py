@@ -491,8 +491,8 @@ class BitReader(wiring.Component):
         slot = Signal(range(self.config.columns), reset_less=True)
         address = Signal(word_address_bits(self.config), reset_less=True)
         asking = Signal()
-        # Answers come two cycles after their grant; those of grants before a start are not awaited.
-        awaited = Signal(2)
+        # Answers to grants before a start are not awaited.
+        awaited = Signal(ReadPort(self.config).latency)
         ahead = Signal(8, reset_less=True)
         present = Signal()
         current = Signal(8, reset_less=True)

@@ -9,7 +9,7 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN
 
 from .feeder import FEEDER_DEPTH, RunLayout
-from .ports import UnalignedReadPort, turned
+from .ports import UnalignedReadPort
 from .raster import RasterWalk
 from .records import struct_layout
 
@@ -176,11 +176,11 @@ class WindowFetcher(wiring.Component):
                     tag.last_row.eq(Cat(live[1:], step)),
                 ]
             reserved.append(Mux(advance & wanted, targets, 0))
-            # Answers come two cycles after the grant, or three; their tags wait as long.
+            # The tags wait as long as the answers.
             granted = port.request.valid & port.request.ready
             pushed: Value = Mux(granted, asked_targets, 0)
             answer = tag
-            for stage in range(3 if turned(config) else 2):
+            for stage in range(UnalignedReadPort(config).latency):
                 delayed = Signal(RunLayout(config), name=f"delayed_{lane}_{stage}", reset_less=True)
                 pushing = Signal(rows, name=f"pushed_{lane}_{stage}")
                 m.d.sync += [delayed.eq(answer), pushing.eq(pushed)]

@@ -32,7 +32,7 @@ class WeightDecoder(wiring.Component):
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
     GENERATE k x n n, as long as the scratchpad grants one word of literals in 8 / k cycles
     SKIP n         n
-    SEEK           1, and from a row before it to a row of literals behind it 7, in fast machines 8; streamed,
+    SEEK           1, and from a row before it to a row of literals behind it 7, in fast machines 9; streamed,
                    it does nothing
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
@@ -41,9 +41,10 @@ class WeightDecoder(wiring.Component):
     END            none
     =============  ==========================================================================
 
-    The next instruction is fetched while one runs. That takes 4 cycles and those it waits for its grant;
-    what the one that runs is shorter is lost. The first row is at ``o`` 8 cycles after ``start``, 10 if it
-    takes literals, 9 without a generator; a cycle less of all where there is no engine either.
+    The next instruction is fetched while one runs. That takes 4 cycles, in fast machines 5, and those it
+    waits for its grant; what the one that runs is shorter is lost. The first row is at ``o`` 8 cycles after
+    ``start``, 10 if it takes literals, 9 without a generator; a cycle less of all where there is no engine
+    either, and one more in fast machines.
 
     Members
     -------
@@ -337,8 +338,8 @@ class InstructionFetcher(wiring.Component):
         address = Signal(word_address_bits(self.config), reset_less=True)
         slot = Signal(range(slots), reset_less=True)
         asking = Signal()
-        # Answers come two cycles after their grant; those of grants before a start are not awaited.
-        awaited = Signal(2)
+        # Answers to grants before a start are not awaited.
+        awaited = Signal(ReadPort(self.config).latency)
         ring = Ring(self.config, self.streamed, self.limit)
         granted = Signal()
         m.d.comb += [
@@ -430,7 +431,7 @@ class LiteralLanes(wiring.Component):
         address = Signal(word_address_bits(self.config), reset_less=True)
         room = Signal(range(self.WORDS + 1))
         granted = Signal()
-        awaited = Signal(2)
+        awaited = Signal(ReadPort(self.config).latency)
         pop = Signal()
         ring = Ring(self.config, self.streamed, self.limit)
         m.d.comb += [

@@ -113,7 +113,7 @@ class MachineConfig:
         """Whether flags and answers that come late in a cycle have registers of their own.
 
         The chips of machines with two scratchpad ports have the cells for it; it costs them a cycle where
-        something begins, none where it goes on.
+        something begins or is asked for, none where it goes on.
         """
         return self.scratchpad_ports == 2
 

@@ -19,6 +19,8 @@ MACHINE = _registers(
     *("tile_gap", "capture_latency", "written_bytes", "fast"),
     # cycles from a batch of the requantisers to the next; 1 is the pipelined form
     "interval",
+    # cycles from a granted read of the scratchpad to its answer
+    "read_latency",
     # scratchpad words of a descriptor
     "descriptor_words",
     # words of activations begin at multiples of so many bytes
@@ -111,7 +113,8 @@ ROW = _registers(
 """Registers of an array row, in fetcher and feeder."""
 
 LANE = _registers(
-    *("request", "targets", "tag", "delayed", "turned", "answer", "pushed", "turning", "push"),
+    *("request", "targets", "tag", "chosen", "delayed", "turned", "answer"),
+    *("choosing", "pushed", "turning", "push"),
     # not registers: from `look_ahead` to `clock_fetcher`
     *("placed", "visit", "live", "remaining", "wanted", "more", "reserved"),
 )

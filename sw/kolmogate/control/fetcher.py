@@ -72,20 +72,25 @@ def clock_fetcher(
     start: bool,
 ) -> None:
     columns, ports = machine.columns, machine.scratchpad_ports
-    # Answers come two cycles after the grant, one later where words are turned; their tags wait as long.
+    # The tags wait as long as the answers.
     advance = fetcher.walking != 0
     turned = columns != machine.word_grain
     for p in range(ports):
         lane = lanes[p]
+        lane.push, lane.answer = lane.pushed, lane.delayed
         if turned:
             lane.push, lane.answer = lane.turning, lane.turned
             lane.turning, lane.turned = lane.pushed, lane.delayed
-        else:
-            lane.push, lane.answer = lane.pushed, lane.delayed
         lane.pushed, lane.delayed = 0, lane.tag
+        if machine.fast:
+            lane.pushed, lane.delayed = lane.choosing, lane.chosen
+            lane.choosing, lane.chosen = 0, lane.tag
         if granted & (ACTIVATIONS_1 if p else ACTIVATIONS_0):
             lane.request = 0
-            lane.pushed = lane.targets
+            if machine.fast:
+                lane.choosing = lane.targets
+            else:
+                lane.pushed = lane.targets
         advance = advance and not lane.request
 
     # The lanes' next requests come when all have been granted.

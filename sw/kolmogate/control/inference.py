@@ -161,7 +161,7 @@ def run(
         accepted = decoder.valid and decoder.of_records and constants.here != 2
         coding = decoder.running and decoder.coded
         rows_written = columns.written
-        clock_engine(row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
+        clock_engine(machine, row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
         clock_decoder(
             machine, program, row_ends, decoder, code, literals, engine, columns, constants, granted
         )

@@ -72,7 +72,7 @@ def clock_residual(
     machine: Registers, residual: Registers, granted: bool, take: bool, done: bool, start: bool
 ) -> None:
     answered = residual.answers & 1
-    residual.answers = residual.answers >> 1 | granted << 1
+    residual.answers = residual.answers >> 1 | granted << machine.read_latency - 1
     residual.asked = (residual.asked or granted) and not take
     residual.here = (residual.here or answered) and not take
     # The writer takes what is there.

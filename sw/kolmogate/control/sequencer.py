@@ -36,7 +36,7 @@ def clock_sequencer(
     start_fill: bool,
 ) -> None:
     answered = sequencer.answers & 1
-    sequencer.answers = sequencer.answers >> 1 | granted << 1
+    sequencer.answers = sequencer.answers >> 1 | granted << machine.read_latency - 1
     state = sequencer.state
     if state == LOAD:
         sequencer.asked += granted
