@@ -32,6 +32,7 @@ from .drain import (
     leaves_in_time,
 )
 from .fetcher import clock_fetcher
+from .pair_fetcher import clock_pair_fetcher
 from .requantiser import clock_requantiser, clock_residual, requantiser_ready, residual_takes
 from .sequencer import ARRAY, AWAIT_FILL, DISPATCH, END, FILL, LOAD, RECORD, clock_filler, clock_sequencer
 
@@ -156,7 +157,10 @@ def run(
         # the requantisers are taken before what comes behind them.
         writer_done = writer.done
         clock_feeders(machine, d, rows, waiting, lanes, step)
-        clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
+        if two_ports:
+            clock_pair_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
+        else:
+            clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
         group_made = decoder.last
         accepted = decoder.valid and decoder.of_records and constants.here != 2
         coding = decoder.running and decoder.coded
