@@ -9,11 +9,10 @@ from kolmogate.protocol import PAGE_BYTES
 
 from .compute import Compute
 from .drain import Drain
-from .fetcher import WindowFetcher
 from .filler import Filler
 from .host_access import HostAccess
 from .lanes import WeightDecoder
-from .pair_fetcher import PairFetcher
+from .pair_fetcher import window_fetcher
 from .ports import ACTIVITY, HostPort
 from .rings import Rings
 from .scratchpad import Scratchpad
@@ -67,7 +66,7 @@ class Core(wiring.Component):
         m.submodules.scratchpad = scratchpad = Scratchpad(
             config, clients, writers, {"activations_0", "activations_1"}
         )
-        fetcher = (PairFetcher if config.scratchpad_ports == 2 else WindowFetcher)(config)
+        fetcher = window_fetcher(config)
         decoder = WeightDecoder(config)
         compute = Compute(config)
         drain = Drain(config)

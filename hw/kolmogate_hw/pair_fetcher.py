@@ -2,6 +2,7 @@
 
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import wiring
+from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
 
 from .feeder import FEEDER_DEPTH
@@ -9,9 +10,14 @@ from .fetcher import WindowFetcher
 from .raster import RasterWalk
 from .visits import VisitPort
 
-__all__ = ["PairFetcher"]
+__all__ = ["PairFetcher", "window_fetcher"]
 
 ROWS, PORTS = 4, 2
+
+
+def window_fetcher(config: MachineConfig) -> WindowFetcher:
+    """That of a machine with so many scratchpad ports."""
+    return (PairFetcher if config.scratchpad_ports == PORTS else WindowFetcher)(config)
 
 
 class PairFetcher(WindowFetcher):

@@ -9,17 +9,12 @@ import pytest
 from kolmogate import axis
 from kolmogate.config import MachineConfig, configuration
 from kolmogate_hw.feeder import FEEDER_DEPTH
-from kolmogate_hw.fetcher import WindowFetcher
-from kolmogate_hw.pair_fetcher import PairFetcher
+from kolmogate_hw.pair_fetcher import window_fetcher
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.models import activations, random_layer
 from kolmogate_sim.streams import simulate, stalls
 
 MEMORY = 1 << 12
-
-
-def fetcher(config: MachineConfig) -> WindowFetcher:
-    return (PairFetcher if config.scratchpad_ports == 2 else WindowFetcher)(config)
 
 
 def expected(config: MachineConfig, layer: dict[str, int], memory: np.ndarray, row: int) -> list[tuple]:
@@ -63,7 +58,7 @@ CORNERS: dict[str, dict[str, Any]] = {
 
 def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> None:
     """The corners one after the other in random order, each row popping its words at random."""
-    dut = fetcher(config)
+    dut = window_fetcher(config)
     layers = {
         corner: random_layer(
             source,
@@ -153,7 +148,7 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
 def test_pairs_share_words(fields: dict[str, int], least: int) -> None:
     """Each port makes so many visits, as the compiler knows."""
     config = configuration("ecp5-45f")
-    dut = fetcher(config)
+    dut = window_fetcher(config)
     shape = {"x_count": 8, "y_count": 2, "outer_count": 3, "inner_count": 3, "channels": 1, **fields}
     layer = random_layer(random.Random(0), config, MEMORY, word_mode=1, **shape)
     visits = [0, 0]

@@ -132,7 +132,9 @@ def run(
         follows = transfer and not batch_end and tile_end and last_follows(machine, draining)
         drained = next_position and tile_end
         if not residual.adding:
-            drained = leaves_in_time(machine, drain, draining, next_position, tile_end)
+            drained = leaves_in_time(
+                machine, drain, draining, transfer and not batch_end, next_position, tile_end
+            )
         release = next_position and position_end
         taken = residual_takes(machine, requantiser, residual)
         accepted_output = taken and requantiser.valid
