@@ -1,18 +1,18 @@
 """The window fetcher of machines with two scratchpad ports, whose rows share words in pairs."""
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike, signed
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import wiring
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
 
 from .feeder import FEEDER_DEPTH
 from .fetcher import WindowFetcher
-from .raster import RasterWalk
+from .tiles import TILE_ROWS, TileFinder, TileLayout
 from .visits import VisitPort
 
 __all__ = ["PairFetcher", "window_fetcher"]
 
-ROWS, PORTS = 4, 2
+ROWS, PORTS = TILE_ROWS, 2
 
 
 def window_fetcher(config: MachineConfig) -> WindowFetcher:
@@ -43,103 +43,24 @@ class PairFetcher(WindowFetcher):
         grain_bits = WORD_GRAIN.bit_length() - 1
         address = ADDRESS_BITS
 
-        # What is the same for the whole layer, registered as the descriptor is there early enough: whether
-        # windows are one or two words apart, the words that a pair walks, and from their last to the first of
-        # the next line.
-        apart = {s: Signal(name=f"apart_{s}", reset_less=True) for s in (1, 2)}
+        m.submodules.tiles = tiles = TileFinder(config)
+        m.d.comb += [tiles.start.eq(self.start), tiles.descriptor.eq(descriptor)]
+        # For tiles that are shared: the words that a pair walks, and from their last to the first of the next
+        # line. Both are the layer's, and registered.
         shared_count = Signal(11, reset_less=True)
         shared_wrap = Signal(address, reset_less=True)
-        for s, flag in apart.items():
-            m.d.sync += flag.eq(descriptor.word_mode & (descriptor.input_step == s * descriptor.inner_step))
+        twice = tiles.apart[1]
         m.d.sync += [
-            shared_count.eq(descriptor.inner_count + Mux(apart[2], 2, 1)),
+            shared_count.eq(descriptor.inner_count + Mux(twice, 2, 1)),
             shared_wrap.eq(descriptor.outer_wrap - descriptor.input_step),
         ]
-
-        # The next tile, as far as it is found; in the cycle in which a position is, it is part of it.
-        finding = Signal()
-        find = Signal()
-        found = Signal()
-        complete = Signal()
-        ready = Signal()
-        load = Signal()
-        row = Signal(range(ROWS))
-        position = Signal(address, reset_less=True)
-        group_base = Signal(address, reset_less=True)
-        channels_left = Signal(12, reset_less=True)
-        last_group = Signal()
-        m.submodules.walk = walk = RasterWalk()
-        m.d.comb += [
-            walk.x_count.eq(descriptor.x_count),
-            walk.y_count.eq(descriptor.y_count),
-            last_group.eq(channels_left <= columns),
-            find.eq(self.start | (finding & ~found)),
-            complete.eq(find & (walk.end | (row == ROWS - 1))),
-            ready.eq(found | complete),
-        ]
-
-        def up_to_now(name: str, value: Value, when: ValueLike) -> Signal:
-            """What is noted of the tile: ``value``, from a cycle on in which a position is found."""
-            now = Signal(value.shape(), name=name)
-            noted = Signal.like(now, name=f"{name}_noted", reset_less=True)
-            m.d.comb += now.eq(Mux(when, value, noted))
-            m.d.sync += noted.eq(now)
-            return now
-
-        next_bases = [up_to_now(f"next_base_{r}", position, find & (row == r)) for r in range(ROWS)]
-        next_last_row = up_to_now("next_last_row", row, find)
-        next_final = up_to_now("next_final", walk.end, find)
-        next_ends = up_to_now("next_ends", walk.end & last_group, find)
-        # Whether its pairs are on a line each, one after the other, and it has all rows.
-        next_shared = Signal()
-        shared_so_far = Signal(reset_less=True)
-        pairs_on = Array(
-            (
-                (apart[1] | apart[2]) & ~walk.line_end,
-                shared_so_far & ~walk.end,
-                shared_so_far & ~walk.line_end,
-                shared_so_far,
-            )
-        )
-        m.d.comb += next_shared.eq(Mux(find, pairs_on[row], shared_so_far))
-        m.d.sync += shared_so_far.eq(next_shared)
-        with m.If(find):
-            next_base = group_base + Mux(descriptor.word_mode, columns, 0)
-            m.d.comb += walk.step.eq(1)
-            m.d.sync += [
-                row.eq(row + 1),
-                position.eq(position + Mux(walk.line_end, descriptor.input_wrap, descriptor.input_step)),
-                finding.eq(~(walk.end & last_group)),
-            ]
-            with m.If(complete):
-                m.d.sync += [row.eq(0), found.eq(1)]
-            with m.If(walk.end):
-                m.d.comb += walk.start.eq(1)
-                m.d.sync += [
-                    group_base.eq(next_base),
-                    position.eq(next_base),
-                    channels_left.eq(channels_left - columns),
-                ]
-        with m.Elif(~finding):
-            # The first position of the layer that starts next.
-            m.d.comb += walk.start.eq(1)
-            m.d.sync += [
-                group_base.eq(descriptor.input_base),
-                position.eq(descriptor.input_base),
-                channels_left.eq(descriptor.channels),
-            ]
-        with m.If(load):
-            m.d.sync += found.eq(0)
 
         # The tile at hand, and where the walk is in it. What ends at a count is counted from 1, so that it
         # meets it as it is; whether it has is registered along with it, off the critical path.
         walking = self.walking
         active = Signal()
-        bases = [Signal(address, name=f"base_{r}", reset_less=True) for r in range(ROWS)]
-        last_row = Signal(range(ROWS), reset_less=True)
-        final_tile = Signal(reset_less=True)
-        ends = Signal(reset_less=True)
-        shared = Signal(reset_less=True)
+        tile = Signal(TileLayout, reset_less=True)
+        bases, last_row, shared = tile.bases, tile.last_row, tile.shared
         single = Signal(reset_less=True)
         inner_end = Signal(11, reset_less=True)
         wrap = Signal(address, reset_less=True)
@@ -155,27 +76,24 @@ class PairFetcher(WindowFetcher):
         first_word = Signal(reset_less=True)
         again = Signal(reset_less=True)
         # Which rows of the pairs the visit is for; in a shared tile the second joins in after so many words.
+        # Whether it is for the second alone, from its own base.
         visited = Signal(2, reset_less=True)
+        odd = Signal(reset_less=True)
         second_after = Signal(reset_less=True)
 
         def word_offset_becomes(value: Value) -> list[ValueLike]:
             return [
                 word_offset.eq(value),
-                *(
-                    skip.eq(base[:grain_bits] + value[:grain_bits])
-                    for skip, base in zip(skips, bases, strict=True)
-                ),
+                *(skip.eq(bases[r][:grain_bits] + value[:grain_bits]) for r, skip in enumerate(skips)),
             ]
 
         # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word
         # (as rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
         far = Signal()
-        odd = Signal()
         last_visit = Signal()
         m.d.comb += [
             far.eq(~bytes_left[-1] & bytes_left[lane_bits + 1 :].any()),
-            odd.eq(visited[1] & ~shared),
-            last_visit.eq(single | shared | visited[1]),
+            last_visit.eq(single | shared | odd),
         ]
         credits = [
             Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(ROWS)
@@ -218,7 +136,7 @@ class PairFetcher(WindowFetcher):
                 port.tag.start.eq(Mux(first_word, skip, 0)),
                 port.tag.last.eq(Mux(more[p], columns - 1, remaining - 1)),
                 port.tag.window_end.eq(last_inner & last_outer & ~more[p]),
-                port.tag.final_tile.eq(final_tile),
+                port.tag.final_tile.eq(tile.final),
                 port.tag.last_row.eq(last_row),
                 self.push[p].eq(port.push),
                 self.run[p].eq(port.run),
@@ -232,9 +150,9 @@ class PairFetcher(WindowFetcher):
         tile_end = Signal()
         with m.If(advance):
             with m.If(~last_visit):
-                m.d.sync += [again.eq(again | more.any()), visited.eq(0b10)]
+                m.d.sync += [again.eq(again | more.any()), visited.eq(0b10), odd.eq(1)]
             with m.Else():
-                m.d.sync += [again.eq(0), first_word.eq(0), visited.eq(Mux(shared, visited, 0b01))]
+                m.d.sync += [again.eq(0), first_word.eq(0), visited.eq(Mux(shared, visited, 0b01)), odd.eq(0)]
                 with m.If(again | more.any()):
                     m.d.sync += [
                         *word_offset_becomes(word_offset + columns),
@@ -267,27 +185,24 @@ class PairFetcher(WindowFetcher):
                             outer.eq(outer + 1),
                             last_outer.eq(outer + 1 == descriptor.outer_count),
                             visited.eq(0b01),
-                            second_after.eq(apart[2]),
+                            second_after.eq(twice),
                         ]
-        m.d.comb += load.eq(ready & (~active | tile_end))
         with m.If(tile_end):
             m.d.sync += active.eq(0)
-            with m.If(ends):
+            with m.If(tile.ends):
                 m.d.sync += walking.eq(0)
-        with m.If(load):
+        m.d.comb += tiles.take.eq(tiles.ready & (~active | tile_end))
+        with m.If(tiles.take):
+            following_shares = tiles.tile.shared
             m.d.sync += [
                 active.eq(1),
-                *(base.eq(value) for base, value in zip(bases, next_bases, strict=True)),
-                *(skip.eq(value[:grain_bits]) for skip, value in zip(skips, next_bases, strict=True)),
-                last_row.eq(next_last_row),
-                single.eq(next_last_row == 0),
-                final_tile.eq(next_final),
-                ends.eq(next_ends),
-                shared.eq(next_shared),
-                inner_end.eq(Mux(next_shared, shared_count, descriptor.inner_count)),
-                wrap.eq(Mux(next_shared, shared_wrap, descriptor.outer_wrap)),
+                tile.eq(tiles.tile),
+                single.eq(tiles.tile.last_row == 0),
+                *(skip.eq(tiles.tile.bases[r][:grain_bits]) for r, skip in enumerate(skips)),
+                inner_end.eq(Mux(following_shares, shared_count, descriptor.inner_count)),
+                wrap.eq(Mux(following_shares, shared_wrap, descriptor.outer_wrap)),
                 inner.eq(1),
-                last_inner.eq(~next_shared & (descriptor.inner_count == 1)),
+                last_inner.eq(~following_shares & (descriptor.inner_count == 1)),
                 last_of_first.eq(descriptor.inner_count == 1),
                 outer.eq(1),
                 last_outer.eq(descriptor.outer_count == 1),
@@ -297,7 +212,8 @@ class PairFetcher(WindowFetcher):
                 first_word.eq(1),
                 again.eq(0),
                 visited.eq(0b01),
-                second_after.eq(apart[2]),
+                odd.eq(0),
+                second_after.eq(twice),
             ]
         with m.If(self.start):
             m.d.sync += walking.eq(1)
