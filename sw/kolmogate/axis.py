@@ -29,14 +29,16 @@ def visits(fields: Mapping[str, int], config: MachineConfig) -> int:
     if config.scratchpad_ports == 1:
         return lines * words * positions
     first = np.arange(0, positions, config.rows)
-    parted = np.zeros(len(first), np.bool_)
-    for row in range(0, config.rows, PAIR):
-        parted |= (first + row) % fields["x_count"] == fields["x_count"] - 1
-    whole = first + config.rows <= positions
     alone = words * np.minimum(PAIR, positions - first)
-    together = [words + apart for apart in _apart(fields)]
-    shared = whole & ~parted & bool(together)
-    return lines * int(np.where(shared, min(together, default=0), alone).sum())
+    steps = range(1, MAXIMUM_APART + 1)
+    apart = next((step for step in steps if fields["input_step"] == step * fields["inner_step"]), None)
+    if apart is None:
+        return lines * int(alone.sum())
+    # Tiles with all rows, no line ending within a pair.
+    together = first + config.rows <= positions
+    for row in range(0, config.rows, PAIR):
+        together &= (first + row) % fields["x_count"] != fields["x_count"] - 1
+    return lines * int(np.where(together, words + apart, alone).sum())
 
 
 def least_visits(size: tuple[int, int], apart: tuple[int, int], config: MachineConfig) -> int:
@@ -55,8 +57,3 @@ def least_visits(size: tuple[int, int], apart: tuple[int, int], config: MachineC
 def turn(operation: DepthwiseConv2D) -> DepthwiseConv2D:
     """The operation with its kernels' axes exchanged, as it is where positions are walked down."""
     return replace(operation, weights=operation.weights.transpose(1, 0, 2))
-
-
-def _apart(fields: Mapping[str, int]) -> list[int]:
-    steps = range(1, MAXIMUM_APART + 1)
-    return [step for step in steps if fields["input_step"] == step * fields["inner_step"]]
