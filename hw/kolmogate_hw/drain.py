@@ -123,8 +123,14 @@ class Drain(wiring.Component):
         row_end = Signal()
         tile_end = Signal()
         transfer = Signal()
+        # A group's constants are there two cycles after the last batch of the group before. In the pipelined
+        # form the next tile may be sooner.
+        interval = requantiser_interval(config)
+        released = Signal()
+        if interval == 1:
+            m.d.sync += released.eq(constants.release)
         m.d.comb += [
-            requantiser.i.valid.eq(draining & ~skipping & constants.ready),
+            requantiser.i.valid.eq(draining & ~skipping & constants.ready & ~released),
             transfer.eq(requantiser.i.valid & requantiser.i.ready),
             tile_end.eq(row == last_row),
             counter.group_end.eq(tile_end & final_tile),
@@ -140,7 +146,6 @@ class Drain(wiring.Component):
         # the pipelined form, and a batch of the row before if there is time; a batch in the digit-serial one.
         final = Signal()
         ahead = Signal()
-        interval = requantiser_interval(config)
         m.d.comb += final.eq(counter.next_position & tile_end)
         if interval == 1:
             behind = min(config.rows - 1, config.capture_latency // batches)

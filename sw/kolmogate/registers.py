@@ -85,7 +85,7 @@ STATE = np.dtype(
         ),
         ("code", _registers("index", "asking", "answers", "valid")),
         ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
-        ("constants", _registers("here", "arrived", "readable")),
+        ("constants", _registers("here", "arrived", "readable", "released")),
         ("drain", _registers("draining", "skipping", "row", "column", "follows")),
         ("draining", _COUNTER),
         ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),

@@ -162,6 +162,12 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
     run(config, layers, source)
 
 
+def test_groups_without_a_pause(config: MachineConfig, source: random.Random) -> None:
+    """Each tile has constants of its own."""
+    outputs = Outputs(config, source, x_count=config.rows, y_count=1, channels=4 * config.columns)
+    run(config, {"groups": outputs}, source, stalled=False)
+
+
 def test_pace(config: MachineConfig, source: random.Random) -> None:
     """Q outputs an interval of the requantisers, and a shift a cycle for columns that hold nothing."""
     batches = config.columns // config.requantisers

@@ -20,7 +20,7 @@ __all__ = [
 def clock_constants(constants: Registers, arrived: bool, release: bool) -> None:
     constants.here += arrived - release
     constants.readable += constants.arrived - release
-    constants.arrived = arrived
+    constants.arrived, constants.released = arrived, release
 
 
 @njit

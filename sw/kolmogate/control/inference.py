@@ -124,6 +124,7 @@ def run(
 
         # Drain: a batch goes to the requantisers.
         offered = drain.draining and not drain.skipping and constants.readable != 0
+        offered = offered and not (machine.interval == 1 and constants.released)
         transfer = offered and requantiser_ready(machine, requantiser, residual)
         batch_end = last_batch(machine, draining)
         position_end = last_position(d, draining)
