@@ -16,7 +16,7 @@ from kolmogate.isa import DESCRIPTOR, window_taps
 from kolmogate_hw.array import MacArray
 from kolmogate_hw.column_buffer import weight_row
 from kolmogate_hw.compute import Compute
-from kolmogate_hw.fetcher import WindowFetcher
+from kolmogate_hw.pair_fetcher import window_fetcher
 from kolmogate_hw.ports import UnalignedReadPort
 from kolmogate_hw.records import struct_layout
 from kolmogate_sim.memories import random_memory, serve_reads
@@ -106,6 +106,7 @@ def test_array(config: MachineConfig, source: random.Random) -> None:
         for word_mode, unit_weights, activations, weights in tiles:
             while not ctx.get(dut.captured):
                 await ctx.tick()
+            await ctx.tick()
             expected = tile_sums(activations, weights, word_mode=word_mode, unit_weights=unit_weights)
             np.testing.assert_array_equal(await drain_tile(ctx, dut, config, pauses), expected)
             free = True
@@ -114,7 +115,7 @@ def test_array(config: MachineConfig, source: random.Random) -> None:
         cycle = 0
         async for _, _, seen in ctx.tick().sample(dut.captured):
             if seen:
-                assert entered.popleft() == cycle - config.capture_latency
+                assert entered.popleft() == cycle - config.capture_latency + 1
             cycle += 1
 
     simulate(dut, feed, drain, cycles=20_000, background=[time_captures])
@@ -148,7 +149,7 @@ class Fetching(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.fetcher = fetcher = WindowFetcher(self.config)
+        m.submodules.fetcher = fetcher = window_fetcher(self.config)
         m.submodules.compute = compute = Compute(self.config)
         for inner, outer in zip(fetcher.ports, self.ports, strict=True):
             wiring.connect(m, inner, wiring.flipped(outer))
@@ -205,6 +206,8 @@ def run_layers(
                     while not ctx.get(dut.captured):
                         await ctx.tick()
                         cycles += 1
+                    await ctx.tick()
+                    cycles += 1
                     tile = await drain_tile(ctx, dut, config, draining)
                     np.testing.assert_array_equal(tile[: len(expected)], expected)
                     ctx.set(dut.drained, 1)
