@@ -157,11 +157,8 @@ DESCRIPTOR = Record(
         # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap.
         "x_count": 12,
         "y_count": 12,
-        # First byte of the window of the first position, channel 0.
-        "input_base": ADDRESS_BITS,
         "input_step": ADDRESS_BITS,
         "input_wrap": ADDRESS_BITS,
-        "output_base": ADDRESS_BITS,
         "output_step": ADDRESS_BITS,
         "output_wrap": ADDRESS_BITS,
         # Taps of a window, outermost loop first: outer_count times inner_count runs of `run` contiguous
@@ -173,12 +170,15 @@ DESCRIPTOR = Record(
         # From one position to the next, which is never back.
         "inner_step": 14,
         "run": 14,
-        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
-        # input words g*columns bytes further on.
-        "channels": 12,
         "zero_point!": 8,
         "minimum!": 8,
         "maximum!": 8,
+        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
+        # input words g*columns bytes further on.
+        "channels": 12,
+        # First byte of the window of the first position, channel 0; of the first output.
+        "input_base": ADDRESS_BITS,
+        "output_base": ADDRESS_BITS,
     },
 )
 """One layer. Stored at whole scratchpad words, in order of execution; `RECORDS` are the other kinds of
