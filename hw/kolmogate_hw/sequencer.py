@@ -25,7 +25,8 @@ class Sequencer(wiring.Component):
     next_output, output_base : ``output_base`` becomes that of the next column group.
     start_layer, layer_done : an ARRAY descriptor begins; its last output is in the scratchpad.
     end_layer : high for one cycle when its borders are there too.
-    start_fill, fill, filling : a FILL descriptor begins; the filler is at work.
+    start_fill, fill, filling : a FILL descriptor begins; the filler is at work. If the scratchpad has one port,
+        where the filler could only take the time of others, the next descriptor waits for it.
     start_residual, row, residual : a RESIDUAL record for the next layer, as `ResidualAdder` takes it.
     done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
 
@@ -133,13 +134,15 @@ class Sequencer(wiring.Component):
                     m.next = "ARRAY"
                 with m.Case(Opcode.FILL), m.If(~self.filling):
                     m.d.comb += [self.start_fill.eq(1), back.eq(1)]
-                    m.next = "LOAD"
+                    m.next = "LOAD" if self.config.scratchpad_ports == 2 else "BORDER"
                 with m.Case(*([Opcode.RESIDUAL] if self.config.residual_adder else [])):
                     m.d.comb += back.eq(1)
                     m.next = "RESIDUAL"
                 with m.Default():
                     m.d.comb += self.bad_descriptor.eq(1)
                     m.next = "IDLE"
+            with m.State("BORDER"), m.If(~self.filling):
+                m.next = "LOAD"
             with m.State("RESIDUAL"):
                 m.d.comb += self.start_residual.eq(1)
                 m.d.sync += self.row.eq(self.row + 1)

@@ -121,7 +121,8 @@ class Opcode(IntEnum):
     FILL = 2
     """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` bytes from ``output_base``, with
     ``output_step`` bytes between the end of a line and the start of the next, all of them multiples of
-    `FILL_UNIT`. Runs beside the next ARRAY descriptor, which is complete only when the fill is."""
+    `FILL_UNIT`. Runs beside the next ARRAY descriptor, which is complete only when the fill is, or, with one
+    scratchpad port, before it."""
     RESIDUAL = 3
     """Add a tensor to the outputs of the next ARRAY descriptor (`RESIDUAL`)."""
 
