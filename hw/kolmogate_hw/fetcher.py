@@ -25,9 +25,9 @@ class WindowFetcher(wiring.Component):
     last position's words.
 
     The descriptor must be there from the cycle before ``start`` on. With ``next_group`` its ``input_base``
-    must become ``group_base``, and its ``channels`` those that are left, from the next cycle on. The fetcher runs ahead of the array as
-    far as the feeders have room; ``push`` and ``run`` answer a granted request of a port with its
-    `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
+    must become ``group_base``, and its ``channels`` those that are left, from the next cycle on. The fetcher
+    runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted request of a
+    port with its `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
     """
 
     walking: Signal
@@ -59,7 +59,8 @@ class WindowFetcher(wiring.Component):
         grain_bits = WORD_GRAIN.bit_length() - 1
         address = ADDRESS_BITS
 
-        # Where the walk is: position, rows of the tile (one a lane), run of the window, word of the run. What ends at a count of the descriptor is counted from 1, so that it meets it as it is.
+        # Where the walk is: position, rows of the tile (one a lane), run of the window, word of the run. What
+        # ends at a count of the descriptor is counted from 1, so that it meets it as it is.
         walking = self.walking
         position = Signal(address, reset_less=True)
         step = Signal(range(rows // lanes))

@@ -67,7 +67,9 @@ class HostAccess(wiring.Component):
         with m.If(request.write):
             m.d.comb += self.request.ready.eq(self.write_port.ready)
         with m.Else():
-            m.d.comb += self.request.ready.eq(choice & self.read_port.request.ready & ~operands.valid & ~reading)
+            m.d.comb += self.request.ready.eq(
+                choice & self.read_port.request.ready & ~operands.valid & ~reading
+            )
         m.d.sync += [
             self.valid.eq(self.read_port.valid & for_host),
             waiting.eq(self.read_port.request.valid & ~self.read_port.request.ready),

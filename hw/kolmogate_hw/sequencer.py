@@ -25,8 +25,8 @@ class Sequencer(wiring.Component):
     next_output, output_base : ``output_base`` becomes that of the next column group.
     start_layer, layer_done : an ARRAY descriptor begins; its last output is in the scratchpad.
     end_layer : high for one cycle when its borders are there too.
-    start_fill, fill, filling : a FILL descriptor begins; the filler is at work. If the scratchpad has one port,
-        where the filler could only take the time of others, the next descriptor waits for it.
+    start_fill, fill, filling : a FILL descriptor begins; the filler is at work. If the scratchpad has one
+        port, where the filler could only take the time of others, the next descriptor waits for it.
     start_residual, row, residual : a RESIDUAL record for the next layer, as `ResidualAdder` takes it.
     done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
 

@@ -17,8 +17,8 @@ class OutputWriter(wiring.Component):
     """Collects batches of Q outputs of neighbouring channels and writes ``config.written_bytes`` at once.
 
     Output positions start at multiples of Q bytes. ``i`` is always ready: the write port must grant at
-    once (highest priority). With ``next_group`` the descriptor's ``output_base`` must become ``group_base`` from
-    the next cycle on. ``done`` is high for one cycle when the layer's last word has been written.
+    once (highest priority). With ``next_group`` the descriptor's ``output_base`` must become ``group_base``
+    from the next cycle on. ``done`` is high for one cycle when the layer's last word has been written.
     ``accept`` is high in the cycle in which a batch's way to ``address`` begins: that in which it is at
     ``i``, or, while ``late`` is high, an earlier one; the next is accepted when it was at ``i``.
     """

@@ -64,7 +64,7 @@ def test_reads_and_writes(config: MachineConfig, source: random.Random) -> None:
             while next(pauses):
                 await ctx.tick()
             if valid:
-                assert ctx.get(port.valid) and ctx.get(port.data) == value, "it did not stay"
+                assert (ctx.get(port.valid), ctx.get(port.data)) == (1, value), "it did not stay"
                 ctx.set(port.take, 1)
             else:
                 ctx.set(port.request, 0)

@@ -223,21 +223,20 @@ class Link(wiring.Component):
                 with m.If(command == Command.IDENTIFY):
                     m.d.sync += high.eq(reply[len(low) :])
                 m.next = "HEAD"
-                with m.If(status == Status.OK):
-                    with m.Switch(command):
-                        with m.Case(Command.WRITE, Command.READ, Command.FEED):
-                            inside = ~final[8] & below_size(access.address)
-                            expect(inside, Status.BAD_ADDRESS)
-                            with m.If(inside & (command != Command.READ)):
-                                m.next = "WRITE"
-                        with m.Case(Command.RUN):
-                            inside = Cat(map(below_size, (run.descriptors, run.code, run.literals))).all()
-                            expect(inside, Status.BAD_ADDRESS)
-                            with m.If(inside & ~repeated):
-                                m.d.comb += host.start.eq(1)
-                                m.d.sync += started.eq(1)
-                        with m.Case(Command.RESET):
-                            m.d.comb += host.reset.eq(1)
+                with m.If(status == Status.OK), m.Switch(command):
+                    with m.Case(Command.WRITE, Command.READ, Command.FEED):
+                        inside = ~final[8] & below_size(access.address)
+                        expect(inside, Status.BAD_ADDRESS)
+                        with m.If(inside & (command != Command.READ)):
+                            m.next = "WRITE"
+                    with m.Case(Command.RUN):
+                        inside = Cat(map(below_size, (run.descriptors, run.code, run.literals))).all()
+                        expect(inside, Status.BAD_ADDRESS)
+                        with m.If(inside & ~repeated):
+                            m.d.comb += host.start.eq(1)
+                            m.d.sync += started.eq(1)
+                    with m.Case(Command.RESET):
+                        m.d.comb += host.reset.eq(1)
 
             with m.State("WRITE"):
                 m.d.comb += [host.request.valid.eq(1), host.request.p.write.eq(1)]

@@ -188,7 +188,5 @@ def run(
         clock_requantiser(machine, requantiser, offered, taken)
         clock_filler(machine, d, filler, granted & BORDERS != 0, start_fill)
         descriptor_granted = granted & DESCRIPTORS != 0
-        clock_sequencer(
-            machine, d, sequencer, descriptor_granted, writer_done, end_layer, start_fill, filled
-        )
+        clock_sequencer(machine, d, sequencer, descriptor_granted, writer_done, end_layer, start_fill, filled)
     return RUNNING
