@@ -25,9 +25,10 @@ class WindowFetcher(wiring.Component):
     last position's words.
 
     The descriptor must be there from the cycle before ``start`` on. With ``next_group`` its ``input_base``
-    must become ``group_base``, its ``channels`` those that are left, from the next cycle on. The fetcher
-    runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted request of a
-    port with its `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
+    must become ``group_base``, its ``channels`` those that are left, from the next cycle on.
+
+    The fetcher runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted
+    request of a port with its `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
     """
 
     walking: Signal
