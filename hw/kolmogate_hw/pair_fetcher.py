@@ -44,7 +44,12 @@ class PairFetcher(WindowFetcher):
         address = ADDRESS_BITS
 
         m.submodules.tiles = tiles = TileFinder(config)
-        m.d.comb += [tiles.start.eq(self.start), tiles.descriptor.eq(descriptor)]
+        m.d.comb += [
+            tiles.start.eq(self.start),
+            tiles.descriptor.eq(descriptor),
+            self.next_group.eq(tiles.next_group),
+            self.group_base.eq(tiles.group_base),
+        ]
         # For tiles that are shared: the words that a pair walks, and from their last to the first of the next
         # line. Both are the layer's, and registered.
         shared_count = Signal(11, reset_less=True)
