@@ -23,6 +23,7 @@ from .programs.search import Candidate, Choice, Material, Writer, candidates, se
 from .rings import RING_BYTES, RINGS, ring_addresses
 from .schedule import Layer, Schedule, schedule
 from .simplify import Dropped, simplify
+from .simplify.reorder import reorder
 from .skeleton import skeleton
 
 __all__ = ["OBJECTIVES", "compile", "materials"]
@@ -47,7 +48,8 @@ def compile(
     streamed: bool = False,
     rewritten: Network | None = None,
 ) -> Image:
-    """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`).
+    """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`), for the objective
+    ``smallest`` with its channels reordered if it is smaller so.
 
     It is resident: the device keeps it. Where that does not fit, it is streamed (`kolmogate.rings`): then the
     device keeps its descriptors alone, and the host sends the program anew for each inference. What a
@@ -74,28 +76,44 @@ def compile(
     """
     if objective not in OBJECTIVES:
         raise UsageError(f"unknown objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
-    weights = _weights(network)
-    simplified = simplify(network)
-    live = simplified.network if rewritten is None else simplify(rewritten).network
-    lowered = lower(live)
-    # Filters that are folded are longer.
-    smallest = objective == "smallest" and max_cycles is None and max_bytes is None
-    plan = schedule(lowered, config, folding=not smallest)
-    job = _Job(
-        config,
-        lowered,
-        plan,
-        tuple(_material(layer, config) for layer in plan.layers),
-        (weights, _weights(live)),
-        simplified.dropped,
-    )
-    literal, coded = ([choice] * len(plan.layers) for choice in (Choice(), Choice(True, True)))
-    if config.entropy_engines == 0:
-        coded = literal
     if max_cycles is not None and max_bytes is not None:
         raise UsageError("give a budget of cycles or of bytes, not both")
     if max_cycles is not None and streamed:
         raise UsageError("how long a streamed image takes is up to the link: give no budget of cycles")
+    weights = _weights(network)
+    simplified = simplify(network)
+    live = simplified.network if rewritten is None else simplify(rewritten).network
+    smallest = objective == "smallest" and max_cycles is None and max_bytes is None
+
+    def image(variant: Network, reordered: tuple[str, ...]) -> Image:
+        lowered = lower(variant)
+        # Filters that are folded are longer.
+        plan = schedule(lowered, config, folding=not smallest)
+        job = _Job(
+            config,
+            lowered,
+            plan,
+            tuple(_material(layer, config) for layer in plan.layers),
+            (weights, _weights(variant)),
+            simplified.dropped,
+            reordered,
+        )
+        return _image(job, objective, max_cycles, max_bytes, streamed)
+
+    images = [image(live, ())]
+    if smallest:
+        ordered, moved = reorder(live)
+        images += [image(ordered, moved)] if moved else []
+    return min(images, key=lambda one: one.device_bytes)
+
+
+def _image(
+    job: "_Job", objective: str, max_cycles: int | None, max_bytes: int | None, streamed: bool
+) -> Image:
+    """As `compile`, of one network."""
+    literal, coded = ([choice] * len(job.plan.layers) for choice in (Choice(), Choice(True, True)))
+    if job.config.entropy_engines == 0:
+        coded = literal
     if streamed:
         return _streamed(job, literal, coded, objective, max_bytes)
     try:
@@ -255,8 +273,9 @@ class _DoesNotFitError(InputError):
 class _Job:
     """A network scheduled for a machine, and what its programs have to make.
 
-    ``weights`` are how many each operation had before and after simplification; ``streamed`` images keep
-    nothing of their programs in the scratchpad but the rings.
+    ``weights`` are how many each operation had before and after simplification, ``dropped`` and ``reordered``
+    what became of its channels; ``streamed`` images keep nothing of their programs in the scratchpad but the
+    rings.
     """
 
     config: MachineConfig
@@ -265,6 +284,7 @@ class _Job:
     materials: tuple[Material, ...]
     weights: tuple[Mapping[str, int], Mapping[str, int]]
     dropped: tuple[Dropped, ...]
+    reordered: tuple[str, ...] = ()
     streamed: bool = False
 
     def candidates(self) -> list[list[Candidate]]:
@@ -331,6 +351,7 @@ class _Job:
             skeleton=skeleton(self.network),
             layers=tuple(reports),
             dropped=self.dropped,
+            reordered=self.reordered,
             streamed=self.streamed,
         )
 

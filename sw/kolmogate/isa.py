@@ -26,6 +26,7 @@ __all__ = [
     "NO_PREDICTION",
     "P0",
     "RECORDS",
+    "RECORD_HEADS",
     "RECORD_WORDS",
     "RESIDUAL",
     "RESIDUAL_FRACTION",
@@ -286,17 +287,20 @@ where ``nudge`` is ``+2**30`` for ``a >= 0`` and ``-2**30`` otherwise if the lay
 
 STORED_CONSTANTS = Record(
     "stored constants",
-    {"low": 8, "fraction!": 22, "sign": 2, "bias_low": 24, "shift": 6, "bias_high": 2},
+    {"low": 8, "fraction!": 22, "sign": 2, "bias_low": 16, "bias_middle": 8, "shift": 6, "bias_high": 2},
 )
 """`CONSTANTS` as a program makes them, 8 bytes a channel that are small numbers where they can be, for that
 is what the entropy coder finds cheap. ``low`` are the lowest 8 bits of the multiplier in reverse, so that
 trailing zeros make it small; ``fraction`` those above but the highest, less ``1 << 21``, which is to say
 with the upper one inverted; ``sign`` repeats its sign where the multiplier's highest bit is 1, as it mostly
-is, and the opposite where it is 0. ``shift`` is less
-by `SHIFT_BASE`, ``bias_high`` are bits 24 and 25 of the bias, inverted each where bit 23, or the sign of
-the stored shift, is 1 and the other is not."""
+is, and the opposite where it is 0. ``bias_middle`` are bits 16 to 23 of the bias, inverted each where bit 15
+is 1. ``shift`` is less by `SHIFT_BASE`, ``bias_high`` are bits 24 and 25 of the bias, inverted each where bit
+23, or the sign of the stored shift, is 1 and the other is not."""
 
-SHIFT_BASE = 36
+SHIFT_BASE = 38
+RECORD_HEADS = 4
+"""The last of as many bytes are the multiplier's highest bits, and the shift: where channels are in the order
+of their scales, these are like the record's before."""
 
 
 def store_constants(bias: int, multiplier: int, shift: int) -> int:
@@ -308,7 +312,8 @@ def store_constants(bias: int, multiplier: int, shift: int) -> int:
         low=int(f"{multiplier & 255:08b}"[::-1], 2),
         fraction=fraction,
         sign=3 if (fraction < 0) == (multiplier >> 30) else 0,
-        bias_low=bias & (1 << 24) - 1,
+        bias_low=bias & (1 << 16) - 1,
+        bias_middle=(bias >> 16 & 255) ^ (255 * (bias >> 15 & 1)),
         shift=stored_shift,
         bias_high=(bias >> 24 & 3) ^ (3 * inverted),
     )

@@ -271,8 +271,9 @@ def _chunks(span: slice, bytes_each: int) -> Iterator[slice]:
 def _constants(packed: npt.NDArray[np.uint8]) -> dict[str, Int64Array]:
     """The constants of channels, from `STORED_CONSTANTS` (channels, 8)."""
     stored = _unpack_all(STORED_CONSTANTS, packed)
-    inverted = (stored["bias_low"] >> 23) ^ (stored["shift"] >> 5)
-    bias = ((stored["bias_high"] ^ (3 * inverted)) << 24) | stored["bias_low"]
+    middle = stored["bias_middle"] ^ (255 * (stored["bias_low"] >> 15))
+    inverted = (middle >> 7) ^ (stored["shift"] >> 5)
+    bias = ((stored["bias_high"] ^ (3 * inverted)) << 24) | (middle << 16) | stored["bias_low"]
     highest = 1 ^ (stored["sign"] & 1) ^ (stored["fraction"] < 0)
     low = np.packbits(np.unpackbits(packed[:, :1], axis=1), axis=1, bitorder="little")[:, 0]
     return {
