@@ -1,8 +1,13 @@
 """The registers of the core, and what else `kolmogate.control` works on, as records of integers."""
 
+from typing import Any
+
 import numpy as np
 
-__all__ = ["DESCRIPTOR", "INSTRUCTION", "LANE", "MACHINE", "ROW", "SPENT", "STATE"]
+__all__ = ["DESCRIPTOR", "INSTRUCTION", "LANE", "MACHINE", "ROW", "SPENT", "STATE", "Registers"]
+
+# One of these records, which the functions of `kolmogate.control` change in place.
+Registers = Any
 
 
 def _registers(*names: str) -> np.dtype[np.void]:
@@ -63,7 +68,7 @@ STATE = np.dtype(
         (
             "decoder",
             _registers(
-                # the pipeline's stages, see `control.ANY_ROW`; what is known of its last
+                # the pipeline's stages, see `control.decoder`; what is known of its last
                 *("seen", "shaped", "valid", "of_records", "last"),
                 *("running", "left", "records", "reading", "silent", "bits", "coded"),
             ),
@@ -96,7 +101,7 @@ STATE = np.dtype(
 
 ROW = _registers(
     *("base", "credits"),
-    # the feeder; the tag of the word at its head is packed, see `control.tag_of`
+    # the feeder; the tag of the word at its head is packed, see `control.array`
     *("written", "taken", "valid", "head", "pointer", "pop"),
 )
 """Registers of an array row, in fetcher and feeder."""

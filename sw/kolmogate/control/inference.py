@@ -1,0 +1,180 @@
+"""An inference: the units together."""
+
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from numba import njit
+
+from ..registers import Registers
+from .arbiter import (
+    ACTIVATIONS_0,
+    ACTIVATIONS_1,
+    BORDERS,
+    CODE,
+    CODED,
+    DESCRIPTORS,
+    LITERALS,
+    OPERANDS,
+    OUTPUTS,
+    granted_of,
+)
+from .array import at_last, clock_columns, clock_compute, clock_feeders, final_tile, window_end
+from .decoder import clock_decoder, clock_engine
+from .drain import (
+    clock_constants,
+    clock_counter,
+    clock_drain,
+    clock_writer,
+    last_batch,
+    last_follows,
+    last_position,
+    leaves_in_time,
+)
+from .fetcher import clock_fetcher
+from .requantiser import clock_requantiser, clock_residual, requantiser_ready, residual_takes
+from .sequencer import ARRAY, AWAIT_FILL, DISPATCH, END, FILL, LOAD, RECORD, clock_filler, clock_sequencer
+
+__all__ = ["DONE", "RUNNING", "STUCK", "run"]
+
+# What `run` returns.
+RUNNING, DONE, STUCK = range(3)
+
+PATIENCE = 2000
+"""Cycles without a sign of life after which there will be none: more than any unit works by itself."""
+
+SOURCES = int.from_bytes(
+    blake2b(
+        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))), digest_size=7
+    ).digest()
+)
+"""Stands for the text of the whole package: numba knows what it compiled and kept by the arguments and by
+the file of the function, not by the files of the functions that this one calls."""
+
+
+@njit(cache=True)
+def run(
+    machine: Registers,
+    descriptors: Registers,
+    program: Registers,
+    row_ends: Any,
+    byte_times: Any,
+    state: Registers,
+    rows: Registers,
+    waiting: Any,
+    lanes: Registers,
+    layers: Registers,
+    limit: int,
+    sources: int = SOURCES,
+) -> int:
+    """Up to ``limit`` cycles of an inference; whether it is RUNNING still, DONE or STUCK for ever.
+
+    Arguments are a `MACHINE`, arrays of `DESCRIPTOR` and `INSTRUCTION`, the cycles of the entropy engine in
+    which its rows end and its bytes are read (`programs.entropy.Decoder`), a `STATE`, an array of `ROW`, the
+    words that wait in the rows' feeders (rows, depth), an array of `LANE`, and one of `SPENT` for each layer
+    and one more for what follows the last. ``sources`` is not to be given.
+    """
+    core, sequencer, filler = state.core, state.sequencer, state.filler
+    fetcher, compute, columns = state.fetcher, state.compute, state.columns
+    decoder, code, literals, engine = state.decoder, state.code, state.literals, state.engine
+    constants, drain, draining = state.constants, state.drain, state.draining
+    requantiser, residual = state.requantiser, state.residual
+    writer, writing = state.writer, state.writing
+    two_ports = machine.scratchpad_ports == 2
+
+    for _ in range(limit):
+        core.cycles += 1
+        d = descriptors[sequencer.index]
+
+        # Sequencer.
+        dispatching = sequencer.state == DISPATCH
+        start_layer = dispatching and d.kind == ARRAY
+        start_fill = dispatching and d.kind == FILL and not filler.busy
+        start_residual = sequencer.state == RECORD
+        done = dispatching and d.kind == END and not filler.busy
+        end_layer = sequencer.state == AWAIT_FILL and not filler.busy
+
+        # Scratchpad.
+        requests = OUTPUTS if writer.port_valid else 0
+        requests |= ACTIVATIONS_0 if lanes[0].request else 0
+        requests |= ACTIVATIONS_1 if two_ports and lanes[1].request else 0
+        asking = requantiser.valid and residual.adding and not residual.asked
+        requests |= OPERANDS if asking else 0
+        requests |= CODE if code.asking else 0
+        requests |= LITERALS if literals.room != 0 else 0
+        requests |= CODED if engine.asking else 0
+        loading = sequencer.state == LOAD and sequencer.asked != machine.descriptor_words
+        requests |= DESCRIPTORS if loading else 0
+        requests |= BORDERS if filler.busy else 0
+        granted = granted_of(machine, requests)
+
+        # Compute: a tap is taken.
+        fed = True
+        for r in range(machine.rows):
+            fed = fed and rows[r].valid
+        row = rows[machine.rows - 1]
+        last = row.valid and window_end(row.head) and at_last(d, row)
+        final = final_tile(row.head)
+        weighted = d.unit_weights or columns.written != columns.taken
+        step = fed and weighted and not (last and compute.undrained) and not compute.resting
+        captured = compute.captured & 1
+        for r in range(machine.rows):
+            rows[r].pop = step and at_last(d, rows[r])
+
+        # Drain: a batch goes to the requantisers.
+        offered = drain.draining and not drain.skipping and constants.readable != 0
+        transfer = offered and requantiser_ready(machine, requantiser, residual)
+        batch_end = last_batch(machine, draining)
+        position_end = last_position(d, draining)
+        next_position = transfer and batch_end
+        tile_end = position_end or drain.row == machine.rows - 1
+        follows = transfer and not batch_end and tile_end and last_follows(machine, draining)
+        drained = next_position and tile_end
+        if not residual.adding:
+            drained = leaves_in_time(machine, drain, draining, next_position, tile_end)
+        release = next_position and position_end
+        taken = residual_takes(machine, requantiser, residual)
+        accepted_output = taken and requantiser.valid
+        written = residual.full if residual.adding else requantiser.valid
+
+        # Where the time goes.
+        spent = layers[core.layer]
+        spent.total += 1
+        spent.compute += step
+        spent.decode += fed and not weighted
+        spent.drain += fed and weighted and not step
+        spent.memory += not fed and fetcher.walking and core.begun
+        core.begun = (core.begun or step) and not start_layer
+        core.layer += end_layer
+        if done:
+            return DONE
+        core.idle = 0 if step or transfer or granted else core.idle + 1
+        if core.idle > PATIENCE:
+            return STUCK
+
+        # All registers. The order matters where a unit looks at another's: fetched words and the outputs of
+        # the requantisers are taken before what comes behind them.
+        writer_done = writer.done
+        clock_feeders(machine, d, rows, waiting, lanes, step)
+        clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
+        group_made = decoder.last
+        accepted = decoder.valid and decoder.of_records and constants.here != 2
+        coding = decoder.running and decoder.coded
+        clock_engine(row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
+        clock_decoder(
+            machine, program, row_ends, decoder, code, literals, engine, columns, constants, granted
+        )
+        clock_columns(d, columns, step, last, final)
+        clock_compute(machine, compute, step and last, drained)
+        clock_constants(constants, accepted and group_made, release)
+        clock_drain(machine, drain, captured, transfer, batch_end, tile_end, follows)
+        clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
+        late = residual.adding != 0
+        clock_writer(machine, d, writer, writing, accepted_output, late, written, start_layer)
+        operand_granted = granted & OPERANDS != 0
+        clock_residual(machine, residual, operand_granted, taken, writer_done, start_residual)
+        clock_requantiser(machine, requantiser, offered, taken)
+        clock_filler(machine, d, filler, granted & BORDERS != 0, start_fill)
+        descriptor_granted = granted & DESCRIPTORS != 0
+        clock_sequencer(machine, d, sequencer, descriptor_granted, writer_done, end_layer, start_fill)
+    return RUNNING

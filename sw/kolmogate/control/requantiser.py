@@ -1,0 +1,79 @@
+"""Requantisers and residual adder."""
+
+from numba import njit
+
+from ..registers import Registers
+
+__all__ = ["clock_requantiser", "clock_residual", "requantiser_ready", "residual_takes"]
+
+PIPELINED_LATENCY = 6
+SERIAL_LATENCY = 5
+"""Of multiplier and rounding unit; the output register comes on top."""
+
+
+@njit
+def requantiser_ready(machine: Registers, requantiser: Registers, residual: Registers) -> bool:
+    if machine.interval == 1:
+        return not requantiser.valid or residual_takes(machine, requantiser, residual)
+    return requantiser_advances(requantiser) and requantiser.room != 0
+
+
+@njit
+def requantiser_advances(requantiser: Registers) -> bool:
+    """The digit-serial form holds when an output is to join a batch and the one before is still there."""
+    return not (requantiser.pipeline & 1 and requantiser.valid)
+
+
+@njit
+def clock_requantiser(machine: Registers, requantiser: Registers, offered: bool, taken: bool) -> None:
+    if machine.interval == 1:
+        if not requantiser.valid or taken:
+            requantiser.valid = requantiser.pipeline & 1
+            requantiser.pipeline = requantiser.pipeline >> 1 | offered << PIPELINED_LATENCY - 1
+        return
+    advance = requantiser_advances(requantiser)
+    digits = machine.interval // machine.requantisers
+    last_digit = requantiser.busy and requantiser.step % digits == digits - 1
+    last_step = requantiser.busy and requantiser.step == machine.interval - 1
+    if taken:
+        requantiser.valid = 0
+    if advance:
+        if requantiser.batch & 1:
+            requantiser.valid = 1
+        requantiser.pipeline = requantiser.pipeline >> 1 | last_digit << SERIAL_LATENCY - 1
+        requantiser.batch = requantiser.batch >> 1 | last_step << SERIAL_LATENCY - 1
+        if not requantiser.room:
+            requantiser.room = requantiser.step == machine.interval - 2
+            requantiser.step += 1
+        elif offered:
+            requantiser.busy, requantiser.step, requantiser.room = 1, 0, 0
+        else:
+            requantiser.busy = 0
+
+
+@njit
+def residual_takes(machine: Registers, requantiser: Registers, residual: Registers) -> bool:
+    """Whether the output of the requantisers is taken: passed on, or added to."""
+    if not residual.adding:
+        return True
+    return residual.here and requantiser.valid and residual.rows_left == 0 and not residual.full
+
+
+@njit
+def clock_residual(
+    machine: Registers, residual: Registers, granted: bool, take: bool, done: bool, start: bool
+) -> None:
+    answered = residual.answers & 1
+    residual.answers = residual.answers >> 1 | granted << 1
+    residual.asked = (residual.asked or granted) and not take
+    residual.here = (residual.here or answered) and not take
+    # The writer takes what is there.
+    residual.full = residual.rows_left == 1
+    if residual.rows_left != 0:
+        residual.rows_left -= 1
+    if take and residual.adding:
+        residual.rows_left = machine.residual_rows - 1
+    if done:
+        residual.adding = 0
+    if start:
+        residual.adding = 1

@@ -1,0 +1,91 @@
+"""Sequencer and filler."""
+
+from numba import njit
+
+from ..registers import Registers
+
+__all__ = [
+    "ARRAY",
+    "AWAIT_FILL",
+    "AWAIT_LAYER",
+    "DISPATCH",
+    "END",
+    "FILL",
+    "LOAD",
+    "RECORD",
+    "RESIDUAL",
+    "clock_filler",
+    "clock_sequencer",
+]
+
+# Kinds of descriptors.
+END, ARRAY, FILL, RESIDUAL = range(4)
+
+# States of the sequencer.
+LOAD, DISPATCH, AWAIT_LAYER, AWAIT_FILL, RECORD = range(5)
+
+
+@njit
+def clock_sequencer(
+    machine: Registers,
+    d: Registers,
+    sequencer: Registers,
+    granted: bool,
+    layer_done: bool,
+    end_layer: bool,
+    start_fill: bool,
+) -> None:
+    answered = sequencer.answers & 1
+    sequencer.answers = sequencer.answers >> 1 | granted << 1
+    state = sequencer.state
+    if state == LOAD:
+        sequencer.asked += granted
+        if sequencer.loaded == machine.descriptor_words:
+            sequencer.asked = 0
+            sequencer.loaded = 0
+            sequencer.state = DISPATCH
+    elif state == DISPATCH:
+        if d.kind == ARRAY:
+            sequencer.state = AWAIT_LAYER
+        elif d.kind == RESIDUAL:
+            sequencer.state = RECORD
+        elif start_fill:
+            sequencer.index += 1
+            sequencer.state = LOAD
+    elif state == RECORD:
+        sequencer.row += 1
+        if sequencer.row == machine.residual_rows:
+            sequencer.row = 0
+            sequencer.index += 1
+            sequencer.state = LOAD
+    elif state == AWAIT_LAYER:
+        if layer_done:
+            sequencer.state = AWAIT_FILL
+    elif end_layer:
+        sequencer.index += 1
+        sequencer.state = LOAD
+    sequencer.loaded += answered
+
+
+FILL_UNIT = 8
+
+
+@njit
+def clock_filler(machine: Registers, d: Registers, filler: Registers, granted: bool, start: bool) -> None:
+    # All in units.
+    if granted:
+        units = machine.columns // FILL_UNIT
+        whole = filler.address & (units - 1) == 0 and filler.left >= units
+        taken = units if whole else 1
+        filler.address += taken
+        filler.left -= taken
+        if filler.left == 0:
+            filler.address += filler.gap
+            filler.left = filler.run
+            filler.busy = filler.lines != 1
+            filler.lines -= 1
+    if start:
+        filler.busy = 1
+        filler.address, filler.gap = d.output_base // FILL_UNIT, d.output_step // FILL_UNIT
+        filler.lines = d.y_count
+        filler.run, filler.left = d.run // FILL_UNIT, d.run // FILL_UNIT
