@@ -243,6 +243,7 @@ class RowDecoder(wiring.Component):
         forgetting = Signal()
         decided = Signal(reset_less=True)
         of_mean = Signal(reset_less=True)
+        of_records = Signal(reset_less=True)
         before = Signal(Context, reset_less=True)
         target = Signal(PROBABILITY)
         step = Signal(signed(PROBABILITY + 1))
@@ -252,6 +253,7 @@ class RowDecoder(wiring.Component):
             forgetting.eq(0),
             decided.eq(one),
             of_mean.eq(at_mean),
+            of_records.eq(self.records),
             before.eq(read_context.data),
             write_context.addr.eq(read_context.addr),
         ]
@@ -260,7 +262,7 @@ class RowDecoder(wiring.Component):
             rate.eq(before.rate),
         ]
         last_rate, mean_rate = (
-            Mux(self.records, rates[1], rates[0]) for rates in (entropy.LAST_RATES, entropy.MEAN_RATES)
+            Mux(of_records, rates[1], rates[0]) for rates in (entropy.LAST_RATES, entropy.MEAN_RATES)
         )
         with m.If(of_mean):
             m.d.comb += [target.eq(Cat(Const(16, 5), u)), rate.eq(mean_rate)]

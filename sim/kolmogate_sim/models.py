@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, SHIFTS, WORD_GRAIN, Opcode, window_taps
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, INPUT_OFFSET, SHIFTS, WORD_GRAIN, Opcode, window_taps
 
 __all__ = [
     "accumulate",
@@ -52,7 +52,7 @@ def tile_sums(
     """
     taps = activations if word_mode else activations[:, :, :1]
     factors = np.ones_like(weights) if unit_weights else weights
-    return np.sum(taps.astype(np.int64) * factors.astype(np.int64)[:, None, :], axis=0)
+    return np.sum((taps.astype(np.int64) + INPUT_OFFSET) * factors.astype(np.int64)[:, None, :], axis=0)
 
 
 def random_constants(source: random.Random) -> dict[str, int]:
@@ -101,7 +101,7 @@ def _taps(layer: Layer) -> Integers:
 
 
 def activations(config: MachineConfig, layer: Layer, memory: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
-    """What every multiplier sees, shape (groups, positions, taps, columns)."""
+    """What every multiplier sees, less `INPUT_OFFSET`, shape (groups, positions, taps, columns)."""
     lanes = np.arange(config.columns) * layer["word_mode"]
     further = np.arange(groups(config, layer)) * config.columns * layer["word_mode"]
     addresses = (
@@ -129,7 +129,7 @@ def accumulate(
     config: MachineConfig, layer: Layer, memory: npt.NDArray[np.uint8], weights: npt.NDArray[np.int8]
 ) -> Integers:
     """The array's accumulators, shape (groups, positions, columns)."""
-    inputs = activations(config, layer, memory).astype(np.int64)
+    inputs = activations(config, layer, memory).astype(np.int64) + INPUT_OFFSET
     by_position = np.repeat(weights, tiles(config, layer) * config.rows // weights.shape[1], axis=1)
     return np.sum(inputs * by_position[:, : inputs.shape[1]], axis=2)
 

@@ -21,6 +21,7 @@ __all__ = [
     "FILL",
     "FILL_UNIT",
     "HISTORY_ROWS",
+    "INPUT_OFFSET",
     "INSTRUCTION",
     "NEW_BITS",
     "NO_PREDICTION",
@@ -49,6 +50,10 @@ __all__ = [
 ]
 
 ADDRESS_BITS = 20
+
+INPUT_OFFSET = 128
+"""The array multiplies activations plus this, numbers from 0 to 255: with the zero point of what follows a
+RELU, -128, biases are the network's own, small ones, as nothing has to be folded into them."""
 
 WORD_GRAIN = 8
 """Activations are read as C bytes from any multiple of so many bytes on, not as stored words alone."""
@@ -279,6 +284,7 @@ def window_taps(fields: Mapping[str, int]) -> int:
 
 CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6})
 """Requantisation of one output channel: with ``a = accumulator + bias``, of one bit more than an accumulator,
+which is the sum of weights times activations plus `INPUT_OFFSET`,
 
     y = clamp(zero_point + ((a * multiplier + 2**(shift-1) + nudge) >> shift), minimum, maximum)
 

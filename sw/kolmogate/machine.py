@@ -15,6 +15,7 @@ from .isa import (
     ADDRESS_BITS,
     DESCRIPTOR,
     FILL_UNIT,
+    INPUT_OFFSET,
     SHIFT_BASE,
     SHIFTS,
     STORED_CONSTANTS,
@@ -219,7 +220,10 @@ class Machine:
                 self.memory[self._wrap(places)] = y.astype(np.int8).view(np.uint8)
 
     def _accumulate(self, fields: dict[str, int], windows: Int64Array, weights: Int8Array) -> Int64Array:
-        """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns)."""
+        """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns).
+
+        An int8 number plus `INPUT_OFFSET` is its byte with the other highest bit.
+        """
         columns = self.config.columns
         groups = len(weights)
         outer_step = fields["outer_wrap"] + (fields["inner_count"] - 1) * fields["inner_step"]
@@ -232,7 +236,7 @@ class Machine:
             sums = [
                 np.einsum(
                     "ptc,tc->pc",
-                    self.memory.view(np.int8)[self._wrap(bytes_ + group * columns)],
+                    self.memory[self._wrap(bytes_ + group * columns)] ^ INPUT_OFFSET,
                     weights[group],
                     dtype=np.int64,
                 )
@@ -241,8 +245,8 @@ class Machine:
             total = np.concatenate(sums, axis=1)
         else:
             visited = windows[:, np.newaxis] + (runs[:, np.newaxis] + np.arange(fields["run"])).ravel()
-            activations = self.memory.view(np.int8)[self._wrap(visited)].astype(np.float64)
-            # Sums of int8 products are exact in double precision.
+            activations = (self.memory[self._wrap(visited)] ^ INPUT_OFFSET).astype(np.float64)
+            # Sums of such products are exact in double precision.
             by_tap = weights.transpose(1, 0, 2).reshape(-1, groups * columns)
             total = (activations @ by_tap.astype(np.float64)).astype(np.int64)
         return _wrapped(total, self.config.accumulator_bits)

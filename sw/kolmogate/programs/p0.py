@@ -104,8 +104,8 @@ class Instruction:
     argument : int
         Of GENERATE the new bits of a weight, of LITERAL all of them, of CODED the eighths of the columns that
         are coded, of RECORDS how they are stored (0 as literals, 1 coded, 2 coded as differences to the row
-        above, 3 with such differences in `isa.RECORD_HEADS` only), of PREDICT twice the shift plus the term's index, of LOOP the instructions of its body, of
-        SEEK the upper bits.
+        above, 3 with such differences in the bytes of `isa.RECORD_HEADS` only), of PREDICT twice the shift
+        plus the term's index, of LOOP the instructions of its body, of SEEK the upper bits.
     """
 
     op: P0
