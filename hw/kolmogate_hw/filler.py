@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, FILL, FILL_UNIT
+from kolmogate.isa import FILL, FILL_UNIT
 
 from .ports import write_port
 from .records import struct_layout
@@ -38,12 +38,11 @@ class Filler(wiring.Component):
         config, descriptor = self.config, self.descriptor
         columns = config.columns
         units = columns // FILL_UNIT
-        unit_bits = FILL_UNIT.bit_length() - 1
         lane_bits = units.bit_length() - 1
         # All in units: the address, the gap between lines, how many a line has and how many of it are there.
-        address = Signal(ADDRESS_BITS - unit_bits, reset_less=True)
-        gap = Signal.like(address)
-        run = Signal(len(descriptor.run) - unit_bits, reset_less=True)
+        address = Signal.like(descriptor.output_base, reset_less=True)
+        gap = Signal.like(descriptor.output_step, reset_less=True)
+        run = Signal.like(descriptor.run, reset_less=True)
         written = Signal.like(run)
         lines = Signal.like(descriptor.y_count, reset_less=True)
         value = Signal(8, reset_less=True)
@@ -69,10 +68,10 @@ class Filler(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 self.busy.eq(1),
-                address.eq(descriptor.output_base[unit_bits:]),
-                gap.eq(descriptor.output_step[unit_bits:]),
+                address.eq(descriptor.output_base),
+                gap.eq(descriptor.output_step),
                 lines.eq(descriptor.y_count),
-                run.eq(descriptor.run[unit_bits:]),
+                run.eq(descriptor.run),
                 written.eq(0),
                 value.eq(descriptor.zero_point),
             ]

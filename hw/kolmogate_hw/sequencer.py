@@ -70,8 +70,9 @@ class Sequencer(wiring.Component):
         m = Module()
         columns = self.config.columns
         words = DESCRIPTOR.size(columns) // columns
-        # Both FILL and RESIDUAL.
-        (short,) = {RECORDS[opcode].size(columns) // columns for opcode in (Opcode.FILL, Opcode.RESIDUAL)}
+        fill, residual = (
+            RECORDS[opcode].size(columns) // columns for opcode in (Opcode.FILL, Opcode.RESIDUAL)
+        )
         address = Signal(word_address_bits(self.config), reset_less=True)
         asked = Signal(range(words + 1))
         loaded = Signal(range(words + 1))
@@ -91,6 +92,7 @@ class Sequencer(wiring.Component):
         asking = Signal()
         back = Signal()
         with m.If(asking | back):
+            short = Mux(self.descriptor.opcode == Opcode.FILL, fill, residual)
             m.d.sync += address.eq(address + Mux(back, short - words, 1))
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):

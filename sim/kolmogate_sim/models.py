@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, INPUT_OFFSET, SHIFTS, WORD_GRAIN, Opcode, window_taps
+from kolmogate.isa import (
+    ADDRESS_BITS,
+    DESCRIPTOR,
+    FILL_BITS,
+    FILL_UNIT,
+    INPUT_OFFSET,
+    SHIFTS,
+    WORD_GRAIN,
+    Opcode,
+    window_taps,
+)
 
 __all__ = [
     "accumulate",
@@ -150,8 +160,8 @@ def fill(layer: Layer, memory: npt.NDArray[np.uint8]) -> None:
     """Execute a FILL descriptor."""
     for line in range(layer["y_count"]):
         pitch = layer["run"] + layer["output_step"]
-        start = (layer["output_base"] + line * pitch) % (1 << ADDRESS_BITS)
-        memory[start : start + layer["run"]] = layer["zero_point"] & 0xFF
+        start = (layer["output_base"] + line * pitch) % (1 << FILL_BITS) * FILL_UNIT
+        memory[start : start + layer["run"] * FILL_UNIT] = layer["zero_point"] & 0xFF
 
 
 def _span(offsets: Iterable[int], size: int, grain: int, source: random.Random) -> int:

@@ -13,7 +13,16 @@ from .config import MachineConfig
 from .cycles import LayerCycles, cycles
 from .errors import InputError, UsageError
 from .image import Activation, Image, LayerReport, Section
-from .isa import ADDRESS_BITS, P0, STORED_CONSTANTS, Opcode, store_constants, store_descriptor
+from .isa import (
+    ADDRESS_BITS,
+    FILL_BITS,
+    FILL_UNIT,
+    P0,
+    STORED_CONSTANTS,
+    Opcode,
+    store_constants,
+    store_descriptor,
+)
 from .lower import lower
 from .network import DepthwiseConv2D, Network, Weighted
 from .programs.computed import computed
@@ -402,10 +411,10 @@ def _descriptors(plan: Schedule, addresses: Mapping[str, int]) -> list[dict[str,
             descriptors += [
                 {
                     "opcode": Opcode.FILL,
-                    "output_base": base + fill.offset,
-                    "output_step": (fill.step - fill.run) % (1 << ADDRESS_BITS),
+                    "output_base": (base + fill.offset) // FILL_UNIT,
+                    "output_step": (fill.step - fill.run) // FILL_UNIT % (1 << FILL_BITS),
                     "y_count": fill.lines,
-                    "run": fill.run,
+                    "run": fill.run // FILL_UNIT,
                     "zero_point": layout.zero_point,
                 }
                 for fill in layout.border()

@@ -19,6 +19,7 @@ __all__ = [
     "COUNTS",
     "DESCRIPTOR",
     "FILL",
+    "FILL_BITS",
     "FILL_UNIT",
     "HISTORY_ROWS",
     "INPUT_OFFSET",
@@ -125,9 +126,9 @@ class Opcode(IntEnum):
     ARRAY = 1
     """Run one layer through the array: convolution, depthwise convolution, dense, average pooling."""
     FILL = 2
-    """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` bytes from ``output_base``, with
-    ``output_step`` bytes between the end of a line and the start of the next, all of them multiples of
-    `FILL_UNIT`. Runs beside the next ARRAY descriptor, which is complete only when the fill is."""
+    """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` units from ``output_base``, with
+    ``output_step`` units between the end of a line and the start of the next, all of them in units of
+    `FILL_UNIT` bytes. Runs beside the next ARRAY descriptor, which is complete only when the fill is."""
     RESIDUAL = 3
     """Add a tensor to the outputs of the next ARRAY descriptor (`RESIDUAL`)."""
 
@@ -190,14 +191,20 @@ DESCRIPTOR = Record(
 """One layer. Stored at whole scratchpad words, in order of execution; `RECORDS` are the other kinds of
 descriptors, which take no more words than they need."""
 
+FILL_UNIT = 8
+"""Bytes that FILL counts in, whatever the word."""
+
+FILL_BITS = ADDRESS_BITS - FILL_UNIT.bit_length() + 1
+"""Bits of an address in these units."""
+
 FILL = Record(
     "fill",
     {
         "opcode": 3,
-        "y_count": 12,
-        "run": 14,
-        "output_base": ADDRESS_BITS,
-        "output_step": ADDRESS_BITS,
+        "y_count": 8,
+        "run": 11,
+        "output_base": FILL_BITS,
+        "output_step": FILL_BITS,
         "zero_point!": 8,
     },
 )
@@ -233,8 +240,6 @@ SCALE_OFFSET = 0x5555555
 
 RESIDUAL_FRACTION = 24
 
-FILL_UNIT = 8
-"""What FILL counts in, whatever the word: the bits below are not looked at."""
 RECORDS = {
     Opcode.END: Record("end", {"opcode": 3}),
     Opcode.ARRAY: DESCRIPTOR,
@@ -267,14 +272,12 @@ COUNTS = {
     Opcode.FILL: ("y_count", "run"),
     Opcode.RESIDUAL: (),
 }
-"""Fields of each kind of descriptor that are never 0, nor a ``run`` of FILL less than a unit: the device
-defines no outcome if one is."""
+"""Fields of each kind of descriptor that are never 0: the device defines no outcome if one is."""
 
 
 def counts_nothing(fields: Mapping[str, int]) -> bool:
     """Whether a descriptor with these ``fields`` and a known opcode has such a field."""
-    least = {"run": FILL_UNIT} if fields["opcode"] == Opcode.FILL else {}
-    return any(fields[name] < least.get(name, 1) for name in COUNTS[Opcode(fields["opcode"])])
+    return any(fields[name] == 0 for name in COUNTS[Opcode(fields["opcode"])])
 
 
 def window_taps(fields: Mapping[str, int]) -> int:

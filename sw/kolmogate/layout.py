@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import InputError
-from .isa import DESCRIPTOR
+from .isa import FILL, FILL_UNIT
 from .network import Int8Array
 
 __all__ = ["Fill", "Layout"]
 
-MAXIMUM_RUN = (1 << DESCRIPTOR.widths["run"]) - 8
-"""Longest line of a FILL descriptor that keeps the next one 8-byte aligned."""
+MAXIMUM_RUN = FILL_UNIT * ((1 << FILL.widths["run"]) - 1)
+MAXIMUM_LINES = (1 << FILL.widths["y_count"]) - 1
+"""Longest line, and most lines, of a FILL descriptor."""
 
 
 class Fill(NamedTuple):
@@ -117,7 +118,7 @@ class Layout:
         )
         fills: list[Fill] = []
         for run, offset in lines:
-            if fills and fills[-1].run == run:
+            if fills and fills[-1].run == run and fills[-1].lines < MAXIMUM_LINES:
                 first, _, count, step = fills[-1]
                 if count == 1 or offset == first + count * step:
                     fills[-1] = Fill(first, run, count + 1, step or offset - first)

@@ -153,7 +153,7 @@ class Machine:
         """A lower bound of the cycles of a descriptor; raises `DeviceError` if it makes no sense."""
         config = self.config
         if fields["opcode"] == Opcode.FILL:
-            cycles = fields["y_count"] * -(-fields["run"] // config.columns)
+            cycles = fields["y_count"] * -(-fields["run"] * FILL_UNIT // config.columns)
         elif fields["opcode"] == Opcode.ARRAY:
             tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
             groups = -(-fields["channels"] // config.columns)
@@ -167,9 +167,7 @@ class Machine:
         return cycles
 
     def _fill(self, fields: dict[str, int]) -> None:
-        base, step, run = (
-            fields[name] // FILL_UNIT * FILL_UNIT for name in ("output_base", "output_step", "run")
-        )
+        base, step, run = (fields[name] * FILL_UNIT for name in ("output_base", "output_step", "run"))
         for line in base + np.arange(fields["y_count"]) * (run + step):
             self.memory[self._wrap(line + np.arange(run))] = fields["zero_point"] & 0xFF
 

@@ -11,6 +11,8 @@ from kolmogate.errors import DeviceError, UsageError
 from kolmogate.image import Section
 from kolmogate.isa import (
     DESCRIPTOR,
+    FILL_BITS,
+    FILL_UNIT,
     INPUT_OFFSET,
     INSTRUCTION,
     P0,
@@ -105,7 +107,7 @@ def error_of(machine, *descriptors, **options):
 
 
 def test_fill_writes_its_lines_alone(machine):
-    fields = {"opcode": Opcode.FILL, "y_count": 3, "run": 8, "output_base": 16, "output_step": 16}
+    fields = {"opcode": Opcode.FILL, "y_count": 3, "run": 1, "output_base": 2, "output_step": 2}
     execute(machine, {**fields, "zero_point": -3})
     expected = np.zeros(96, np.int8)
     for line in range(3):
@@ -114,14 +116,14 @@ def test_fill_writes_its_lines_alone(machine):
 
 
 def test_fill_wraps_with_a_negative_step(machine):
-    step = (1 << 20) - 24
+    step = (1 << FILL_BITS) - 3
     execute(
         machine,
         {
             "opcode": Opcode.FILL,
             "y_count": 2,
-            "run": 8,
-            "output_base": 16,
+            "run": 1,
+            "output_base": 2,
             "output_step": step,
             "zero_point": 5,
         },
@@ -187,8 +189,8 @@ def test_unknown_opcodes(machine):
 def test_descriptors_without_meaning(machine):
     for field in ("x_count", "y_count", "outer_count", "inner_count", "run", "channels"):
         assert error_of(machine, {**DENSE, field: 0}) == ErrorCode.BAD_DESCRIPTOR
-    assert error_of(machine, {"opcode": Opcode.FILL, "run": 8}) == ErrorCode.BAD_DESCRIPTOR
-    assert error_of(machine, {"opcode": Opcode.FILL, "y_count": 1, "run": 7}) == ErrorCode.BAD_DESCRIPTOR
+    assert error_of(machine, {"opcode": Opcode.FILL, "run": 1}) == ErrorCode.BAD_DESCRIPTOR
+    assert error_of(machine, {"opcode": Opcode.FILL, "y_count": 1}) == ErrorCode.BAD_DESCRIPTOR
     put_weights(machine, np.ones((4, 8), np.int8), constants={**IDENTITY, "shift": SHIFTS[0] - 1})
     assert error_of(machine, DENSE) == ErrorCode.BAD_DESCRIPTOR
 
@@ -220,7 +222,7 @@ def test_list_of_descriptors_without_an_end():
     """A scratchpad full of FILLs whose line lies in none of their fields that matter."""
     machine = Machine(configuration("ecp5-85f"))
     size = machine.config.columns
-    fill = {"opcode": Opcode.FILL, "y_count": 1, "run": 8, "output_base": size - 8}
+    fill = {"opcode": Opcode.FILL, "y_count": 1, "run": 1, "output_base": size // FILL_UNIT - 1}
     machine.write(0, store_descriptor(fill, size) * (len(machine.memory) // size))
     with pytest.raises(DeviceError, match="more than its limit of 16384 cycles") as caught:
         machine.run(descriptors=0, code=0, literals=0, limit=1 << 14)

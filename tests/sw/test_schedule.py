@@ -146,12 +146,13 @@ def test_dense_over_a_bordered_image_is_a_window(chain):
     assert (fields["outer_count"], fields["inner_count"], fields["run"]) == (4, 4, 12)
 
 
-def test_zero_point_is_folded_into_the_bias(chain):
-    network = chain(4, 4, 3, zero_point=-7).conv(4).network()
+@pytest.mark.parametrize(("zero_point", "left"), [(-7, 121), (-128, 0)])
+def test_what_the_array_leaves_of_the_zero_point_is_folded_into_the_bias(chain, zero_point, left):
+    network = chain(4, 4, 3, zero_point=zero_point).conv(4).network()
     operation = network.operations[0]
     (layer,) = schedule(network, UP5K).layers
     sums = operation.weights.astype(int).sum(axis=(1, 2, 3))
-    assert (layer.parameters.bias == operation.bias + 7 * sums).all()
+    assert (layer.parameters.bias == operation.bias - left * sums).all()
 
 
 def test_channel_that_never_changes_takes_no_weights(chain):
