@@ -213,9 +213,8 @@ def random_layer(
     layer["output_wrap"] = sign * (pitch + source.randrange(3) * lanes)
     outputs = _relative(layer, "output")
     layer["output_base"] = _span((*outputs, max(outputs) + depth - 1), memory_bytes, lanes, source)
-    for name in layer:
-        if name.endswith(("_step", "_wrap")):
-            layer[name] %= 1 << ADDRESS_BITS
+    for name in ("outer_wrap", "inner_step"):
+        layer[name] %= 1 << ADDRESS_BITS
     return DESCRIPTOR.unpack(DESCRIPTOR.pack(**layer))
 
 

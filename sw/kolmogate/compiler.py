@@ -21,7 +21,7 @@ from .isa import (
     STORED_CONSTANTS,
     Opcode,
     store_constants,
-    store_descriptor,
+    store_descriptors,
 )
 from .lower import lower
 from .network import DepthwiseConv2D, Network, Weighted
@@ -326,7 +326,7 @@ class _Job:
         ]
         program = assemble(writer.instructions, writer.rows, config.columns)
         contents = {
-            "descriptors": b"".join(store_descriptor(fields, config.columns) for fields in descriptors),
+            "descriptors": store_descriptors(descriptors, config.columns),
             "coded": program.coded,
             "literals": program.literals,
             "code": program.code,

@@ -245,9 +245,9 @@ class Image:
 
     def descriptors(self) -> list[dict[str, int]]:
         """The fields of each descriptor, in order of execution."""
-        data, descriptors = self.sections["descriptors"].data, []
+        data, descriptors, before = self.sections["descriptors"].data, [], 0
         while data:
-            fields, size = load_descriptor(data, self.config.columns)
+            fields, size, before = load_descriptor(data, self.config.columns, before)
             descriptors.append(fields)
             data = data[size:]
         return descriptors

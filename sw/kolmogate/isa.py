@@ -9,7 +9,7 @@ wraps modulo ``2**ADDRESS_BITS``, so that negative steps are stored as their res
 ``*_step`` and ``*_wrap`` are such residues.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -37,6 +37,7 @@ __all__ = [
     "SHIFTS",
     "SHIFT_BASE",
     "STORED_CONSTANTS",
+    "UNIT",
     "WINDOW_BITS",
     "WITHOUT_ARGUMENT",
     "WORD_GRAIN",
@@ -47,6 +48,7 @@ __all__ = [
     "load_descriptor",
     "store_constants",
     "store_descriptor",
+    "store_descriptors",
     "window_taps",
 ]
 
@@ -149,47 +151,64 @@ DESCRIPTOR = Record(
     "descriptor",
     {
         "opcode": 3,
+        # Units of `UNIT` bytes that are not stored, as those of the ARRAY descriptor before serve again; only
+        # where a scratchpad word is one unit.
+        "keeps_window": 1,
+        "keeps_image": 1,
         # Activations are taken a word at a time, column c using byte c (depthwise, pooling); otherwise a
         # byte at a time, broadcast along the row. The addresses and steps of the input are then multiples of
         # WORD_GRAIN.
         "word_mode": 1,
-        # Every weight is 1 and none is taken from the column buffers (average pooling).
-        "unit_weights": 1,
         # Each weight row is used for one tile only and freed as it is used, so that filters may be
         # deeper than the column buffer.
         "stream_weights": 1,
-        # Requantise with one rounding (dense layers, pooling) instead of TFLite's two (convolutions).
-        "single_rounding": 1,
-        # Output positions in raster order: x_count along a line, y_count lines. Stepping to the next
-        # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap.
-        "x_count": 12,
-        "y_count": 12,
+        # The window is a single run: its loops, `outer_count` to `inner_step`, are not looked at.
+        "single_run": 1,
         # First byte of the window of the first position, channel 0.
         "input_base": ADDRESS_BITS,
-        "input_step": ADDRESS_BITS,
-        "input_wrap": ADDRESS_BITS,
         "output_base": ADDRESS_BITS,
-        "output_step": ADDRESS_BITS,
-        "output_wrap": ADDRESS_BITS,
         # Taps of a window, outermost loop first: outer_count times inner_count runs of `run` contiguous
         # bytes (byte mode) or one word (word mode, run = columns). From the start of one to that of the next
         # it is inner_step, from the last of the inner loop to the first of the next outer_wrap.
+        "run": 14,
+        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
+        # input words g*columns bytes further on.
+        "channels": 12,
+        # Output positions in raster order: x_count along a line, y_count lines. Stepping to the next
+        # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap.
+        "input_step!": 12,
+        "input_wrap!": 15,
+        "output_step!": 12,
+        "output_wrap!": 15,
+        # The window's unit.
         "outer_count": 10,
         "outer_wrap": ADDRESS_BITS,
         "inner_count": 10,
         # From one position to the next, which is never back.
         "inner_step": 14,
-        "run": 14,
-        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
-        # input words g*columns bytes further on.
-        "channels": 12,
+        "spare": 10,
+        # The image's unit.
+        "x_count": 12,
+        "y_count": 12,
         "zero_point!": 8,
         "minimum!": 8,
         "maximum!": 8,
+        # Every weight is 1 and none is taken from the column buffers (average pooling).
+        "unit_weights": 1,
+        # Requantise with one rounding (dense layers, pooling) instead of TFLite's two (convolutions).
+        "single_rounding": 1,
     },
 )
-"""One layer. Stored at whole scratchpad words, in order of execution; `RECORDS` are the other kinds of
-descriptors, which take no more words than they need."""
+"""One layer, in units of `UNIT` bytes: two of its own, the window's and the image's. Stored at whole
+scratchpad words, in order of execution; `RECORDS` are the other kinds of descriptors, which take no more
+words than they need."""
+
+UNIT = 8
+"""Bytes that an ARRAY descriptor keeps or not."""
+
+_KEPT = {"keeps_window": 2, "keeps_image": 3}
+"""The units that are kept if these fields say so."""
+
 
 FILL_UNIT = 8
 """Bytes that FILL counts in, whatever the word."""
@@ -249,21 +268,65 @@ RECORDS = {
 """How each kind of descriptor is stored; none is longer than `DESCRIPTOR`."""
 
 
+def _units(word: int) -> list[int]:
+    return [word >> 8 * UNIT * k & (1 << 8 * UNIT) - 1 for k in range(4)]
+
+
 def store_descriptor(fields: Mapping[str, int], columns: int) -> bytes:
-    """A descriptor as it is stored, in whole scratchpad words; raises `ValueError` as `Record.pack` does."""
+    """A descriptor as it is stored, in whole scratchpad words, without the units that it says it keeps.
+
+    Raises `ValueError` as `Record.pack` does.
+    """
     record = RECORDS[Opcode(fields["opcode"])]
-    return record.pack(**fields).to_bytes(record.size(columns), "little")
+    stored = record.pack(**fields).to_bytes(record.size(columns), "little")
+    if record is not DESCRIPTOR or columns != UNIT:
+        return stored
+    kept = [k for name, k in _KEPT.items() if fields.get(name, 0)]
+    return b"".join(stored[UNIT * k :][:UNIT] for k in range(4) if k not in kept)
 
 
-def load_descriptor(data: bytes, columns: int) -> tuple[dict[str, int], int]:
-    """The fields of the descriptor that ``data`` begins with, and the bytes that it takes.
+def store_descriptors(descriptors: Iterable[Mapping[str, int]], columns: int) -> bytes:
+    """Descriptors as they are stored one after the other; those of ARRAY keep what they can.
 
-    What has no opcode of `Opcode` is taken for an ARRAY descriptor.
+    Raises as `store_descriptor` does.
+    """
+    stored, before = b"", _units(0)
+    for fields in descriptors:
+        if fields["opcode"] == Opcode.ARRAY:
+            single = int(fields["outer_count"] == fields["inner_count"] == 1)
+            fields = {**fields, **dict.fromkeys(_KEPT, 0), "single_run": single}
+            units = _units(DESCRIPTOR.pack(**fields))
+            for name, k in _KEPT.items():
+                free = single and name == "keeps_window"
+                fields[name] = int(columns == UNIT and (free or units[k] == before[k]))
+                before[k] = before[k] if fields[name] else units[k]
+        stored += store_descriptor(fields, columns)
+    return stored
+
+
+def load_descriptor(data: bytes, columns: int, before: int = 0) -> tuple[dict[str, int], int, int]:
+    """The fields of the descriptor that ``data`` begins with, the bytes that it takes, and what is ``before``
+    for the next: the ARRAY descriptor whose units it may keep.
+
+    What has no opcode of `Opcode` is taken for an ARRAY descriptor that keeps nothing.
     """
     word = int.from_bytes(data[: DESCRIPTOR.size(columns)], "little")
-    opcode = DESCRIPTOR.unpack(word)["opcode"]
-    record = RECORDS[Opcode(opcode)] if opcode in RECORDS else DESCRIPTOR
-    return record.unpack(word), record.size(columns)
+    fields = DESCRIPTOR.unpack(word)
+    if fields["opcode"] != Opcode.ARRAY:
+        record = RECORDS[Opcode(fields["opcode"])] if fields["opcode"] in RECORDS else DESCRIPTOR
+        return record.unpack(word), record.size(columns), before
+    size = DESCRIPTOR.size(columns)
+    if columns == UNIT:
+        units, kept = _units(word), _units(before)
+        rest = iter(units[2:])
+        for name, k in _KEPT.items():
+            units[k] = kept[k] if fields[name] else next(rest)
+            size -= UNIT * fields[name]
+        word = sum(unit << 8 * UNIT * k for k, unit in enumerate(units))
+        fields = DESCRIPTOR.unpack(word)
+    if fields["single_run"]:
+        fields |= {"outer_count": 1, "outer_wrap": 0, "inner_count": 1, "inner_step": 0}
+    return fields, size, word
 
 
 COUNTS = {

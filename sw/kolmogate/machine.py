@@ -113,11 +113,11 @@ class Machine:
             cycles=limit,
         )
         # The soonest that all so far is done, and the fill that runs beside it.
-        cycles = filled = 0
+        cycles = filled = before = 0
         residual = None
         while True:
             data = self.memory[self._wrap(descriptors + np.arange(DESCRIPTOR.size(self.config.columns)))]
-            fields, size = load_descriptor(data.tobytes(), self.config.columns)
+            fields, size, before = load_descriptor(data.tobytes(), self.config.columns, before)
             cycles += DESCRIPTOR_CYCLES
             if fields["opcode"] == Opcode.END:
                 cycles = max(cycles, filled)

@@ -34,14 +34,14 @@ def test_random_networks_keep_every_output_bit():
     assert moved_kinds >= {"CONV_2D", "DEPTHWISE_CONV_2D"}
 
 
-def test_chains_are_in_the_order_of_their_first_layer(chain):
+def test_chains_are_in_the_order_of_their_last_layer(chain):
     network = chain(9, 8, 3).conv(8).depthwise().conv(5).dense(7).dense(3).network()
     ordered, moved = reorder(network)
     first, depthwise, second, dense, last = ordered.operations
     assert moved == tuple(one.name for one in (first, depthwise, second, dense))
-    assert all((np.diff(scales(one)) >= 0).all() for one in (first, second, dense))
-    before = np.argsort(scales(network.operations[0]), kind="stable")
-    np.testing.assert_array_equal(depthwise.bias, network.operations[1].bias[before])
+    assert all((np.diff(scales(one)) >= 0).all() for one in (depthwise, second, dense))
+    before = np.argsort(scales(network.operations[1]), kind="stable")
+    np.testing.assert_array_equal(first.bias, network.operations[0].bias[before])
     # Nothing could absorb another order of the network's outputs.
     np.testing.assert_array_equal(last.bias, network.operations[-1].bias)
 

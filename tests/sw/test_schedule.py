@@ -9,7 +9,7 @@ import pytest
 from kolmogate.allocate import Region, allocate
 from kolmogate.config import configuration
 from kolmogate.errors import InputError
-from kolmogate.isa import ADDRESS_BITS, window_taps
+from kolmogate.isa import window_taps
 from kolmogate.layout import Layout
 from kolmogate.lower import lower
 from kolmogate.network import Add, Mean, Pad, Requantisation, Softmax
@@ -98,12 +98,12 @@ def test_dense_input_is_read_a_kernel_row_at_a_time(chain):
     assert layer.positions == 48
 
 
-def test_stride_steps_and_negative_wraps_are_residues(chain):
-    (layer,) = schedule(chain(1, 9, 2).conv(4, size=(1, 3), stride=(1, 2)).network(), UP5K).layers
-    assert layer.fields["input_step"] == 4
-    assert layer.fields["input_wrap"] == 18 - 3 * 4
-    (layer,) = schedule(chain(9, 1, 2).conv(4, size=(3, 1), padding=(0, 0, 0, 0)).network(), UP5K).layers
-    assert all(0 <= layer.fields[name] < 1 << ADDRESS_BITS for name in ("input_wrap", "output_wrap"))
+def test_steps_lead_from_one_position_to_the_next(chain):
+    (layer,) = schedule(chain(2, 9, 2).conv(4, size=(1, 3), stride=(1, 2)).network(), UP5K).layers
+    assert (layer.fields["input_step"], layer.fields["input_wrap"]) == (4, 18 - 3 * 4)
+    assert (layer.fields["output_step"], layer.fields["output_wrap"]) == (8, 8)
+    (layer,) = schedule(chain(1, 9, 200).conv(4, size=(1, 9)).network(), UP5K).layers
+    assert all(layer.fields[f"{end}_{name}"] == 0 for end in ("input", "output") for name in ("step", "wrap"))
 
 
 def test_depthwise_reads_words(chain):

@@ -32,14 +32,13 @@ def reorder(network: Network) -> tuple[Network, tuple[str, ...]]:
     the operations that make them in another order than before.
 
     Its input, its output and every output bit are the same. Tensors that have to keep one order together, as
-    operands of an addition do, have that of the first operation with weights that makes one of them.
+    operands of an addition do, have that of the last operation with weights that makes one of them.
     """
     orders: dict[str, Order] = {}
     for members in _free(network):
-        makers = (one for one in network.operations if isinstance(one, Weighted) and one.output in members)
-        first = next(makers, None)
-        if first is not None:
-            scale = first.requantisation
+        makers = [one for one in network.operations if isinstance(one, Weighted) and one.output in members]
+        if makers:
+            scale = makers[-1].requantisation
             size = scale.shift + np.log2(np.maximum(scale.multiplier, 1))
             orders |= dict.fromkeys(members, np.argsort(size, kind="stable"))
 
