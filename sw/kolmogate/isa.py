@@ -130,7 +130,8 @@ class Opcode(IntEnum):
     FILL = 2
     """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` units from ``output_base``, with
     ``output_step`` units between the end of a line and the start of the next, all of them in units of
-    `FILL_UNIT` bytes. Runs beside the next ARRAY descriptor, which is complete only when the fill is."""
+    `FILL_UNIT` bytes. Runs beside the next ARRAY descriptor, which is complete only when the fill is, or,
+    with one scratchpad port, before it."""
     RESIDUAL = 3
     """Add a tensor to the outputs of the next ARRAY descriptor (`RESIDUAL`)."""
 
@@ -164,16 +165,16 @@ DESCRIPTOR = Record(
         "stream_weights": 1,
         # The window is a single run: its loops, `outer_count` to `inner_step`, are not looked at.
         "single_run": 1,
-        # First byte of the window of the first position, channel 0.
+        # First byte of the window of the first position, channel 0; of the first output.
         "input_base": ADDRESS_BITS,
         "output_base": ADDRESS_BITS,
+        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
+        # input words g*columns bytes further on.
+        "channels": 12,
         # Taps of a window, outermost loop first: outer_count times inner_count runs of `run` contiguous
         # bytes (byte mode) or one word (word mode, run = columns). From the start of one to that of the next
         # it is inner_step, from the last of the inner loop to the first of the next outer_wrap.
         "run": 14,
-        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
-        # input words g*columns bytes further on.
-        "channels": 12,
         # Output positions in raster order: x_count along a line, y_count lines. Stepping to the next
         # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap.
         "input_step!": 12,
@@ -237,13 +238,14 @@ RESIDUAL = Record(
         "largest": 1,
         # The tensor's byte lies so far from the output byte it belongs to; a multiple of the word.
         "offset": ADDRESS_BITS,
-        "output_scale": 28,
-        "operand_scale": 28,
         "output_zero_point!": 8,
         "operand_zero_point!": 8,
         "zero_point!": 8,
         "minimum!": 8,
         "maximum!": 8,
+        # These move in their register: they lie beside the fields of DESCRIPTOR that do.
+        "output_scale": 28,
+        "operand_scale": 28,
     },
 )
 """A residual addition, in the place of a descriptor: each output ``y`` of the next layer becomes
