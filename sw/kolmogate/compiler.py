@@ -105,6 +105,7 @@ def compile(
             tuple(_material(layer, config) for layer in plan.layers),
             (weights, _weights(variant)),
             simplified.dropped,
+            smallest,
             reordered,
         )
         return _image(job, objective, max_cycles, max_bytes, streamed)
@@ -283,8 +284,8 @@ class _Job:
     """A network scheduled for a machine, and what its programs have to make.
 
     ``weights`` are how many each operation had before and after simplification, ``dropped`` and ``reordered``
-    what became of its channels; ``streamed`` images keep nothing of their programs in the scratchpad but the
-    rings.
+    what became of its channels. The ``smallest`` image may take what cycles it likes; ``streamed`` images keep
+    nothing of their programs in the scratchpad but the rings.
     """
 
     config: MachineConfig
@@ -293,6 +294,7 @@ class _Job:
     materials: tuple[Material, ...]
     weights: tuple[Mapping[str, int], Mapping[str, int]]
     dropped: tuple[Dropped, ...]
+    smallest: bool
     reordered: tuple[str, ...] = ()
     streamed: bool = False
 
@@ -318,7 +320,8 @@ class _Job:
         """The image with these programs; raises `InputError` if it does not fit."""
         config, plan = self.config, self.plan
         addresses = _allocate(plan, config)
-        descriptors = _descriptors(plan, addresses)
+        # With one scratchpad port a fill is complete before its layer begins.
+        descriptors = _descriptors(plan, addresses, self.smallest and config.scratchpad_ports == 1)
         writer = Writer(config.columns, streamed=self.streamed)
         reports = [
             _write(writer, layer, material, choice, self.weights)
@@ -401,13 +404,18 @@ def _allocate(plan: Schedule, config: MachineConfig) -> dict[str, int]:
     return {name: addresses[plan.places[name]] for name in plan.layouts}
 
 
-def _descriptors(plan: Schedule, addresses: Mapping[str, int]) -> list[dict[str, int]]:
+def _descriptors(plan: Schedule, addresses: Mapping[str, int], whole: bool) -> list[dict[str, int]]:
+    """Descriptors of all layers; if ``whole``, regions are filled with their borders if that is shorter."""
     descriptors = []
     bordered = {plan.input}
     for layer in plan.layers:
         base, layout = addresses[layer.output], plan.layouts[layer.output]
         if layer.output not in bordered:
             bordered.add(layer.output)
+            fills = layout.border()
+            # A sum that replaces its operand finds it there.
+            if whole and len(fills) > 1 and plan.places[layer.output] == layer.output:
+                fills = layout.whole()
             descriptors += [
                 {
                     "opcode": Opcode.FILL,
@@ -417,7 +425,7 @@ def _descriptors(plan: Schedule, addresses: Mapping[str, int]) -> list[dict[str,
                     "run": fill.run // FILL_UNIT,
                     "zero_point": layout.zero_point,
                 }
-                for fill in layout.border()
+                for fill in fills
             ]
         if layer.residual is not None and layer.operand is not None:
             offset = (addresses[layer.operand] - base) % (1 << ADDRESS_BITS)

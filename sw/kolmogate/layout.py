@@ -109,6 +109,10 @@ class Layout:
         for y in range(self.height - 1):
             yield self.origin + y * self.row_pitch + row, self.row_pitch - row
 
+    def whole(self) -> list[Fill]:
+        """One FILL of the whole region, if a line can be so long; else as `border`."""
+        return [Fill(0, self.size, 1, 0)] if self.size <= MAXIMUM_RUN else self.border()
+
     def border(self) -> list[Fill]:
         """The fewest FILLs of equal, equally spaced lines that a greedy search finds for the border."""
         lines = sorted(

@@ -46,6 +46,13 @@ def test_equal_borders_take_two_fills():
     assert Layout(25, 5, 64, (0, 0, 0, 0), 64, 0).border() == []
 
 
+def test_a_whole_region_takes_one_fill():
+    layout = Layout(25, 5, 64, (1, 1, 1, 1), 64, 0)
+    assert layout.whole() == [(0, layout.size, 1, 0)]
+    long = Layout(100, 5, 64, (1, 1, 1, 1), 64, 0)
+    assert long.whole() == long.border()
+
+
 def test_long_border_is_cut_to_what_a_descriptor_holds():
     fills = Layout(4, 4000, 8, (2, 2, 0, 0), 8, 0).border()
     assert max(fill.run for fill in fills) < 1 << 14
