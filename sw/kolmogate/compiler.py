@@ -284,8 +284,8 @@ class _Job:
     """A network scheduled for a machine, and what its programs have to make.
 
     ``weights`` are how many each operation had before and after simplification, ``dropped`` and ``reordered``
-    what became of its channels. The ``smallest`` image may take what cycles it likes; ``streamed`` images keep
-    nothing of their programs in the scratchpad but the rings.
+    what became of its channels. The ``smallest`` image may take what cycles it likes; ``streamed`` images
+    keep nothing of their programs in the scratchpad but the rings.
     """
 
     config: MachineConfig
