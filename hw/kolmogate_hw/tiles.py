@@ -71,7 +71,7 @@ class TileFinder(wiring.Component):
         descriptor, columns, tile = self.descriptor, self.config.columns, self.tile
         for words, apart in enumerate(self.apart, 1):
             same = descriptor.input_step == words * descriptor.inner_step
-            m.d.sync += apart.eq(descriptor.word_mode & same)
+            m.d.sync += apart.eq(descriptor.word_mode & ~descriptor.single_run & same)
 
         finding = Signal()
         find = Signal()

@@ -32,7 +32,7 @@ def visits(fields: Mapping[str, int], config: MachineConfig) -> int:
     alone = words * np.minimum(PAIR, positions - first)
     steps = range(1, MAXIMUM_APART + 1)
     apart = next((step for step in steps if fields["input_step"] == step * fields["inner_step"]), None)
-    if apart is None:
+    if apart is None or lines == words == 1:
         return lines * int(alone.sum())
     # Tiles with all rows, no line ending within a pair.
     together = first + config.rows <= positions

@@ -15,6 +15,7 @@ from .isa import (
     ADDRESS_BITS,
     DESCRIPTOR,
     FILL_UNIT,
+    INPUT_OFFSET,
     SHIFT_BASE,
     SHIFTS,
     STORED_CONSTANTS,
@@ -112,11 +113,11 @@ class Machine:
             cycles=limit,
         )
         # The soonest that all so far is done, and the fill that may run beside it.
-        cycles = filled = 0
+        cycles = filled = before = 0
         residual = None
         while True:
             data = self.memory[self._wrap(descriptors + np.arange(DESCRIPTOR.size(self.config.columns)))]
-            fields, size = load_descriptor(data.tobytes(), self.config.columns)
+            fields, size, before = load_descriptor(data.tobytes(), self.config.columns, before)
             cycles += DESCRIPTOR_CYCLES
             if fields["opcode"] == Opcode.END:
                 cycles = max(cycles, filled)
@@ -154,7 +155,7 @@ class Machine:
         """A lower bound of the cycles of a descriptor; raises `DeviceError` if it makes no sense."""
         config = self.config
         if fields["opcode"] == Opcode.FILL:
-            cycles = fields["y_count"] * -(-fields["run"] // config.columns)
+            cycles = fields["y_count"] * -(-fields["run"] * FILL_UNIT // config.columns)
         elif fields["opcode"] == Opcode.ARRAY:
             tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
             groups = -(-fields["channels"] // config.columns)
@@ -168,9 +169,7 @@ class Machine:
         return cycles
 
     def _fill(self, fields: dict[str, int]) -> None:
-        base, step, run = (
-            fields[name] // FILL_UNIT * FILL_UNIT for name in ("output_base", "output_step", "run")
-        )
+        base, step, run = (fields[name] * FILL_UNIT for name in ("output_base", "output_step", "run"))
         for line in base + np.arange(fields["y_count"]) * (run + step):
             self.memory[self._wrap(line + np.arange(run))] = fields["zero_point"] & 0xFF
 
@@ -221,7 +220,10 @@ class Machine:
                 self.memory[self._wrap(places)] = y.astype(np.int8).view(np.uint8)
 
     def _accumulate(self, fields: dict[str, int], windows: Int64Array, weights: Int8Array) -> Int64Array:
-        """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns)."""
+        """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns).
+
+        An int8 number plus `INPUT_OFFSET` is its byte with the other highest bit.
+        """
         columns = self.config.columns
         groups = len(weights)
         outer_step = fields["outer_wrap"] + (fields["inner_count"] - 1) * fields["inner_step"]
@@ -234,7 +236,7 @@ class Machine:
             sums = [
                 np.einsum(
                     "ptc,tc->pc",
-                    self.memory.view(np.int8)[self._wrap(bytes_ + group * columns)],
+                    self.memory[self._wrap(bytes_ + group * columns)] ^ INPUT_OFFSET,
                     weights[group],
                     dtype=np.int64,
                 )
@@ -243,8 +245,8 @@ class Machine:
             total = np.concatenate(sums, axis=1)
         else:
             visited = windows[:, np.newaxis] + (runs[:, np.newaxis] + np.arange(fields["run"])).ravel()
-            activations = self.memory.view(np.int8)[self._wrap(visited)].astype(np.float64)
-            # Sums of int8 products are exact in double precision.
+            activations = (self.memory[self._wrap(visited)] ^ INPUT_OFFSET).astype(np.float64)
+            # Sums of such products are exact in double precision.
             by_tap = weights.transpose(1, 0, 2).reshape(-1, groups * columns)
             total = (activations @ by_tap.astype(np.float64)).astype(np.int64)
         return _wrapped(total, self.config.accumulator_bits)
@@ -273,8 +275,9 @@ def _chunks(span: slice, bytes_each: int) -> Iterator[slice]:
 def _constants(packed: npt.NDArray[np.uint8]) -> dict[str, Int64Array]:
     """The constants of channels, from `STORED_CONSTANTS` (channels, 8)."""
     stored = _unpack_all(STORED_CONSTANTS, packed)
-    inverted = (stored["bias_low"] >> 23) ^ (stored["shift"] >> 5)
-    bias = ((stored["bias_high"] ^ (3 * inverted)) << 24) | stored["bias_low"]
+    middle = stored["bias_middle"] ^ (255 * (stored["bias_low"] >> 15))
+    inverted = (middle >> 7) ^ (stored["shift"] >> 5)
+    bias = ((stored["bias_high"] ^ (3 * inverted)) << 24) | (middle << 16) | stored["bias_low"]
     highest = 1 ^ (stored["sign"] & 1) ^ (stored["fraction"] < 0)
     low = np.packbits(np.unpackbits(packed[:, :1], axis=1), axis=1, bitorder="little")[:, 0]
     return {
