@@ -44,6 +44,7 @@ __all__ = [
     "ErrorCode",
     "Opcode",
     "Record",
+    "counted",
     "counts_nothing",
     "load_descriptor",
     "store_constants",
@@ -337,12 +338,27 @@ COUNTS = {
     Opcode.FILL: ("y_count", "run"),
     Opcode.RESIDUAL: (),
 }
-"""Fields of each kind of descriptor that are never 0: the device defines no outcome if one is."""
+"""Fields of each kind of descriptor that are never 0 in an image; `counted` says what becomes of one."""
 
 
 def counts_nothing(fields: Mapping[str, int]) -> bool:
     """Whether a descriptor with these ``fields`` and a known opcode has such a field."""
     return any(fields[name] == 0 for name in COUNTS[Opcode(fields["opcode"])])
+
+
+def counted(fields: Mapping[str, int], columns: int) -> dict[str, int]:
+    """The ``fields`` of a descriptor with the counts that the device comes to.
+
+    Its counters end where they are equal to the field, so that a 0 is one more than the largest number. It
+    has a group of channels if there are none, and what a run of no bytes gives depends on where it begins
+    (`kolmogate.feeders`): that one stays as it is.
+    """
+    opcode = Opcode(fields["opcode"])
+    result = dict(fields)
+    for name in COUNTS[opcode]:
+        if result[name] == 0 and (opcode, name) != (Opcode.ARRAY, "run"):
+            result[name] = columns if name == "channels" else 1 << RECORDS[opcode].widths[name]
+    return result
 
 
 def window_taps(fields: Mapping[str, int]) -> int:
@@ -395,7 +411,8 @@ def store_constants(bias: int, multiplier: int, shift: int) -> int:
 
 SHIFTS = range(24, 59)
 """Shifts that the requantisers take. Smaller ones belong to scales of 128 and more, where next to every
-output is clamped; larger ones leave nothing, as ``|a * multiplier|`` is less than ``2**57``."""
+output is clamped; larger ones leave nothing, as ``|a * multiplier|`` is less than ``2**57``. The device takes
+the formula for any: a smaller shift is to it ``24 + shift % 8``."""
 
 
 class P0(IntEnum):

@@ -17,7 +17,6 @@ from kolmogate.isa import (
     INSTRUCTION,
     P0,
     RECORDS,
-    SHIFTS,
     ErrorCode,
     Opcode,
     store_constants,
@@ -186,13 +185,58 @@ def test_unknown_opcodes(machine):
         assert error_of(machine, {"opcode": opcode}) == ErrorCode.BAD_DESCRIPTOR
 
 
-def test_descriptors_without_meaning(machine):
-    for field in ("x_count", "y_count", "outer_count", "inner_count", "run", "channels"):
-        assert error_of(machine, {**DENSE, field: 0}) == ErrorCode.BAD_DESCRIPTOR
-    assert error_of(machine, {"opcode": Opcode.FILL, "run": 1}) == ErrorCode.BAD_DESCRIPTOR
-    assert error_of(machine, {"opcode": Opcode.FILL, "y_count": 1}) == ErrorCode.BAD_DESCRIPTOR
-    put_weights(machine, np.ones((4, 8), np.int8), constants={**IDENTITY, "shift": SHIFTS[0] - 1})
-    assert error_of(machine, DENSE) == ErrorCode.BAD_DESCRIPTOR
+def test_a_count_of_nothing_is_one_more_than_the_largest(machine):
+    """So counters that meet the field where they are equal; of channels it is a group."""
+    for field in ("x_count", "y_count", "outer_count", "inner_count"):
+        assert error_of(machine, {**DENSE, field: 0}, limit=1 << 10) == ErrorCode.TIMEOUT
+    rows = np.arange(-16, 16, dtype=np.int8).reshape(4, 8)
+    put_weights(machine, rows)
+    put_inputs(machine, [1, 2, 3, 0])
+    execute(machine, {**DENSE, "channels": 0})
+    assert outputs(machine) == (np.array([1, 2, 3, 0]) @ rows).tolist()
+    execute(machine, {"opcode": Opcode.FILL, "y_count": 1, "run": 0, "output_base": 0x400, "zero_point": 3})
+    assert outputs(machine, (1 << 14) + 16, 0x2000 - 8) == [0] * 8 + [3] * (1 << 14) + [0] * 8
+    execute(machine, {"opcode": Opcode.FILL, "run": 1, "output_base": 0, "output_step": (1 << FILL_BITS) - 1})
+    assert outputs(machine, 16, 0) == [0] * 16
+
+
+def test_shifts_out_of_range(machine):
+    rows = np.arange(-16, 16, dtype=np.int8).reshape(4, 8)
+    put_inputs(machine, [228] * 4)
+    for shift, like in ((1, 25), (23, 31)):
+        put_weights(machine, rows, constants={**IDENTITY, "multiplier": 1 << 20, "shift": shift})
+        execute(machine, DENSE)
+        found = outputs(machine)
+        put_weights(machine, rows, constants={**IDENTITY, "multiplier": 1 << 20, "shift": like})
+        execute(machine, DENSE)
+        assert found == outputs(machine)
+
+
+POOL = {**DENSE, "word_mode": 1, "unit_weights": 1, "stream_weights": 0, "run": 8}
+
+
+def test_runs_of_no_bytes_depend_on_where_they_begin(machine):
+    put_weights(machine, np.zeros((0, 8), np.int8))
+    put_inputs(machine, range(32))
+    # At a word there is nothing to take; between words, a word is taken from there on, round and round.
+    assert error_of(machine, {**DENSE, "unit_weights": 1, "run": 0}) == ErrorCode.TIMEOUT
+    execute(machine, {**DENSE, "unit_weights": 1, "run": 0, "input_base": 0x105})
+    assert outputs(machine) == [sum(range(8))] * 8
+
+
+def test_word_mode_between_words_takes_both(machine):
+    put_weights(machine, np.zeros((0, 8), np.int8))
+    put_inputs(machine, range(32))
+    execute(machine, {**POOL, "input_base": 0x103})
+    assert outputs(machine) == [8 + 2 * c for c in range(8)]
+    # The second position's single word leaves its row without one for the second tap of the first's.
+    uneven = {**POOL, "input_base": 0x103, "input_step": 5, "x_count": 2, "output_step": 8}
+    put_weights(machine, np.zeros((0, 8), np.int8))
+    execute(machine, uneven)
+    assert outputs(machine, 16) == [*range(8), *range(8, 16)]
+    # The other way round the last row waits for ever.
+    fields = {**uneven, "input_base": 0x100, "input_step": 3}
+    assert error_of(machine, fields) == ErrorCode.TIMEOUT
 
 
 def test_programs_that_make_no_weights(machine):
