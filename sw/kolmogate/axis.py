@@ -21,7 +21,7 @@ PAIR = 2
 
 
 def words_apart(fields: Mapping[str, int]) -> int | None:
-    """Words from a window of a layer in word mode to that of its neighbour on a line, if rows can share them."""
+    """Words from a window of a layer in word mode to its neighbour's on a line, if rows can share them."""
     if not fields["word_mode"] or fields["outer_count"] == fields["inner_count"] == 1:
         return None
     steps = range(MAXIMUM_APART, 0, -1)

@@ -141,8 +141,8 @@ class Feeders:
     def _passes(
         self, fields: Mapping[str, int], bases: Int64Array, first: int
     ) -> Iterator[tuple[bool, list[list[tuple[int, list[int]]]]]]:
-        """For each run of a tile's windows, and whether it is the last: what is visited in each cycle of a pass
-        over the rows, an address a port and the rows that its word is for."""
+        """For each run of a tile's windows, whether it is the last, and what each cycle of a pass over the
+        rows visits: an address a port and the rows that its word is for."""
         rows, ports = self._config.rows, self._config.scratchpad_ports
         apart = words_apart(fields) if ports == PAIR and shares(fields, first, rows) else None
         offsets = runs(fields)
