@@ -24,14 +24,18 @@ class WindowFetcher(wiring.Component):
     the words that hold the run, one visit a row and a cycle, until every row has its bytes. Rows beyond the
     layer's last position get the last position's words.
 
-    The descriptor must be there from the cycle before ``start`` on. The fetcher runs ahead of the array as
-    far as the feeders have room; ``push`` and ``run`` answer a granted request of a port (`VisitPort`).
-    ``walking`` is high while there is a word left to ask for.
+    The descriptor must be there from the cycle before ``start`` on. With ``next_group`` its ``input_base``
+    must become ``group_base``, its ``channels`` those that are left, from the next cycle on.
+
+    The fetcher runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted
+    request of a port (`VisitPort`). ``walking`` is high while there is a word left to ask for.
 
     This one has a single port; `kolmogate_hw.pair_fetcher` is that of machines with two.
     """
 
     walking: Signal
+    next_group: Signal
+    group_base: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -45,6 +49,8 @@ class WindowFetcher(wiring.Component):
                 "run": Out(RunLayout(config)).array(ports),
                 "pop": In(config.rows),
                 "walking": Out(1),
+                "next_group": Out(1),
+                "group_base": Out(ADDRESS_BITS),
             }
         )
 
@@ -56,11 +62,9 @@ class WindowFetcher(wiring.Component):
         grain_bits = WORD_GRAIN.bit_length() - 1
         address = ADDRESS_BITS
 
-        # Where the walk is: column group, position, row of the tile, run of the window, word of the run. What
-        # ends at a count of the descriptor is counted from 1, so that it meets it as it is.
+        # Where the walk is: position, row of the tile, run of the window, word of the run. What ends at a
+        # count of the descriptor is counted from 1, so that it meets it as it is.
         walking = self.walking
-        channels_left = Signal(12, reset_less=True)
-        group_base = Signal(address, reset_less=True)
         position = Signal(address, reset_less=True)
         step = Signal(range(rows))
         bases = [Signal(address, name=f"base_{r}", reset_less=True) for r in range(rows)]
@@ -78,10 +82,16 @@ class WindowFetcher(wiring.Component):
         last_inner, last_outer = (Signal(name=f"last_{name}", reset_less=True) for name in ("inner", "outer"))
 
         def inner_becomes(value: ValueLike) -> list[Any]:
-            return [inner.eq(value), last_inner.eq(value == descriptor.inner_count)]
+            return [
+                inner.eq(value),
+                last_inner.eq(descriptor.single_run | (value == descriptor.inner_count)),
+            ]
 
         def outer_becomes(value: ValueLike) -> list[Any]:
-            return [outer.eq(value), last_outer.eq(value == descriptor.outer_count)]
+            return [
+                outer.eq(value),
+                last_outer.eq(descriptor.single_run | (value == descriptor.outer_count)),
+            ]
 
         # The first pass over a tile's rows takes the positions.
         placing = Signal()
@@ -144,6 +154,7 @@ class WindowFetcher(wiring.Component):
             m.d.sync += credits[r].eq(credits[r] - taken + self.pop[r])
 
         again = Signal()
+        m.d.comb += self.group_base.eq(descriptor.input_base + Mux(descriptor.word_mode, columns, 0))
         with m.If(advance):
             with m.If(placing):
                 for r in range(rows):
@@ -179,20 +190,15 @@ class WindowFetcher(wiring.Component):
                             ]
                             # When the window is a single word, the tile ends in the visit that places it.
                             with m.If(Mux(placing, walk.end, final_tile)):
-                                next_base = group_base + Mux(descriptor.word_mode, columns, 0)
-                                m.d.comb += walk.start.eq(1)
+                                m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]
                                 m.d.sync += [
-                                    group_base.eq(next_base),
-                                    position.eq(next_base),
-                                    channels_left.eq(channels_left - columns),
-                                    walking.eq(channels_left > columns),
+                                    position.eq(self.group_base),
+                                    walking.eq(descriptor.channels > columns),
                                 ]
         with m.If(self.start):
             m.d.comb += walk.start.eq(1)
             m.d.sync += [
                 walking.eq(1),
-                channels_left.eq(descriptor.channels),
-                group_base.eq(descriptor.input_base),
                 position.eq(descriptor.input_base),
                 step.eq(0),
                 *outer_becomes(C(1)),

@@ -44,7 +44,12 @@ class PairFetcher(WindowFetcher):
         address = ADDRESS_BITS
 
         m.submodules.tiles = tiles = TileFinder(config)
-        m.d.comb += [tiles.start.eq(self.start), tiles.descriptor.eq(descriptor)]
+        m.d.comb += [
+            tiles.start.eq(self.start),
+            tiles.descriptor.eq(descriptor),
+            self.next_group.eq(tiles.next_group),
+            self.group_base.eq(tiles.group_base),
+        ]
         # For tiles that are shared: the words that a pair walks, and from their last to the first of the next
         # line. Both are the layer's, and registered.
         shared_count = Signal(11, reset_less=True)
@@ -241,10 +246,10 @@ class PairFetcher(WindowFetcher):
                 inner_end.eq(Mux(following_shares, shared_count, descriptor.inner_count)),
                 wrap.eq(Mux(following_shares, shared_wrap, descriptor.outer_wrap)),
                 inner.eq(1),
-                last_inner.eq(~following_shares & (descriptor.inner_count == 1)),
+                last_inner.eq(descriptor.single_run | (~following_shares & (descriptor.inner_count == 1))),
                 last_of_first.eq(descriptor.inner_count == 1),
                 outer.eq(1),
-                last_outer.eq(descriptor.outer_count == 1),
+                last_outer.eq(descriptor.single_run | (descriptor.outer_count == 1)),
                 run_offset.eq(0),
                 word_offset.eq(0),
                 first_word.eq(1),

@@ -35,6 +35,7 @@ class TileFinder(wiring.Component):
     Members
     -------
     start, descriptor : the descriptor must be there from the cycle before ``start`` on.
+    next_group, group_base : its ``input_base`` and ``channels`` are to change, as for `WindowFetcher`.
     ready, tile, take : the next tile; it is taken.
     apart : the windows of neighbours on a line are one, or two, words apart; there with the first tile.
 
@@ -43,6 +44,8 @@ class TileFinder(wiring.Component):
     """
 
     start: Signal
+    next_group: Signal
+    group_base: Signal
     ready: Signal
     take: Signal
     tile: data.View
@@ -54,6 +57,8 @@ class TileFinder(wiring.Component):
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
+                "next_group": Out(1),
+                "group_base": Out(ADDRESS_BITS),
                 "ready": Out(1),
                 "tile": Out(TileLayout),
                 "take": In(1),
@@ -66,25 +71,24 @@ class TileFinder(wiring.Component):
         descriptor, columns, tile = self.descriptor, self.config.columns, self.tile
         for words, apart in enumerate(self.apart, 1):
             same = descriptor.input_step == words * descriptor.inner_step
-            m.d.sync += apart.eq(descriptor.word_mode & same)
+            m.d.sync += apart.eq(descriptor.word_mode & ~descriptor.single_run & same)
 
         finding = Signal()
         find = Signal()
         found = Signal()
         row = Signal(range(TILE_ROWS))
         position = Signal(ADDRESS_BITS, reset_less=True)
-        group_base = Signal(ADDRESS_BITS, reset_less=True)
-        channels_left = Signal(12, reset_less=True)
         last_group = Signal()
         complete = Signal()
         m.submodules.walk = walk = RasterWalk()
         m.d.comb += [
             walk.x_count.eq(descriptor.x_count),
             walk.y_count.eq(descriptor.y_count),
-            last_group.eq(channels_left <= columns),
+            last_group.eq(descriptor.channels <= columns),
             find.eq(self.start | (finding & ~found)),
             complete.eq(find & (walk.end | (row == TILE_ROWS - 1))),
             self.ready.eq(found | complete),
+            self.group_base.eq(descriptor.input_base + Mux(descriptor.word_mode, columns, 0)),
         ]
 
         # What is known of the tile, with what is found in this cycle.
@@ -102,7 +106,6 @@ class TileFinder(wiring.Component):
                 tile.ends.eq(walk.end & last_group),
                 tile.shared.eq(Array(shares)[row] & (known.shared | (row == 0))),
             ]
-            following = group_base + Mux(descriptor.word_mode, columns, 0)
             m.d.comb += walk.step.eq(1)
             m.d.sync += [
                 row.eq(Mux(complete, 0, row + 1)),
@@ -111,20 +114,12 @@ class TileFinder(wiring.Component):
                 position.eq(position + Mux(walk.line_end, descriptor.input_wrap, descriptor.input_step)),
             ]
             with m.If(walk.end):
-                m.d.comb += walk.start.eq(1)
-                m.d.sync += [
-                    group_base.eq(following),
-                    position.eq(following),
-                    channels_left.eq(channels_left - columns),
-                ]
+                m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]
+                m.d.sync += position.eq(self.group_base)
         with m.Elif(~finding):
             # The first position of the layer that starts next.
             m.d.comb += walk.start.eq(1)
-            m.d.sync += [
-                group_base.eq(descriptor.input_base),
-                position.eq(descriptor.input_base),
-                channels_left.eq(descriptor.channels),
-            ]
+            m.d.sync += position.eq(descriptor.input_base)
         with m.If(self.take):
             m.d.sync += found.eq(0)
         return m

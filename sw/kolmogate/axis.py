@@ -8,12 +8,10 @@ lines: the better axis is that with fewer visits.
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
 from .config import MachineConfig
 from .network import DepthwiseConv2D
 
-__all__ = ["MAXIMUM_APART", "least_visits", "turn", "visits"]
+__all__ = ["MAXIMUM_APART", "PAIR", "least_visits", "shares", "turn", "visits", "words_apart"]
 
 MAXIMUM_APART = 2
 """Words from a window to the next, up to which rows share them."""
@@ -22,23 +20,33 @@ PAIR = 2
 """Rows that share words; a port fetches for one pair."""
 
 
+def words_apart(fields: Mapping[str, int]) -> int | None:
+    """Words from a window of a layer in word mode to its neighbour's on a line, if rows can share them."""
+    if not fields["word_mode"] or fields["outer_count"] == fields["inner_count"] == 1:
+        return None
+    steps = range(MAXIMUM_APART, 0, -1)
+    return next((step for step in steps if fields["input_step"] == step * fields["inner_step"]), None)
+
+
+def shares(fields: Mapping[str, int], first: int, rows: int) -> bool:
+    """Whether the tile from position ``first`` on has all rows, and no line ends within a pair."""
+    ends = ((first + row) % fields["x_count"] == fields["x_count"] - 1 for row in range(0, rows, PAIR))
+    return first + rows <= fields["x_count"] * fields["y_count"] and not any(ends)
+
+
 def visits(fields: Mapping[str, int], config: MachineConfig) -> int:
     """Cycles that visits take for a column group of a layer in word mode, with these descriptor fields."""
     lines, words = fields["outer_count"], fields["inner_count"]
     positions = fields["x_count"] * fields["y_count"]
     if config.scratchpad_ports == 1:
         return lines * words * positions
-    first = np.arange(0, positions, config.rows)
-    alone = words * np.minimum(PAIR, positions - first)
-    steps = range(1, MAXIMUM_APART + 1)
-    apart = next((step for step in steps if fields["input_step"] == step * fields["inner_step"]), None)
-    if apart is None:
-        return lines * int(alone.sum())
-    # Tiles with all rows, no line ending within a pair.
-    together = first + config.rows <= positions
-    for row in range(0, config.rows, PAIR):
-        together &= (first + row) % fields["x_count"] != fields["x_count"] - 1
-    return lines * int(np.where(together, words + apart, alone).sum())
+    apart, total = words_apart({**fields, "word_mode": 1}), 0
+    for first in range(0, positions, config.rows):
+        if apart is not None and shares(fields, first, config.rows):
+            total += words + apart
+        else:
+            total += words * min(PAIR, positions - first)
+    return lines * total
 
 
 def least_visits(size: tuple[int, int], apart: tuple[int, int], config: MachineConfig) -> int:

@@ -277,8 +277,8 @@ def _loop_fields(outer: _Loop, inner: _Loop) -> dict[str, int]:
     return {
         "x_count": inner.positions,
         "y_count": outer.positions,
-        **_steps("input", outer.input_step, inner.input_step, inner.positions),
-        **_steps("output", outer.output_step, inner.output_step, inner.positions),
+        **_steps("input", outer, inner, (outer.input_step, inner.input_step)),
+        **_steps("output", outer, inner, (outer.output_step, inner.output_step)),
         "outer_count": outer_count,
         "outer_wrap": _residue(outer_step - (inner_count - 1) * inner_step),
         "inner_count": inner_count,
@@ -286,13 +286,19 @@ def _loop_fields(outer: _Loop, inner: _Loop) -> dict[str, int]:
     }
 
 
-def _steps(prefix: str, outer: int, inner: int, inner_count: int) -> dict[str, int]:
-    wrap = outer - (inner_count - 1) * inner
-    return {f"{prefix}_step": _residue(inner), f"{prefix}_wrap": _residue(wrap)}
+def _steps(prefix: str, outer: _Loop, inner: _Loop, steps: tuple[int, int]) -> dict[str, int]:
+    """Address steps from one output position to the next; 0 where none is taken."""
+    step = steps[1] if inner.positions > 1 else 0
+    wrap = steps[0] - (inner.positions - 1) * step if outer.positions > 1 else 0
+    return {f"{prefix}_step": step, f"{prefix}_wrap": wrap}
 
 
 def _fits(fields: Mapping[str, int]) -> bool:
-    return all(value < 1 << DESCRIPTOR.widths[name] for name, value in fields.items())
+    try:
+        DESCRIPTOR.pack(**fields)
+    except ValueError:
+        return False
+    return True
 
 
 def _residue(address: int) -> int:

@@ -10,6 +10,7 @@ from kolmogate import axis
 from kolmogate.config import MachineConfig, configuration
 from kolmogate_hw.feeder import FEEDER_DEPTH
 from kolmogate_hw.pair_fetcher import window_fetcher
+from kolmogate_sim.groups import walk_groups
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.models import activations, random_layer
 from kolmogate_sim.streams import simulate, stalls
@@ -126,13 +127,16 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
                 assert not any(ctx.get(push) for push in dut.push), f"{name}: words beyond the end"
                 assert not any(ctx.get(port.request.valid) for port in dut.ports)
 
+    async def walk(ctx: Any) -> None:
+        await walk_groups(ctx, dut, config.columns)
+
     def serving(port: Any) -> Any:
         async def serve(ctx: Any) -> None:
             await serve_reads(ctx, port, memory, stalls(source))
 
         return serve
 
-    simulate(dut, feed, cycles=30_000, background=[serving(port) for port in dut.ports])
+    simulate(dut, feed, cycles=30_000, background=[walk, *(serving(port) for port in dut.ports)])
 
 
 @pytest.mark.parametrize(

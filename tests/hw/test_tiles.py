@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from kolmogate.config import configuration
 from kolmogate_hw.tiles import TILE_ROWS, TileFinder
+from kolmogate_sim.groups import walk_groups
 from kolmogate_sim.models import positions, random_layer
 from kolmogate_sim.streams import simulate, stalls
 
@@ -58,4 +59,7 @@ def test_tiles(stalled: bool, source: random.Random) -> None:
                 assert not ctx.get(dut.ready), "a tile behind the last"
                 await ctx.tick()
 
-    simulate(dut, bench, cycles=10_000)
+    async def walk(ctx: Any) -> None:
+        await walk_groups(ctx, dut, config.columns)
+
+    simulate(dut, bench, cycles=10_000, background=[walk])

@@ -16,7 +16,7 @@ FIRST, SECOND = 1, 2
 @njit
 def words_apart(d: Registers) -> int:
     """From a window to the next along a line, where if a pair can share words; else 0."""
-    if not d.word_mode:
+    if not d.word_mode or d.inner_count == d.outer_count == 1:
         return 0
     if d.input_step == 2 * d.inner_step:
         return 2
