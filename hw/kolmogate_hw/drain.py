@@ -4,11 +4,11 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import DESCRIPTOR, RESIDUAL
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, RESIDUAL
 from kolmogate.machine_arithmetic import requantiser_interval
 
 from .constants_buffer import ConstantsBuffer, record_row
-from .ports import ReadPort, write_port
+from .ports import BatchPort, write_port
 from .positions import BatchCounter
 from .records import struct_layout
 from .requantiser import Requantiser
@@ -29,6 +29,7 @@ class Drain(wiring.Component):
         of the tile has left the registers, or will have before they capture again.
     accumulators, shift : the array's draining end.
     records : rows of constants from the weight decoder.
+    next_group, group_base : the descriptor's ``output_base`` is to become this.
     start_residual, row, residual : add a tensor to the outputs of the layer that starts next.
     done : high for one cycle when the layer's last output is in the scratchpad.
 
@@ -42,6 +43,8 @@ class Drain(wiring.Component):
     last_row: Signal
     drained: Signal
     shift: Signal
+    next_group: Signal
+    group_base: Signal
     done: Signal
     records: stream.Interface
 
@@ -57,12 +60,14 @@ class Drain(wiring.Component):
                 "drained": Out(1),
                 "accumulators": In(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
                 "shift": Out(1),
+                "next_group": Out(1),
+                "group_base": Out(ADDRESS_BITS),
                 "done": Out(1),
                 "records": In(stream.Signature(record_row(config))),
                 "start_residual": In(1),
                 "row": In(range(ROWS)),
                 "residual": In(struct_layout(RESIDUAL)),
-                "residual_port": Out(ReadPort(config)),
+                "residual_port": Out(BatchPort(config)),
                 "write_port": Out(write_port(config)),
             }
         )
@@ -86,6 +91,8 @@ class Drain(wiring.Component):
             requantiser.maximum.eq(descriptor.maximum),
             requantiser.i.payload.accumulators.eq(self.accumulators),
             requantiser.i.payload.constants.eq(constants.constants),
+            self.next_group.eq(writer.next_group),
+            self.group_base.eq(writer.group_base),
             self.done.eq(writer.done),
         ]
 

@@ -24,12 +24,16 @@ class WindowFetcher(wiring.Component):
     visit a cycle: port p those of rows p, p + ports and so on. Rows beyond the layer's last position get the
     last position's words.
 
-    The descriptor must be there from the cycle before ``start`` on. The fetcher runs ahead of the array as
-    far as the feeders have room; ``push`` and ``run`` answer a granted request of a port with its
-    `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
+    The descriptor must be there from the cycle before ``start`` on. With ``next_group`` its ``input_base``
+    must become ``group_base``, its ``channels`` those that are left, from the next cycle on.
+
+    The fetcher runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted
+    request of a port with its `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
     """
 
     walking: Signal
+    next_group: Signal
+    group_base: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -43,6 +47,8 @@ class WindowFetcher(wiring.Component):
                 "run": Out(RunLayout(config)).array(lanes),
                 "pop": In(config.rows),
                 "walking": Out(1),
+                "next_group": Out(1),
+                "group_base": Out(ADDRESS_BITS),
             }
         )
 
@@ -54,11 +60,9 @@ class WindowFetcher(wiring.Component):
         grain_bits = WORD_GRAIN.bit_length() - 1
         address = ADDRESS_BITS
 
-        # Where the walk is: column group, position, rows of the tile (one a lane), run of the window, word of
-        # the run. What ends at a count of the descriptor is counted from 1, so that it meets it as it is.
+        # Where the walk is: position, rows of the tile (one a lane), run of the window, word of the run. What
+        # ends at a count of the descriptor is counted from 1, so that it meets it as it is.
         walking = self.walking
-        channels_left = Signal(12, reset_less=True)
-        group_base = Signal(address, reset_less=True)
         position = Signal(address, reset_less=True)
         step = Signal(range(rows // lanes))
         bases = [Signal(address, name=f"base_{r}", reset_less=True) for r in range(rows)]
@@ -196,6 +200,7 @@ class WindowFetcher(wiring.Component):
             m.d.sync += credits[r].eq(credits[r] - taken + self.pop[r])
 
         again = Signal()
+        m.d.comb += self.group_base.eq(descriptor.input_base + Mux(descriptor.word_mode, columns, 0))
         with m.If(advance):
             with m.If(placing):
                 for r in range(rows):
@@ -234,20 +239,15 @@ class WindowFetcher(wiring.Component):
                             ]
                             # When the window is a single word, the tile ends in the visit that places it.
                             with m.If(Mux(placing, ended, final_tile)):
-                                next_base = group_base + Mux(descriptor.word_mode, columns, 0)
-                                m.d.comb += walk.start.eq(1)
+                                m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]
                                 m.d.sync += [
-                                    group_base.eq(next_base),
-                                    position.eq(next_base),
-                                    channels_left.eq(channels_left - columns),
-                                    walking.eq(channels_left > columns),
+                                    position.eq(self.group_base),
+                                    walking.eq(descriptor.channels > columns),
                                 ]
         with m.If(self.start):
             m.d.comb += walk.start.eq(1)
             m.d.sync += [
                 walking.eq(1),
-                channels_left.eq(descriptor.channels),
-                group_base.eq(descriptor.input_base),
                 position.eq(descriptor.input_base),
                 step.eq(0),
                 *outer_becomes(C(1)),

@@ -1,6 +1,6 @@
 """The filler: writes a constant byte to the borders of a tensor, beside the array's work."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -15,8 +15,8 @@ __all__ = ["Filler"]
 class Filler(wiring.Component):
     """Executes FILL descriptors, a granted write for each whole word and for each unit of a word in part.
 
-    ``start`` takes the descriptor, which need not stay; ``busy`` is high from the next cycle until the
-    last word is written.
+    ``start`` takes the descriptor; ``busy`` is high from the next cycle until the last word is written. Until
+    then the descriptor must stay if the scratchpad has one port.
     """
 
     start: Signal
@@ -40,16 +40,26 @@ class Filler(wiring.Component):
         units = columns // FILL_UNIT
         unit_bits = FILL_UNIT.bit_length() - 1
         lane_bits = units.bit_length() - 1
+
+        def kept(name: str, value: Value) -> Value:
+            """The value at the start."""
+            if config.scratchpad_ports == 1:
+                return value
+            register = Signal.like(value, name=name, reset_less=True)
+            with m.If(self.start):
+                m.d.sync += register.eq(value)
+            return register
+
         # All in units: the address, the gap between lines, how many a line has and how many of it are there.
         address = Signal(ADDRESS_BITS - unit_bits, reset_less=True)
-        gap = Signal.like(address)
-        run = Signal(len(descriptor.run) - unit_bits, reset_less=True)
-        written = Signal.like(run)
+        gap = kept("gap", descriptor.output_step[unit_bits:])
+        run = kept("run", descriptor.run[unit_bits:])
+        value = kept("value", descriptor.zero_point)
+        written = Signal(len(run), reset_less=True)
         lines = Signal.like(descriptor.y_count, reset_less=True)
-        value = Signal(8, reset_less=True)
 
         whole = Signal()
-        here = Signal.like(run)
+        here = Signal(len(run))
         line_end = Signal()
         place = address[:lane_bits]
         taken = Mux(whole, units, 1)
@@ -70,10 +80,7 @@ class Filler(wiring.Component):
             m.d.sync += [
                 self.busy.eq(1),
                 address.eq(descriptor.output_base[unit_bits:]),
-                gap.eq(descriptor.output_step[unit_bits:]),
                 lines.eq(descriptor.y_count),
-                run.eq(descriptor.run[unit_bits:]),
                 written.eq(0),
-                value.eq(descriptor.zero_point),
             ]
         return m

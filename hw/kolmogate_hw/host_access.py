@@ -1,21 +1,23 @@
-"""Byte access of the link to the scratchpad."""
+"""Access of the link, and of the residual adder, to a few bytes of the scratchpad's words."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS
 
-from .ports import HostPort, ReadPort, write_port
+from .ports import BatchPort, HostPort, ReadPort, write_port
 
 __all__ = ["HostAccess"]
 
 
 class HostAccess(wiring.Component):
-    """Turns the link's byte requests into word accesses.
+    """Turns the link's byte requests, and what the residual adder reads, into word accesses.
 
-    Reads are one at a time: 4 cycles each when the scratchpad is idle. Writes take one cycle. In fast
-    machines a request first waits for a cycle, which keeps the link and the arbiter apart.
+    Reads of both are one at a time, 4 cycles each when the scratchpad is idle, so that one selector takes
+    their bytes out of the words; in fast machines 5. The host waits while a batch that was read is not yet
+    taken. Its writes take one cycle. In fast machines its requests first wait for a cycle, which keeps the
+    link and the arbiter apart. ``request`` keeps its address until a read is answered.
     """
 
     request: stream.Interface
@@ -29,6 +31,7 @@ class HostAccess(wiring.Component):
                 "request": In(HostPort().members["request"].signature),
                 "valid": Out(1),
                 "data": Out(8),
+                "operands": In(BatchPort(config)),
                 "write_port": Out(write_port(config)),
                 "read_port": Out(ReadPort(config)),
             }
@@ -36,36 +39,59 @@ class HostAccess(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        columns = self.config.columns
+        columns, lanes = self.config.columns, self.config.requantisers
         lane_bits = columns.bit_length() - 1
-        request = self.request.payload
-        lane = request.address[:lane_bits]
+        batch_bits = lanes.bit_length() - 1
+        request, operands = self.request.payload, self.operands
         word = request.address[lane_bits:ADDRESS_BITS]
         reading = Signal()
-        wanted = Signal(lane_bits, reset_less=True)
         waited = Signal()
         if self.config.fast:
             m.d.sync += waited.eq(self.request.valid & ~self.request.ready)
         else:
             m.d.comb += waited.eq(1)
+        # Whose read it is, or was last; while it waits for its grant it stays whose it is.
+        for_host = Signal(reset_less=True)
+        waiting = Signal()
+        host_reads = Signal()
+        choice = Signal()
+        batch = Signal(8 * lanes, reset_less=True)
         m.d.comb += [
             self.write_port.valid.eq(self.request.valid & waited & request.write),
             self.write_port.payload.address.eq(word),
-            self.write_port.payload.mask.eq(1 << lane),
+            self.write_port.payload.mask.eq(1 << request.address[:lane_bits]),
             self.write_port.payload.data.eq(request.data.replicate(columns)),
-            self.read_port.request.valid.eq(self.request.valid & waited & ~request.write & ~reading),
-            self.read_port.request.payload.eq(word),
+            host_reads.eq(self.request.valid & waited & ~request.write),
+            choice.eq(Mux(waiting, for_host, host_reads)),
+            self.read_port.request.valid.eq(
+                Mux(choice, host_reads, operands.request) & ~operands.valid & ~reading
+            ),
+            self.read_port.request.payload.eq(Mux(choice, word, operands.address[lane_bits:])),
+            self.data.eq(batch.word_select(request.address[:batch_bits], 8)),
+            operands.data.eq(batch),
         ]
         with m.If(request.write):
             m.d.comb += self.request.ready.eq(waited & self.write_port.ready)
         with m.Else():
-            m.d.comb += self.request.ready.eq(waited & self.read_port.request.ready & ~reading)
-        m.d.sync += self.valid.eq(self.read_port.valid)
+            m.d.comb += self.request.ready.eq(
+                waited & choice & self.read_port.request.ready & ~operands.valid & ~reading
+            )
+        m.d.sync += [
+            self.valid.eq(self.read_port.valid & for_host),
+            waiting.eq(self.read_port.request.valid & ~self.read_port.request.ready),
+        ]
+        with m.If(~reading):
+            m.d.sync += for_host.eq(choice)
         with m.If(self.read_port.request.valid & self.read_port.request.ready):
-            m.d.sync += [reading.eq(1), wanted.eq(lane)]
+            m.d.sync += reading.eq(1)
         with m.If(self.read_port.valid):
+            # What comes out of the memory is registered before anything is made of it.
+            address = Mux(for_host, request.address[:lane_bits], operands.address[:lane_bits])
             m.d.sync += [
                 reading.eq(0),
-                self.data.eq(self.read_port.data.word_select(wanted, 8)),
+                operands.valid.eq(~for_host),
+                batch.eq(self.read_port.data.word_select(address[batch_bits:], 8 * lanes)),
             ]
+        with m.If(operands.take | ~operands.request):
+            m.d.sync += operands.valid.eq(0)
         return m

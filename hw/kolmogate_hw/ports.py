@@ -9,6 +9,7 @@ from .rings import PAGES
 
 __all__ = [
     "ACTIVITY",
+    "BatchPort",
     "HostPort",
     "ReadPort",
     "UnalignedReadPort",
@@ -46,6 +47,26 @@ class ReadPort(wiring.Signature):
                 "request": Out(stream.Signature(word_address_bits(config))),
                 "valid": In(1),
                 "data": In(8 * config.columns),
+            }
+        )
+
+
+class BatchPort(wiring.Signature):
+    """Read access to Q bytes at a time, at a multiple of Q, one after the other.
+
+    ``request`` and the byte ``address`` are held until the bytes, which are on ``data`` while ``valid`` is
+    high, are taken with ``take``; ``valid`` comes three cycles after the scratchpad's grant. A
+    request that is withdrawn instead is not answered, if the next comes three cycles later or more.
+    """
+
+    def __init__(self, config: MachineConfig) -> None:
+        super().__init__(
+            {
+                "request": Out(1),
+                "address": Out(ADDRESS_BITS),
+                "take": Out(1),
+                "valid": In(1),
+                "data": In(8 * config.requantisers),
             }
         )
 

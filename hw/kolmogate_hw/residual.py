@@ -7,7 +7,7 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, RESIDUAL, RESIDUAL_FRACTION
 
 from .block_ram import BlockRam
-from .ports import ReadPort
+from .ports import BatchPort
 from .records import struct_layout
 from .requantiser import sum_of, with_carry
 
@@ -62,7 +62,7 @@ class ResidualAdder(wiring.Component):
                 "o": Out(batch),
                 "address": In(ADDRESS_BITS),
                 "adding": Out(1),
-                "port": Out(ReadPort(config)),
+                "port": Out(BatchPort(config)),
             }
         )
 
@@ -71,12 +71,11 @@ class ResidualAdder(wiring.Component):
         config, record = self.config, self.record
         lanes = config.requantisers
         lane_bits = config.columns.bit_length() - 1
-        batch_bits = lanes.bit_length() - 1
 
         # The scales' digits and the zero points of what comes in are in a memory that is read in turn, what
         # goes with the result in registers.
         m.submodules.settings = settings = BlockRam(16, ROWS)
-        offset = Signal.like(record.offset, reset_less=True)
+        offset = Signal(len(record.offset) - lane_bits, reset_less=True)  # in words
         largest = Signal(reset_less=True)
         zero_point = Signal(signed(8), reset_less=True)
         minimum = Signal(signed(8), reset_less=True)
@@ -96,7 +95,7 @@ class ResidualAdder(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 self.adding.eq(1),
-                offset.eq(record.offset),
+                offset.eq(record.offset[lane_bits:]),
                 largest.eq(record.largest),
                 zero_point.eq(record.zero_point),
                 minimum.eq(record.minimum),
@@ -104,21 +103,12 @@ class ResidualAdder(wiring.Component):
             ]
 
         # The operands of the batch at ``i`` are fetched while the one before is at work.
-        asked, here = Signal(), Signal()
         take = Signal()
-        words = Signal(8 * lanes, reset_less=True)
-        slot = self.address[batch_bits:lane_bits]
         m.d.comb += [
-            self.port.request.valid.eq(self.i.valid & self.adding & ~asked),
-            self.port.request.payload.eq((self.address + offset)[lane_bits:]),
+            self.port.request.eq(self.i.valid & self.adding),
+            self.port.address.eq(Cat(self.address[:lane_bits], self.address[lane_bits:] + offset)),
+            self.port.take.eq(take),
         ]
-        with m.If(self.port.request.valid & self.port.request.ready):
-            m.d.sync += asked.eq(1)
-        with m.If(self.port.valid):
-            # What comes out of the memory is registered before anything is made of it.
-            m.d.sync += [here.eq(1), words.eq(self.port.data.word_select(slot, 8 * lanes))]
-        with m.If(take):
-            m.d.sync += [asked.eq(0), here.eq(0)]
 
         # The row of the settings that is here; between batches it is the last, with the zero points.
         row = Signal(range(ROWS), init=ROWS - 1)
@@ -128,7 +118,7 @@ class ResidualAdder(wiring.Component):
         setting = settings.read_data
         m.d.comb += [
             working.eq(row != ROWS - 1),
-            take.eq(here & self.i.valid & ~working & ~full),
+            take.eq(self.port.valid & self.i.valid & ~working & ~full),
             following.eq(Mux(take | working, row + 1, row)),
             settings.read_enable.eq(1),
             settings.read_address.eq(following),
@@ -152,7 +142,7 @@ class ResidualAdder(wiring.Component):
             with m.If(take):
                 m.d.sync += [
                     output.eq(self.i.payload[q].as_signed() - setting[:8].as_signed()),
-                    operand.eq(words[8 * q : 8 * q + 8].as_signed() - setting[8:].as_signed()),
+                    operand.eq(self.port.data.word_select(q, 8).as_signed() - setting[8:].as_signed()),
                     total.eq(0),
                 ]
             a, b = sum_of(parts(output, setting[:4]), 2), sum_of(parts(operand, setting[4:8]), 2)

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import DESCRIPTOR, FILL, RECORDS, RESIDUAL, Opcode
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, FILL, RECORDS, RESIDUAL, Opcode
 
 from .ports import ReadPort, word_address_bits
 from .records import struct_layout
@@ -19,10 +19,14 @@ class Sequencer(wiring.Component):
     Members
     -------
     start, base : begin with the descriptor at word address ``base``.
-    descriptor : the present one, steady while its layer runs.
+    descriptor : the present one, steady while its layer runs, but for what moves on with the column groups.
+    next_input, input_base : ``input_base`` of the descriptor becomes that of the next column group, and
+        ``channels`` what is left with it.
+    next_output, output_base : ``output_base`` becomes that of the next column group.
     start_layer, layer_done : an ARRAY descriptor begins; its last output is in the scratchpad.
     end_layer : high for one cycle when its borders are there too.
-    start_fill, fill, filling : a FILL descriptor begins; the filler is at work.
+    start_fill, fill, filling : a FILL descriptor begins; the filler is at work. If the scratchpad has one
+        port, where the filler could only take the time of others, the next descriptor waits for it.
     start_residual, row, residual : a RESIDUAL record for the next layer, as `ResidualAdder` takes it.
     done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
 
@@ -33,6 +37,10 @@ class Sequencer(wiring.Component):
     start: Signal
     base: Signal
     descriptor: data.View
+    next_input: Signal
+    input_base: Signal
+    next_output: Signal
+    output_base: Signal
     start_layer: Signal
     layer_done: Signal
     end_layer: Signal
@@ -52,6 +60,10 @@ class Sequencer(wiring.Component):
                 "base": In(word_address_bits(config)),
                 "port": Out(ReadPort(config)),
                 "descriptor": Out(struct_layout(DESCRIPTOR)),
+                "next_input": In(1),
+                "input_base": In(ADDRESS_BITS),
+                "next_output": In(1),
+                "output_base": In(ADDRESS_BITS),
                 "start_layer": Out(1),
                 "layer_done": In(1),
                 "end_layer": Out(1),
@@ -76,6 +88,7 @@ class Sequencer(wiring.Component):
         asked = Signal(range(words + 1))
         loaded = Signal(range(words + 1))
         storage = Signal(8 * columns * words, reset_less=True)
+        descriptor = data.View(struct_layout(DESCRIPTOR), storage[: DESCRIPTOR.bits])
         record = data.View(struct_layout(RESIDUAL), storage[: RESIDUAL.bits])
         m.d.comb += [
             self.descriptor.eq(storage),
@@ -88,6 +101,14 @@ class Sequencer(wiring.Component):
                 storage.word_select(loaded, 8 * columns).eq(self.port.data),
                 loaded.eq(loaded + 1),
             ]
+        # The registers that hold the descriptor are also those that walk over the column groups.
+        with m.If(self.next_input):
+            m.d.sync += [
+                descriptor.input_base.eq(self.input_base),
+                descriptor.channels.eq(descriptor.channels - columns),
+            ]
+        with m.If(self.next_output):
+            m.d.sync += descriptor.output_base.eq(self.output_base)
         asking = Signal()
         back = Signal()
         with m.If(asking | back):
@@ -113,13 +134,15 @@ class Sequencer(wiring.Component):
                     m.next = "ARRAY"
                 with m.Case(Opcode.FILL), m.If(~self.filling):
                     m.d.comb += [self.start_fill.eq(1), back.eq(1)]
-                    m.next = "LOAD"
+                    m.next = "LOAD" if self.config.scratchpad_ports == 2 else "BORDER"
                 with m.Case(*([Opcode.RESIDUAL] if self.config.residual_adder else [])):
                     m.d.comb += back.eq(1)
                     m.next = "RESIDUAL"
                 with m.Default():
                     m.d.comb += self.bad_descriptor.eq(1)
                     m.next = "IDLE"
+            with m.State("BORDER"), m.If(~self.filling):
+                m.next = "LOAD"
             with m.State("RESIDUAL"):
                 m.d.comb += self.start_residual.eq(1)
                 m.d.sync += self.row.eq(self.row + 1)

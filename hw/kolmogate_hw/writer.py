@@ -17,13 +17,16 @@ class OutputWriter(wiring.Component):
     """Collects batches of Q outputs of neighbouring channels and writes ``config.written_bytes`` at once.
 
     Output positions start at multiples of Q bytes. ``i`` is always ready: the write port must grant at
-    once (highest priority). ``done`` is high for one cycle when the layer's last word has been written.
+    once (highest priority). With ``next_group`` the descriptor's ``output_base`` must become ``group_base``
+    from the next cycle on. ``done`` is high for one cycle when the layer's last word has been written.
     ``accept`` is high in the cycle in which a batch's way to ``address`` begins: that in which it is at
     ``i``, or, while ``late`` is high, an earlier one; the next is accepted when it was at ``i``.
     """
 
     i: stream.Interface
     start: Signal
+    next_group: Signal
+    group_base: Signal
     done: Signal
     accept: Signal
     late: Signal
@@ -35,6 +38,8 @@ class OutputWriter(wiring.Component):
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
+                "next_group": Out(1),
+                "group_base": Out(ADDRESS_BITS),
                 "i": In(stream.Signature(data.ArrayLayout(8, config.requantisers))),
                 "accept": In(1),
                 "late": In(1),
@@ -65,8 +70,8 @@ class OutputWriter(wiring.Component):
             self.i.ready.eq(1),
         ]
         position = Signal(ADDRESS_BITS, reset_less=True)
-        group = Signal(ADDRESS_BITS, reset_less=True)
         address = self.address
+        m.d.comb += self.group_base.eq(descriptor.output_base + config.columns)
         with m.If(self.accept):
             m.d.sync += address.eq(address + lanes)
             with m.If(last.batch):
@@ -76,18 +81,10 @@ class OutputWriter(wiring.Component):
                 )
                 m.d.sync += [position.eq(following), address.eq(following)]
                 with m.If(positions.end):
-                    next_group = group + config.columns
-                    m.d.sync += [
-                        group.eq(next_group),
-                        position.eq(next_group),
-                        address.eq(next_group),
-                    ]
+                    m.d.comb += self.next_group.eq(1)
+                    m.d.sync += [position.eq(self.group_base), address.eq(self.group_base)]
         with m.If(self.start):
-            m.d.sync += [
-                group.eq(descriptor.output_base),
-                position.eq(descriptor.output_base),
-                address.eq(descriptor.output_base),
-            ]
+            m.d.sync += [position.eq(descriptor.output_base), address.eq(descriptor.output_base)]
 
         # What becomes of the batch that is accepted, and of the one at ``i``.
         together = config.written_bytes // lanes

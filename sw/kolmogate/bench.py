@@ -14,7 +14,7 @@ from .compiler import compile
 from .config import MachineConfig, configuration
 from .files import write_whole
 from .image import Image
-from .network import Network
+from .network import Conv2D, DepthwiseConv2D, Network, Operation
 from .report import format_table, short_name
 from .runtime import open as open_device
 from .tflite_import import load_tflite
@@ -22,6 +22,7 @@ from .tflite_import import load_tflite
 __all__ = ["ANCHORS", "Anchor", "bench", "format_bench", "save_bench"]
 
 INPUTS = 3
+DEPTHWISE = "depthwise 3x3"
 LARGEST_SCRATCHPAD = 1 << 20
 """Bytes that addresses reach."""
 
@@ -82,6 +83,7 @@ def _measure(name: str, network: Network, config: MachineConfig, on: str) -> dic
         predicted = loaded.layers
         y = loaded(x)
     report = image.report()
+    windows = {operation.name: _window(operation) for operation in network.operations}
     total = sum(layer.total for layer in loaded.layers)
     return {
         "model": name,
@@ -99,6 +101,8 @@ def _measure(name: str, network: Network, config: MachineConfig, on: str) -> dic
             {
                 "name": layer.name,
                 "op": layer.op,
+                "window": windows.get(layer.name),
+                "live_macs": layer.live_macs,
                 "cycles": spent.total,
                 "compute": spent.compute,
                 "drain": spent.drain,
@@ -113,6 +117,13 @@ def _measure(name: str, network: Network, config: MachineConfig, on: str) -> dic
     }
 
 
+def _window(operation: Operation) -> str | None:
+    """The size of a convolution's window, as 3x3."""
+    if not isinstance(operation, Conv2D | DepthwiseConv2D):
+        return None
+    return "{}x{}".format(*operation.window.size)
+
+
 def _fit(network: Network, config: MachineConfig) -> Image:
     """The image, for a configuration with more scratchpad if a program of literals does not fit."""
     fastest, larger = compile(network, config, objective="fastest"), 2 * config.scratchpad_bytes
@@ -124,10 +135,11 @@ def _fit(network: Network, config: MachineConfig) -> Image:
 def format_bench(results: Sequence[Mapping[str, Any]]) -> str:
     """The results of `bench` as tables: all of them, then the layers of each."""
     header = (
-        *("model", "target", "MACs a cycle", "cycles", "utilisation", "bytes", "exact"),
+        *("model", "target", "MACs a cycle", "cycles", "utilisation", DEPTHWISE, "bytes", "exact"),
         *("U55-32 cycles", "U55-128 cycles"),
     )
     parts = [format_table(header, [_row(result) for result in results])]
+    parts.append(f"{DEPTHWISE}: utilisation of those layers taken together")
     if any(_anchor(result) for result in results):
         parts.append(
             "U55-n: Arm Ethos-U55 with n MACs a cycle, the estimate of its own compiler (ethos-u-vela 5.2.0,"
@@ -165,10 +177,21 @@ def _row(result: Mapping[str, Any]) -> tuple[object, ...]:
         configuration(result["target"]).macs,
         result["cycles"],
         f"{result['utilisation']:.0%}",
+        _depthwise_utilisation(result),
         result["device_bytes"],
         "yes" if result["exact"] else "NO",
         *(anchor.ethos_u55[macs] if anchor else "-" for macs in (32, 128)),
     )
+
+
+def _depthwise_utilisation(result: Mapping[str, Any]) -> str:
+    """Of the depthwise layers with windows of 3x3, taken together."""
+    layers = [
+        layer for layer in result["layers"] if (layer["op"], layer["window"]) == (DepthwiseConv2D.kind, "3x3")
+    ]
+    cycles = sum(layer["cycles"] for layer in layers)
+    macs = configuration(result["target"]).macs
+    return f"{sum(layer['live_macs'] for layer in layers) / (cycles * macs):.0%}" if layers else "-"
 
 
 def _anchor(result: Mapping[str, Any]) -> Anchor | None:
@@ -185,7 +208,7 @@ def _layers(result: Mapping[str, Any]) -> str:
     rows = [
         (
             short_name(layer["name"]),
-            layer["op"],
+            f"{layer['op']} {layer['window'] or ''}".strip(),
             *(layer[key] for key in spent),
             "yes" if layer["decode_hidden"] else "no",
             f"{layer['utilisation']:.0%}",

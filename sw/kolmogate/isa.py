@@ -121,7 +121,8 @@ class Opcode(IntEnum):
     FILL = 2
     """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` bytes from ``output_base``, with
     ``output_step`` bytes between the end of a line and the start of the next, all of them multiples of
-    `FILL_UNIT`. Runs beside the next ARRAY descriptor, which is complete only when the fill is."""
+    `FILL_UNIT`. Runs beside the next ARRAY descriptor, which is complete only when the fill is, or, with one
+    scratchpad port, before it."""
     RESIDUAL = 3
     """Add a tensor to the outputs of the next ARRAY descriptor (`RESIDUAL`)."""
 
@@ -157,11 +158,8 @@ DESCRIPTOR = Record(
         # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap.
         "x_count": 12,
         "y_count": 12,
-        # First byte of the window of the first position, channel 0.
-        "input_base": ADDRESS_BITS,
         "input_step": ADDRESS_BITS,
         "input_wrap": ADDRESS_BITS,
-        "output_base": ADDRESS_BITS,
         "output_step": ADDRESS_BITS,
         "output_wrap": ADDRESS_BITS,
         # Taps of a window, outermost loop first: outer_count times inner_count runs of `run` contiguous
@@ -173,12 +171,15 @@ DESCRIPTOR = Record(
         # From one position to the next, which is never back.
         "inner_step": 14,
         "run": 14,
-        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
-        # input words g*columns bytes further on.
-        "channels": 12,
         "zero_point!": 8,
         "minimum!": 8,
         "maximum!": 8,
+        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
+        # input words g*columns bytes further on.
+        "channels": 12,
+        # First byte of the window of the first position, channel 0; of the first output.
+        "input_base": ADDRESS_BITS,
+        "output_base": ADDRESS_BITS,
     },
 )
 """One layer. Stored at whole scratchpad words, in order of execution; `RECORDS` are the other kinds of

@@ -111,7 +111,7 @@ class Machine:
             depth=self.config.column_buffer_depth,
             cycles=limit,
         )
-        # The soonest that all so far is done, and the fill that runs beside it.
+        # The soonest that all so far is done, and the fill that may run beside it.
         cycles = filled = 0
         residual = None
         while True:
@@ -123,6 +123,8 @@ class Machine:
             elif fields["opcode"] == Opcode.FILL:
                 cycles = max(cycles, filled)
                 filled = cycles + self._least_cycles(fields)
+                if self.config.scratchpad_ports == 1:
+                    cycles = filled
             else:
                 cycles += self._least_cycles(fields)
                 if fields["opcode"] == Opcode.ARRAY:

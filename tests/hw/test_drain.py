@@ -141,10 +141,15 @@ def run(
     async def constants(ctx: Any) -> None:
         await drive(ctx, dut.records, records, stalls(source, None if stalled else 0.0))
 
+    async def walk(ctx: Any) -> None:
+        async for _, _, moves, base in ctx.tick().sample(dut.next_group, dut.group_base):
+            if moves:
+                ctx.set(dut.descriptor.output_base, base)
+
     async def writes(ctx: Any) -> None:
         await serve_writes(ctx, dut.write_port, memory, repeat(False))
 
-    simulate(dut, array, cycles=50_000, background=[constants, writes])
+    simulate(dut, array, cycles=50_000, background=[constants, walk, writes])
     return taken
 
 

@@ -117,10 +117,20 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
                 assert not any(ctx.get(push) for push in dut.push), f"{name}: words beyond the end"
                 assert not any(ctx.get(port.request.valid) for port in dut.ports)
 
+    async def walk(ctx: Any) -> None:
+        """The descriptor walks over the column groups, as in the sequencer."""
+        fields = dut.descriptor
+        async for _, _, moves, base, left in ctx.tick().sample(
+            dut.next_group, dut.group_base, fields.channels
+        ):
+            if moves:
+                ctx.set(fields.input_base, base)
+                ctx.set(fields.channels, (left - config.columns) % (1 << len(fields.channels)))
+
     def serving(port: Any) -> Any:
         async def serve(ctx: Any) -> None:
             await serve_reads(ctx, port, memory, stalls(source))
 
         return serve
 
-    simulate(dut, feed, cycles=30_000, background=[serving(port) for port in dut.ports])
+    simulate(dut, feed, cycles=30_000, background=[walk, *(serving(port) for port in dut.ports)])

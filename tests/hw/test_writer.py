@@ -93,7 +93,8 @@ class Prompt(wiring.Component):
     def __init__(self, config: MachineConfig) -> None:
         self.writer = OutputWriter(config)
         ports = self.writer.signature.members
-        super().__init__({name: ports[name] for name in ("start", "descriptor", "i", "port", "done")})
+        names = ("start", "descriptor", "next_group", "group_base", "i", "port", "done")
+        super().__init__({name: ports[name] for name in names})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -104,6 +105,8 @@ class Prompt(wiring.Component):
             writer.start.eq(self.start),
             writer.descriptor.eq(self.descriptor),
             writer.accept.eq(writer.i.valid),
+            self.next_group.eq(writer.next_group),
+            self.group_base.eq(writer.group_base),
             self.done.eq(writer.done),
         ]
         return m
@@ -148,6 +151,11 @@ def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source
     async def accept(ctx: Any) -> None:
         await serve_writes(ctx, dut.port, memory, repeat(False), written)
 
+    async def walk(ctx: Any) -> None:
+        async for _, _, moves, base in ctx.tick().sample(dut.next_group, dut.group_base):
+            if moves:
+                ctx.set(dut.descriptor.output_base, base)
+
     async def count_done(ctx: Any) -> None:
         # Until all layers were written, `done` is high once for each.
         seen = 0
@@ -155,4 +163,4 @@ def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source
             seen += done
             assert seen <= len(layers)
 
-    simulate(dut, bench, cycles=20_000, background=[accept, count_done])
+    simulate(dut, bench, cycles=20_000, background=[accept, walk, count_done])

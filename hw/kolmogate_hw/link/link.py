@@ -97,7 +97,7 @@ class Link(wiring.Component):
         low, high = chain[: -ACCESS.bits], chain[-ACCESS.bits :]
         run = data.View(_layout(RUN), chain[-RUN.bits :])
         access = data.View(_layout(ACCESS), high)
-        offset, page = access.address[:8], access.address[8:]
+        offset = access.address[:8]
         final = Signal(9, reset_less=True)  # offset of the last byte to move
         status = Signal(Status, reset_less=True)
         previous = Signal(8, reset_less=True)  # sequence number of the request before
@@ -150,6 +150,12 @@ class Link(wiring.Component):
 
         def take(value: Any) -> None:
             m.d.comb += [turn.load.eq(1), turn.value.eq(value)]
+
+        size = self.config.scratchpad_bytes
+        whole = (size & -size).bit_length() - 1  # bits that the comparison with the size need not look at
+
+        def below_size(address: Any) -> Any:
+            return address[whole:] < size >> whole
 
         with m.FSM():
             with m.State("RECEIVE"):
@@ -217,22 +223,20 @@ class Link(wiring.Component):
                 with m.If(command == Command.IDENTIFY):
                     m.d.sync += high.eq(reply[len(low) :])
                 m.next = "HEAD"
-                with m.If(status == Status.OK):
-                    size = self.config.scratchpad_bytes
-                    with m.Switch(command):
-                        with m.Case(Command.WRITE, Command.READ, Command.FEED):
-                            inside = ~final[8] & (page < size // PAGE_BYTES)
-                            expect(inside, Status.BAD_ADDRESS)
-                            with m.If(inside & (command != Command.READ)):
-                                m.next = "WRITE"
-                        with m.Case(Command.RUN):
-                            inside = (run.descriptors < size) & (run.code < size) & (run.literals < size)
-                            expect(inside, Status.BAD_ADDRESS)
-                            with m.If(inside & ~repeated):
-                                m.d.comb += host.start.eq(1)
-                                m.d.sync += started.eq(1)
-                        with m.Case(Command.RESET):
-                            m.d.comb += host.reset.eq(1)
+                with m.If(status == Status.OK), m.Switch(command):
+                    with m.Case(Command.WRITE, Command.READ, Command.FEED):
+                        inside = ~final[8] & below_size(access.address)
+                        expect(inside, Status.BAD_ADDRESS)
+                        with m.If(inside & (command != Command.READ)):
+                            m.next = "WRITE"
+                    with m.Case(Command.RUN):
+                        inside = Cat(map(below_size, (run.descriptors, run.code, run.literals))).all()
+                        expect(inside, Status.BAD_ADDRESS)
+                        with m.If(inside & ~repeated):
+                            m.d.comb += host.start.eq(1)
+                            m.d.sync += started.eq(1)
+                    with m.Case(Command.RESET):
+                        m.d.comb += host.reset.eq(1)
 
             with m.State("WRITE"):
                 m.d.comb += [host.request.valid.eq(1), host.request.p.write.eq(1)]

@@ -33,7 +33,18 @@ from .drain import (
 )
 from .fetcher import clock_fetcher
 from .requantiser import clock_requantiser, clock_residual, requantiser_ready, residual_takes
-from .sequencer import ARRAY, AWAIT_FILL, DISPATCH, END, FILL, LOAD, RECORD, clock_filler, clock_sequencer
+from .sequencer import (
+    ARRAY,
+    AWAIT_FILL,
+    BORDER,
+    DISPATCH,
+    END,
+    FILL,
+    LOAD,
+    RECORD,
+    clock_filler,
+    clock_sequencer,
+)
 
 __all__ = ["DONE", "RUNNING", "STUCK", "run"]
 
@@ -93,6 +104,7 @@ def run(
         start_residual = sequencer.state == RECORD
         done = dispatching and d.kind == END and not filler.busy
         end_layer = sequencer.state == AWAIT_FILL and not filler.busy
+        filled = sequencer.state == BORDER and not filler.busy
 
         # Scratchpad.
         requests = OUTPUTS if writer.port_valid else 0
@@ -177,5 +189,5 @@ def run(
         clock_requantiser(machine, requantiser, offered, taken)
         clock_filler(machine, d, filler, granted & BORDERS != 0, start_fill)
         descriptor_granted = granted & DESCRIPTORS != 0
-        clock_sequencer(machine, d, sequencer, descriptor_granted, writer_done, end_layer, start_fill)
+        clock_sequencer(machine, d, sequencer, descriptor_granted, writer_done, end_layer, start_fill, filled)
     return RUNNING

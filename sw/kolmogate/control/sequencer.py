@@ -8,6 +8,7 @@ __all__ = [
     "ARRAY",
     "AWAIT_FILL",
     "AWAIT_LAYER",
+    "BORDER",
     "DISPATCH",
     "END",
     "FILL",
@@ -22,7 +23,7 @@ __all__ = [
 END, ARRAY, FILL, RESIDUAL = range(4)
 
 # States of the sequencer.
-LOAD, DISPATCH, AWAIT_LAYER, AWAIT_FILL, RECORD = range(5)
+LOAD, DISPATCH, AWAIT_LAYER, AWAIT_FILL, RECORD, BORDER = range(6)
 
 
 @njit
@@ -34,6 +35,7 @@ def clock_sequencer(
     layer_done: bool,
     end_layer: bool,
     start_fill: bool,
+    filled: bool,
 ) -> None:
     answered = sequencer.answers & 1
     sequencer.answers = sequencer.answers >> 1 | granted << machine.read_latency - 1
@@ -49,7 +51,13 @@ def clock_sequencer(
             sequencer.state = AWAIT_LAYER
         elif d.kind == RESIDUAL:
             sequencer.state = RECORD
+        elif start_fill and machine.scratchpad_ports == 1:
+            sequencer.state = BORDER
         elif start_fill:
+            sequencer.index += 1
+            sequencer.state = LOAD
+    elif state == BORDER:
+        if filled:
             sequencer.index += 1
             sequencer.state = LOAD
     elif state == RECORD:
