@@ -45,23 +45,28 @@ class HostAccess(wiring.Component):
         request, operands = self.request.payload, self.operands
         word = request.address[lane_bits:ADDRESS_BITS]
         reading = Signal()
-        waited = Signal()
+        # What the host asks for, in fast machines when it has waited for a cycle.
+        host_writes, host_reads, waited = Signal(), Signal(), Signal()
+        asking = self.request.valid
         if self.config.fast:
-            m.d.sync += waited.eq(self.request.valid & ~self.request.ready)
+            asking = self.request.valid & ~self.request.ready
+            m.d.comb += waited.eq(host_writes | host_reads)
         else:
             m.d.comb += waited.eq(1)
+        m.d["sync" if self.config.fast else "comb"] += [
+            host_writes.eq(asking & request.write),
+            host_reads.eq(asking & ~request.write),
+        ]
         # Whose read it is, or was last; while it waits for its grant it stays whose it is.
         for_host = Signal(reset_less=True)
         waiting = Signal()
-        host_reads = Signal()
         choice = Signal()
         batch = Signal(8 * lanes, reset_less=True)
         m.d.comb += [
-            self.write_port.valid.eq(self.request.valid & waited & request.write),
+            self.write_port.valid.eq(host_writes),
             self.write_port.payload.address.eq(word),
             self.write_port.payload.mask.eq(1 << request.address[:lane_bits]),
             self.write_port.payload.data.eq(request.data.replicate(columns)),
-            host_reads.eq(self.request.valid & waited & ~request.write),
             choice.eq(Mux(waiting, for_host, host_reads)),
             self.read_port.request.valid.eq(
                 Mux(choice, host_reads, operands.request) & ~operands.valid & ~reading
