@@ -271,20 +271,26 @@ class RowDecoder(wiring.Component):
                 write_context.data.rate.eq(entropy.FIRST_RATE),
             ]
 
-        # The prediction: term 0 is read first, then term 1; each is added two cycles later.
+        # The prediction: term 0 is read first, then term 1; each is added three cycles later.
         prediction = Signal(8, reset_less=True)
         which = Signal()
         term = Signal(Terms.elem_shape)
         back = Signal(range(2 * HISTORY_ROWS))
         left = Signal()
         whole_row = Signal()
-        # Term 0 is read in the cycle of the first, and in `value` in that of the second; term 1 follows it.
+        # Term 0 is read in the cycle of the first, and in `value` in that of the third; term 1 follows it.
         term_0_read = Signal()
+        term_0_picked = Signal()
         term_0_here = Signal()
         term_1_here = Signal()
         source = Signal(range(columns), reset_less=True)
         used = Signal(reset_less=True)
         by = Signal(2, reset_less=True)
+        # Of the row that is read, the eight columns with the term's.
+        picked = Signal(64, reset_less=True)
+        picked_source = Signal(3, reset_less=True)
+        picked_used = Signal(reset_less=True)
+        picked_by = Signal.like(by, reset_less=True)
         value = Signal(signed(8), reset_less=True)
         value_by = Signal.like(by, reset_less=True)
         m.d.comb += [
@@ -298,9 +304,14 @@ class RowDecoder(wiring.Component):
             source.eq(c - left),
             used.eq((term.shift != NO_PREDICTION) & Mux(left, c != 0, t >= term.distance)),
             by.eq(term.shift),
-            value.eq(Mux(used, read_history.data.as_value().word_select(source, 8), 0)),
-            value_by.eq(by),
-            term_0_here.eq(term_0_read),
+            picked.eq(read_history.data.as_value().word_select(source[3:], 64)),
+            picked_source.eq(source),
+            picked_used.eq(used),
+            picked_by.eq(by),
+            value.eq(Mux(picked_used, picked.word_select(picked_source, 8), 0)),
+            value_by.eq(picked_by),
+            term_0_picked.eq(term_0_read),
+            term_0_here.eq(term_0_picked),
             term_1_here.eq(term_0_here),
         ]
         with m.If(term_0_here | term_1_here):
