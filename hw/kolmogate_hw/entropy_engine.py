@@ -437,13 +437,12 @@ class RowDecoder(wiring.Component):
                 with m.If(normal & self.bit_valid):
                     m.d.sync += plain.eq(plain - 1)
                     with m.If(plain == 1):
-                        m.d.sync += [negative.eq(self.bit), self.coming.eq(last)]
+                        m.d.sync += negative.eq(self.bit)
                         m.next = "FINISH"
                     with m.Else():
                         m.d.sync += u.eq(Cat(self.bit, u))
             with m.State("UPDATE"):
                 m.d.comb += at_mean.eq(1)
-                m.d.sync += self.coming.eq(last)
                 m.next = "FINISH"
             with m.State("FINISH"):
                 m.d.comb += [at_mean.eq(1), update.eq(1)]
@@ -452,14 +451,14 @@ class RowDecoder(wiring.Component):
                 m.d.sync += c.eq(c + 1)
                 m.next = "MEAN"
                 with m.If(last):
+                    m.d.comb += self.coming.eq(1)
                     m.next = "FETCH"
             with m.State("FETCH"):
-                m.d.comb += whole_row.eq(1)
+                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
                 m.next = "ROW_READY"
             with m.State("ROW_READY"):
-                m.d.comb += whole_row.eq(1)
+                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
                 with m.If(self.take):
-                    m.d.sync += self.coming.eq(0)
                     # Saturates: from there on every distance is within reach.
                     m.d.sync += t.eq(Cat((t + 1)[:-2], (t + 1)[-2] | t[-1]))
                     m.next = "ROW"
