@@ -278,7 +278,7 @@ class RowDecoder(wiring.Component):
                 write_context.data.rate.eq(entropy.FIRST_RATE),
             ]
 
-        # The prediction: term 0 is read first, then term 1; each is added two cycles later.
+        # The prediction: term 0 is read first, then term 1; each is added three cycles later.
         prediction = Signal(8, reset_less=True)
         which = Signal()
         term = Signal(Terms.elem_shape)
@@ -287,13 +287,19 @@ class RowDecoder(wiring.Component):
         whole_row = Signal()
         # The second term of records is for their heads.
         counts = Signal()
-        # Term 0 is read in the cycle of the first, and in `value` in that of the second; term 1 follows it.
+        # Term 0 is read in the cycle of the first, and in `value` in that of the third; term 1 follows it.
         term_0_read = Signal()
+        term_0_picked = Signal()
         term_0_here = Signal()
         term_1_here = Signal()
         source = Signal(range(columns), reset_less=True)
         used = Signal(reset_less=True)
         by = Signal(2, reset_less=True)
+        # Of the row that is read, the eight columns with the term's.
+        picked = Signal(64, reset_less=True)
+        picked_source = Signal(3, reset_less=True)
+        picked_used = Signal(reset_less=True)
+        picked_by = Signal.like(by, reset_less=True)
         value = Signal(signed(8), reset_less=True)
         value_by = Signal.like(by, reset_less=True)
         m.d.comb += [
@@ -308,9 +314,14 @@ class RowDecoder(wiring.Component):
             source.eq(c - left),
             used.eq((term.shift != NO_PREDICTION) & counts & Mux(left, c != 0, t >= term.distance)),
             by.eq(term.shift),
-            value.eq(Mux(used, read_history.data.as_value().word_select(source, 8), 0)),
-            value_by.eq(by),
-            term_0_here.eq(term_0_read),
+            picked.eq(read_history.data.as_value().word_select(source[3:], 64)),
+            picked_source.eq(source),
+            picked_used.eq(used),
+            picked_by.eq(by),
+            value.eq(Mux(picked_used, picked.word_select(picked_source, 8), 0)),
+            value_by.eq(picked_by),
+            term_0_picked.eq(term_0_read),
+            term_0_here.eq(term_0_picked),
             term_1_here.eq(term_0_here),
         ]
         with m.If(term_0_here | term_1_here):
@@ -426,13 +437,12 @@ class RowDecoder(wiring.Component):
                 with m.If(normal & self.bit_valid):
                     m.d.sync += plain.eq(plain - 1)
                     with m.If(plain == 1):
-                        m.d.sync += [negative.eq(self.bit), self.coming.eq(last)]
+                        m.d.sync += negative.eq(self.bit)
                         m.next = "FINISH"
                     with m.Else():
                         m.d.sync += u.eq(Cat(self.bit, u))
             with m.State("UPDATE"):
                 m.d.comb += at_mean.eq(1)
-                m.d.sync += self.coming.eq(last)
                 m.next = "FINISH"
             with m.State("FINISH"):
                 m.d.comb += [at_mean.eq(1), update.eq(1)]
@@ -441,14 +451,14 @@ class RowDecoder(wiring.Component):
                 m.d.sync += c.eq(c + 1)
                 m.next = "MEAN"
                 with m.If(last):
+                    m.d.comb += self.coming.eq(1)
                     m.next = "FETCH"
             with m.State("FETCH"):
-                m.d.comb += whole_row.eq(1)
+                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
                 m.next = "ROW_READY"
             with m.State("ROW_READY"):
-                m.d.comb += whole_row.eq(1)
+                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
                 with m.If(self.take):
-                    m.d.sync += self.coming.eq(0)
                     # Saturates: from there on every distance is within reach.
                     m.d.sync += t.eq(Cat((t + 1)[:-2], (t + 1)[-2] | t[-1]))
                     m.next = "ROW"
