@@ -108,7 +108,11 @@ class PairFetcher(WindowFetcher):
                     skip.eq(start),
                     remaining.eq(left[: lane_bits + 2].as_signed() + skip),
                 ]
-                assignments += [skips[r].eq(skip), some[r].eq(remaining > 0), beyond[r].eq(remaining > columns)]
+                assignments += [
+                    skips[r].eq(skip),
+                    some[r].eq(remaining > 0),
+                    beyond[r].eq(remaining > columns),
+                ]
             return assignments
 
         run = Cat(descriptor.run, C(0, len(bytes_left) - len(descriptor.run)))
@@ -118,8 +122,8 @@ class PairFetcher(WindowFetcher):
         ]
         empty = Signal(ROWS)
         m.d.comb += empty.eq(Cat(credit == 0 for credit in credits))
-        # The walk goes on; what it found is asked for. Between the two visits wait, up to two of each port, so
-        # that the walk need not know whether the feeders have room and the ports are free.
+        # The walk goes on; what it found is asked for. Between the two visits wait, up to two of each port,
+        # so that the walk need not know whether the feeders have room and the ports are free.
         advance = Signal()
         ask = Signal()
         pending = Signal()

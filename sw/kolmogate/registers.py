@@ -58,7 +58,17 @@ STATE = np.dtype(
         (
             "fetcher",
             _registers(
-                *("walking", "pending", "behind", "channels_left", "group_base", "x", "y", "position", "final_tile"),
+                *(
+                    "walking",
+                    "pending",
+                    "behind",
+                    "channels_left",
+                    "group_base",
+                    "x",
+                    "y",
+                    "position",
+                    "final_tile",
+                ),
                 *("outer", "inner", "run_offset", "word_offset", "bytes_left", "first_word", "again"),
                 # with one scratchpad port
                 *("step", "live_step", "first_run"),

@@ -66,9 +66,7 @@ def clock_pair_fetcher(
             lane.rows = for_rows[p]
             row = 2 * p + (fetcher.visited == SECOND and not fetcher.shared)
             lane.visit = rows[row].base + fetcher.word_offset
-            look_ahead(
-                machine, lane, fetcher.bytes_left, fetcher.first_word, window_last, fetcher.final_tile
-            )
+            look_ahead(machine, lane, fetcher.bytes_left, fetcher.first_word, window_last, fetcher.final_tile)
             more = more or lane.more
             if not here:
                 lane.next_wanted, lane.next_rows, lane.next_made = lane.wanted, lane.rows, lane.made
