@@ -17,6 +17,7 @@ from .isa import (
     ADDRESS_BITS,
     DESCRIPTOR,
     FILL_UNIT,
+    INPUT_OFFSET,
     SHIFT_BASE,
     SHIFTS,
     STORED_CONSTANTS,
@@ -113,13 +114,13 @@ class Machine:
         )
         # The soonest that all so far is done, and the fill that may run beside it: then it writes from when
         # the descriptor behind it has been read.
-        cycles = filled = 0
+        cycles = filled = before = 0
         fill = None
         residual = None
         feeders = Feeders(self.config)
         while True:
             data = self.memory[self._wrap(descriptors + np.arange(DESCRIPTOR.size(self.config.columns)))]
-            fields, size = load_descriptor(data.tobytes(), self.config.columns)
+            fields, size, before = load_descriptor(data.tobytes(), self.config.columns, before)
             if fill is not None:
                 self._fill(fill)
                 fill = None
@@ -177,7 +178,7 @@ class Machine:
         """A lower bound of the cycles of a descriptor."""
         config = self.config
         if fields["opcode"] == Opcode.FILL:
-            return fields["y_count"] * -(-fields["run"] // config.columns)
+            return fields["y_count"] * -(-fields["run"] * FILL_UNIT // config.columns)
         if fields["opcode"] == Opcode.RESIDUAL:
             return 0
         tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
@@ -186,9 +187,7 @@ class Machine:
         return groups * tiles * max(window_taps(fields), fields["outer_count"] * fields["inner_count"])
 
     def _fill(self, fields: dict[str, int]) -> None:
-        base, step, run = (
-            fields[name] // FILL_UNIT * FILL_UNIT for name in ("output_base", "output_step", "run")
-        )
+        base, step, run = (fields[name] * FILL_UNIT for name in ("output_base", "output_step", "run"))
         for line in base + np.arange(fields["y_count"]) * (run + step):
             self.memory[self._wrap(line + np.arange(run))] = fields["zero_point"] & 0xFF
 
@@ -227,7 +226,7 @@ class Machine:
         """A layer whose tiles may have different numbers of taps."""
         rows, columns, channels = self.config.rows, self.config.columns, fields["channels"]
         outputs = positions(fields, "output")
-        tiles = feeders.tiles(fields, self.memory.view(np.int8), limit)
+        tiles = feeders.tiles(fields, self.memory, limit)
         taps = "trc,tc->rc" if fields["word_mode"] else "tr,tc->rc"
         for first_channel in range(0, channels, columns):
             constants = _constants(self._records(reader)[: channels - first_channel])
@@ -240,7 +239,7 @@ class Machine:
                     weights = np.ones((depth, columns), np.int8)
                 else:
                     weights = np.concatenate([weights, reader.weights(max(depth - len(weights), 0))])
-                sums = np.einsum(taps, activations, weights[:depth], dtype=np.int64)
+                sums = np.einsum(taps, activations ^ INPUT_OFFSET, weights[:depth], dtype=np.int64)
                 accumulators = _wrapped(sums, self.config.accumulator_bits)[:, : len(constants["bias"])]
                 part = outputs[first : first + rows]
                 self._finish(fields, accumulators[: len(part)], constants, part + first_channel, residual)
@@ -298,7 +297,10 @@ class Machine:
         self.memory[places] = y.astype(np.int8).view(np.uint8)
 
     def _accumulate(self, fields: dict[str, int], windows: Int64Array, weights: Int8Array) -> Int64Array:
-        """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns)."""
+        """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns).
+
+        An int8 number plus `INPUT_OFFSET` is its byte with the other highest bit.
+        """
         columns = self.config.columns
         groups = len(weights)
         offsets = runs(fields)
@@ -308,7 +310,7 @@ class Machine:
             sums = [
                 np.einsum(
                     "ptc,tc->pc",
-                    self.memory.view(np.int8)[self._wrap(bytes_ + group * columns)],
+                    self.memory[self._wrap(bytes_ + group * columns)] ^ INPUT_OFFSET,
                     weights[group],
                     dtype=np.int64,
                 )
@@ -317,8 +319,8 @@ class Machine:
             total = np.concatenate(sums, axis=1)
         else:
             visited = windows[:, np.newaxis] + (offsets[:, np.newaxis] + np.arange(fields["run"])).ravel()
-            activations = self.memory.view(np.int8)[self._wrap(visited)].astype(np.float64)
-            # Sums of int8 products are exact in double precision.
+            activations = (self.memory[self._wrap(visited)] ^ INPUT_OFFSET).astype(np.float64)
+            # Sums of such products are exact in double precision.
             by_tap = weights.transpose(1, 0, 2).reshape(-1, groups * columns)
             total = (activations @ by_tap.astype(np.float64)).astype(np.int64)
         return _wrapped(total, self.config.accumulator_bits)
@@ -348,8 +350,9 @@ def _chunks(span: slice, bytes_each: int) -> Iterator[slice]:
 def _constants(packed: npt.NDArray[np.uint8]) -> dict[str, Int64Array]:
     """The constants of channels, from `STORED_CONSTANTS` (channels, 8)."""
     stored = _unpack_all(STORED_CONSTANTS, packed)
-    inverted = (stored["bias_low"] >> 23) ^ (stored["shift"] >> 5)
-    bias = ((stored["bias_high"] ^ (3 * inverted)) << 24) | stored["bias_low"]
+    middle = stored["bias_middle"] ^ (255 * (stored["bias_low"] >> 15))
+    inverted = (middle >> 7) ^ (stored["shift"] >> 5)
+    bias = ((stored["bias_high"] ^ (3 * inverted)) << 24) | (middle << 16) | stored["bias_low"]
     highest = 1 ^ (stored["sign"] & 1) ^ (stored["fraction"] < 0)
     shift = (stored["shift"] + SHIFT_BASE) % 64
     low = np.packbits(np.unpackbits(packed[:, :1], axis=1), axis=1, bitorder="little")[:, 0]

@@ -119,6 +119,7 @@ def test_mutants_on_the_rtl(count, seeds, capsys):
 
 
 def on_rtl(device, mutant, x, limit=LIMIT):
+    forget(device)
     device.write(0, bytes(CONFIG.scratchpad_bytes))
     for address, content in mutant.sections():
         device.write(address, content)
@@ -132,6 +133,13 @@ def on_rtl(device, mutant, x, limit=LIMIT):
         return ErrorCode(error.code)
     assert cycles <= limit
     return ErrorCode.NONE
+
+
+def forget(device):
+    """Have the device forget the descriptors that a first one could keep something of: the model has none."""
+    device.write(0, store_descriptor({"opcode": Opcode.ARRAY}, CONFIG.columns))
+    with pytest.raises(DeviceError, match="TIMEOUT"):
+        device.run(descriptors=0, code=0, literals=0, limit=40)
 
 
 def infer(device, image, x):

@@ -12,7 +12,7 @@ from kolmogate.compiler import compile
 from kolmogate.config import configuration
 from kolmogate.driver import Device
 from kolmogate.errors import DeviceError, InputError
-from kolmogate.isa import ErrorCode
+from kolmogate.isa import ErrorCode, Opcode, store_descriptor
 from kolmogate.link import Link
 from kolmogate.machine import Machine
 from kolmogate.programs.p0 import Program
@@ -63,6 +63,10 @@ def run_exactly(device, case):
 def end_on(target, mutant, x, limit):
     """The code in which a mutant ends that is streamed by a sound host."""
     image = mutant.image
+    # A first descriptor could keep something of an earlier one, and the model has none.
+    target.write(0, store_descriptor({"opcode": Opcode.ARRAY}, CONFIG.columns))
+    with pytest.raises(DeviceError, match="TIMEOUT"):
+        target.run(descriptors=0, code=0, literals=0, limit=40)
     target.write(0, bytes(CONFIG.scratchpad_bytes))
     target.write(image.sections["descriptors"].address, mutant.contents["descriptors"])
     target.write(image.input.address, image.pack_input(x[0]))
