@@ -54,6 +54,8 @@ class Machine:
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
         self.memory = np.zeros(config.scratchpad_bytes, np.uint8)
+        # The descriptor whose units the next may keep, from one inference to the next.
+        self._kept = 0
 
     def require(self, config: MachineConfig) -> None:
         """Raise `DeviceError` unless this machine is what an image was compiled for."""
@@ -114,13 +116,13 @@ class Machine:
         )
         # The soonest that all so far is done, and the fill that may run beside it: then it writes from when
         # the descriptor behind it has been read.
-        cycles = filled = before = 0
+        cycles = filled = 0
         fill = None
         residual = None
         feeders = Feeders(self.config)
         while True:
             data = self.memory[self._wrap(descriptors + np.arange(DESCRIPTOR.size(self.config.columns)))]
-            fields, size, before = load_descriptor(data.tobytes(), self.config.columns, before)
+            fields, size, self._kept = load_descriptor(data.tobytes(), self.config.columns, self._kept)
             if fill is not None:
                 self._fill(fill)
                 fill = None
