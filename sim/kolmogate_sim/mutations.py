@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping
 
 from kolmogate.image import Image
-from kolmogate.isa import KEPT, RECORDS, UNIT, Opcode, load_descriptor
+from kolmogate.isa import RECORDS, Opcode, load_descriptor, store_descriptor
 
 __all__ = ["Mutant", "mutate"]
 
@@ -52,12 +52,13 @@ def mutate(image: Image, source: random.Random) -> Mutant:
         name, width = source.choice(list(record.widths.items()))
         bits = source.choice((0, 1, (1 << width) - 1, 1 << width - 1, source.getrandbits(width)))
         signed = name in record.signed and bits >> width - 1
-        kept = [unit for keeps, unit in KEPT.items() if fields.get(keeps, 0)]
-        fields[name] = bits - (1 << width) if signed else bits & (1 << width) - 1
-        # Where it was, and without the units that it had not, whatever it says of them now.
-        stored = record.pack(**fields).to_bytes(record.size(image.config.columns), "little")
-        units = [stored[start : start + UNIT] for start in range(0, len(stored), UNIT)]
-        changed = b"".join(unit for k, unit in enumerate(units) if k not in kept)
+        changed = contents["descriptors"][place : place + size]
+        if name == "opcode":
+            changed[0] ^= fields["opcode"] ^ bits & (1 << width) - 1
+        else:
+            fields[name] = bits - (1 << width) if signed else bits & (1 << width) - 1
+            # What it takes may have changed: what follows stays where it is.
+            changed = store_descriptor(fields, image.config.columns)[:size].ljust(size, b"\0")
         contents["descriptors"][place : place + size] = changed
     elif kind == "descriptor":
         contents["descriptors"][place : place + size] = source.randbytes(size)

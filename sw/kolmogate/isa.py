@@ -24,7 +24,6 @@ __all__ = [
     "HISTORY_ROWS",
     "INPUT_OFFSET",
     "INSTRUCTION",
-    "KEPT",
     "NEW_BITS",
     "NO_PREDICTION",
     "P0",
@@ -209,7 +208,7 @@ words than they need."""
 UNIT = 8
 """Bytes that an ARRAY descriptor keeps or not."""
 
-KEPT = {"keeps_window": 2, "keeps_image": 3}
+_KEPT = {"keeps_window": 2, "keeps_image": 3}
 """The units that are kept if these fields say so."""
 
 
@@ -285,7 +284,7 @@ def store_descriptor(fields: Mapping[str, int], columns: int) -> bytes:
     stored = record.pack(**fields).to_bytes(record.size(columns), "little")
     if record is not DESCRIPTOR or columns != UNIT:
         return stored
-    kept = [k for name, k in KEPT.items() if fields.get(name, 0)]
+    kept = [k for name, k in _KEPT.items() if fields.get(name, 0)]
     return b"".join(stored[UNIT * k :][:UNIT] for k in range(4) if k not in kept)
 
 
@@ -298,9 +297,9 @@ def store_descriptors(descriptors: Iterable[Mapping[str, int]], columns: int) ->
     for fields in descriptors:
         if fields["opcode"] == Opcode.ARRAY:
             single = int(fields["outer_count"] == fields["inner_count"] == 1)
-            fields = {**fields, **dict.fromkeys(KEPT, 0), "single_run": single}
+            fields = {**fields, **dict.fromkeys(_KEPT, 0), "single_run": single}
             units = _units(DESCRIPTOR.pack(**fields))
-            for name, k in KEPT.items():
+            for name, k in _KEPT.items():
                 free = single and name == "keeps_window"
                 fields[name] = int(columns == UNIT and (free or units[k] == before[k]))
                 before[k] = before[k] if fields[name] else units[k]
@@ -323,7 +322,7 @@ def load_descriptor(data: bytes, columns: int, before: int = 0) -> tuple[dict[st
     if columns == UNIT:
         units, kept = _units(word), _units(before)
         rest = iter(units[2:])
-        for name, k in KEPT.items():
+        for name, k in _KEPT.items():
             units[k] = kept[k] if fields[name] else next(rest)
             size -= UNIT * fields[name]
         word = sum(unit << 8 * UNIT * k for k, unit in enumerate(units))
