@@ -212,8 +212,8 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig, foldi
         "opcode": Opcode.ARRAY,
         "x_count": width,
         "y_count": height,
-        **_steps("input", source, use.stride, width),
-        **_steps("output", target, (1, factor), width),
+        **_steps("input", source, use.stride, (height, width)),
+        **_steps("output", target, (1, factor), (height, width)),
         "word_mode": int(use.word_mode),
         "channels": channels,
         **_window_loops(source, size, config.columns if use.word_mode else None),
@@ -250,11 +250,12 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig, foldi
     )
 
 
-def _steps(prefix: str, layout: Layout, stride: tuple[int, int], x_count: int) -> dict[str, int]:
-    """Address steps from one output position to the next, seen in a tensor's storage."""
-    step = stride[1] * layout.pixel_pitch
-    wrap = stride[0] * layout.row_pitch - (x_count - 1) * step
-    return {f"{prefix}_step": _residue(step), f"{prefix}_wrap": _residue(wrap)}
+def _steps(prefix: str, layout: Layout, stride: tuple[int, int], counts: tuple[int, int]) -> dict[str, int]:
+    """Address steps from one output position to the next, in a tensor's storage; 0 where none is taken."""
+    height, width = counts
+    step = stride[1] * layout.pixel_pitch if width > 1 else 0
+    wrap = stride[0] * layout.row_pitch - (width - 1) * step if height > 1 else 0
+    return {f"{prefix}_step": step, f"{prefix}_wrap": wrap}
 
 
 def _residue(address: int) -> int:
