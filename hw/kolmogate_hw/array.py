@@ -24,7 +24,7 @@ class MacArray(wiring.Component):
     bytes, words, word_mode : activations, one byte a row, or in word mode one word a row whose byte c goes
         to column c. Given with ``valid``.
     weights, unit_weights : one weight a column, given one cycle after ``valid``; unit weights are all 1.
-    captured : high in the cycle in which a finished tile appears in the shadow registers.
+    captured : high in the cycle before a finished tile appears in the shadow registers.
     shift : move the shadow registers one place towards ``accumulators``.
     accumulators : the Q oldest of them. Row 0 leaves first; within a row, columns in ascending order.
 
@@ -123,8 +123,8 @@ class MacArray(wiring.Component):
             first_2.eq(first_1),
             last_2.eq(last_1),
             last_3.eq(last_2),
-            self.captured.eq(last_3),
         ]
+        m.d.comb += self.captured.eq(last_3)
         accumulators = []
         for index, (activation, weight) in enumerate(factors):
             product = Signal(signed(16), name=f"product_{index}", reset_less=True)
@@ -150,8 +150,8 @@ class MacArray(wiring.Component):
             last_2.eq(last_1),
             clear.eq(last_1),
             last_3.eq(last_2),
-            self.captured.eq(last_3),
         ]
+        m.d.comb += self.captured.eq(last_3)
         lows, highs = [], []
         for index in range(0, len(factors), 2):
             m.submodules[f"cell_{index // 2}"] = cell = DualAccumulator(self.config.accumulator_bits)

@@ -1,6 +1,6 @@
 """The compute unit: feeders, column buffers and array stepping together, tap by tap."""
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -72,10 +72,9 @@ class Compute(wiring.Component):
         for r in range(config.rows):
             m.submodules[f"feeder_{r}"] = feeder = RowFeeder(config)
             feeders.append(feeder)
-            for push, run in zip(self.push, self.run, strict=True):
+            m.d.comb += [feeder.push.eq(Cat(push[r] for push in self.push).any()), feeder.run.eq(self.run[0])]
+            for push, run in zip(self.push[1:], self.run[1:], strict=True):
                 with m.If(push[r]):
-                    m.d.comb += feeder.push.eq(1)
-                with m.If(push[r] if config.scratchpad_ports > 1 else C(1)):
                     m.d.comb += feeder.run.eq(run)
             m.d.comb += [
                 feeder.word_mode.eq(descriptor.word_mode),

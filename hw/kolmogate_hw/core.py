@@ -9,10 +9,10 @@ from kolmogate.protocol import PAGE_BYTES
 
 from .compute import Compute
 from .drain import Drain
-from .fetcher import WindowFetcher
 from .filler import Filler
 from .host_access import HostAccess
 from .lanes import WeightDecoder
+from .pair_fetcher import window_fetcher
 from .ports import ACTIVITY, HostPort
 from .rings import Rings
 from .scratchpad import Scratchpad
@@ -51,8 +51,8 @@ class Core(wiring.Component):
             stop.eq(abort | aborted.any()),
             clear.eq(abort | aborted.any() | sequencer.start),
         ]
-        # The port that writes has the fetcher's visits to every second row, the first among them: in dense
-        # layers, which have one position, the other port is the weights' alone. Without a second port it has
+        # The port that writes has the fetcher's visits to the first pair of rows: in dense layers, which have
+        # one position, the other port is the weights' alone. Without a second port it has
         # all. The host's accesses are few, and must not wait for an inference that does not end.
         readers = ["code", "literals", "coded", "descriptors"]
         if config.scratchpad_ports == 1:
@@ -66,7 +66,7 @@ class Core(wiring.Component):
         m.submodules.scratchpad = scratchpad = Scratchpad(
             config, clients, writers, {"activations_0", "activations_1"}
         )
-        fetcher = WindowFetcher(config)
+        fetcher = window_fetcher(config)
         decoder = WeightDecoder(config)
         compute = Compute(config)
         drain = Drain(config)

@@ -23,7 +23,7 @@ class Drain(wiring.Component):
 
     Members
     -------
-    captured : a tile has appeared in the shadow registers.
+    captured : a tile appears in the shadow registers in the next cycle.
     final_tile, last_row : it is the last of its column group; the last of its rows with a position.
     drained : high for one cycle when the array may take the last tap of the next tile: the last live output
         of the tile has left the registers, or will have before they capture again.
@@ -130,8 +130,14 @@ class Drain(wiring.Component):
         row_end = Signal()
         tile_end = Signal()
         transfer = Signal()
+        # A group's constants are there two cycles after the last batch of the group before. In the pipelined
+        # form the next tile may be sooner.
+        interval = requantiser_interval(config)
+        released = Signal()
+        if interval == 1:
+            m.d.sync += released.eq(constants.release)
         m.d.comb += [
-            requantiser.i.valid.eq(draining & ~skipping & constants.ready),
+            requantiser.i.valid.eq(draining & ~skipping & constants.ready & ~released),
             transfer.eq(requantiser.i.valid & requantiser.i.ready),
             tile_end.eq(row == last_row),
             counter.group_end.eq(tile_end & final_tile),
@@ -144,14 +150,17 @@ class Drain(wiring.Component):
         ]
         # Where nothing is added to the outputs, those left of a tile leave at the pace of the requantisers:
         # the last of them may follow while the next tile is on its way into the registers: whole rows in
-        # the pipelined form, a batch in the digit-serial one.
+        # the pipelined form, and a batch of the row before if there is time; a batch in the digit-serial one.
         final = Signal()
         ahead = Signal()
-        interval = requantiser_interval(config)
         m.d.comb += final.eq(counter.next_position & tile_end)
         if interval == 1:
-            enough = config.rows - 1 - min(config.rows - 1, config.capture_latency // batches)
-            m.d.comb += ahead.eq(counter.next_position & ((row == enough) | (tile_end & (row < enough))))
+            behind = min(config.rows - 1, config.capture_latency // batches)
+            enough = config.rows - 1 - behind
+            left = counter.next_position
+            if behind * batches < config.capture_latency:
+                left = (counter.next_batch & counter.last_follows) | (left & (counter.batch == 0))
+            m.d.comb += ahead.eq(((row == enough) & left) | ((row < enough) & final))
         elif interval <= config.capture_latency:
             follows = Signal()
             m.d.sync += follows.eq(counter.next_batch & counter.last_follows & tile_end)

@@ -15,8 +15,8 @@ __all__ = ["FEEDER_DEPTH", "RowFeeder", "RunLayout"]
 class RunLayout(data.StructLayout):
     """A scratchpad word on its way to a row: bytes ``start`` to ``last`` of it are activations.
 
-    ``window_end`` marks the last word of a window, ``final_tile`` the last tile of a column group. There
-    ``last_row`` is the last row with a position.
+    ``window_end`` marks the last word of a window (of several rows that the word is for: that of the last),
+    ``final_tile`` the last tile of a column group. There ``last_row`` is the last row with a position.
     """
 
     def __init__(self, config: MachineConfig) -> None:

@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike, signed
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, ValueLike, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN
 
 from .feeder import FEEDER_DEPTH, RunLayout
-from .ports import UnalignedReadPort, turned
+from .ports import UnalignedReadPort
 from .raster import RasterWalk
 from .records import struct_layout
+from .visits import VisitPort
 
 __all__ = ["WindowFetcher"]
 
@@ -20,15 +21,16 @@ class WindowFetcher(wiring.Component):
     """Turns an ARRAY descriptor into words for the row feeders, in the order the array uses them.
 
     For each column group, for each tile of R consecutive output positions, for each run of the window:
-    the words that hold the run, one visit a row, until every row has its bytes. Each scratchpad port makes a
-    visit a cycle: port p those of rows p, p + ports and so on. Rows beyond the layer's last position get the
-    last position's words.
+    the words that hold the run, one visit a row and a cycle, until every row has its bytes. Rows beyond the
+    layer's last position get the last position's words.
 
     The descriptor must be there from the cycle before ``start`` on. With ``next_group`` its ``input_base``
     must become ``group_base``, its ``channels`` those that are left, from the next cycle on.
 
     The fetcher runs ahead of the array as far as the feeders have room; ``push`` and ``run`` answer a granted
-    request of a port with its `UnalignedReadPort`. ``walking`` is high while there is a word left to ask for.
+    request of a port (`VisitPort`). ``walking`` is high while there is a word left to ask for.
+
+    This one has a single port; `kolmogate_hw.pair_fetcher` is that of machines with two.
     """
 
     walking: Signal
@@ -37,14 +39,14 @@ class WindowFetcher(wiring.Component):
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
-        lanes = config.scratchpad_ports
+        ports = config.scratchpad_ports
         super().__init__(
             {
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
-                "ports": Out(UnalignedReadPort(config)).array(lanes),
-                "push": Out(config.rows).array(lanes),
-                "run": Out(RunLayout(config)).array(lanes),
+                "ports": Out(UnalignedReadPort(config)).array(ports),
+                "push": Out(config.rows).array(ports),
+                "run": Out(RunLayout(config)).array(ports),
                 "pop": In(config.rows),
                 "walking": Out(1),
                 "next_group": Out(1),
@@ -55,19 +57,18 @@ class WindowFetcher(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config, descriptor = self.config, self.descriptor
-        rows, columns, lanes = config.rows, config.columns, config.scratchpad_ports
+        rows, columns = config.rows, config.columns
         lane_bits = columns.bit_length() - 1
         grain_bits = WORD_GRAIN.bit_length() - 1
         address = ADDRESS_BITS
 
-        # Where the walk is: position, rows of the tile (one a lane), run of the window, word of the run. What
-        # ends at a count of the descriptor is counted from 1, so that it meets it as it is.
+        # Where the walk is: position, row of the tile, run of the window, word of the run. What ends at a
+        # count of the descriptor is counted from 1, so that it meets it as it is.
         walking = self.walking
         position = Signal(address, reset_less=True)
-        step = Signal(range(rows // lanes))
+        step = Signal(range(rows))
         bases = [Signal(address, name=f"base_{r}", reset_less=True) for r in range(rows)]
-        live_step = Signal(range(rows // lanes), reset_less=True)
-        live_lanes = Signal(lanes, reset_less=True)
+        live_step = Signal(range(rows), reset_less=True)
         final_tile = Signal(reset_less=True)
         outer = Signal(10, reset_less=True)
         inner = Signal(10, reset_less=True)
@@ -92,42 +93,17 @@ class WindowFetcher(wiring.Component):
                 last_outer.eq(descriptor.single_run | (value == descriptor.outer_count)),
             ]
 
-        # The first pass over a tile's rows takes the positions, as many at once as there are lanes.
+        # The first pass over a tile's rows takes the positions.
         placing = Signal()
         m.d.comb += placing.eq(first_run & first_word)
-        m.submodules.walk = walk = RasterWalk(lanes)
+        m.submodules.walk = walk = RasterWalk()
         m.d.comb += [walk.x_count.eq(descriptor.x_count), walk.y_count.eq(descriptor.y_count)]
-        places: list[ValueLike] = [position]
-        placed = Signal(lanes)
-        ended = walk.end[-1]
-        m.d.comb += placed.eq(~Cat(C(0, 1), walk.end[:-1]))
-        for lane in range(lanes):
-            following = Signal(address, name=f"following_{lane}")
-            m.d.comb += following.eq(
-                places[-1] + Mux(walk.line_end[lane], descriptor.input_wrap, descriptor.input_step)
-            )
-            places.append(following)
+        following = Signal(address)
+        m.d.comb += following.eq(position + Mux(walk.line_end, descriptor.input_wrap, descriptor.input_step))
         last_step = Signal()
-        live = Signal(lanes)
-        m.d.comb += [
-            last_step.eq(Mux(placing, ended | (step == rows // lanes - 1), step == live_step)),
-            live.eq(Mux(placing, placed, Mux(last_step, live_lanes, (1 << lanes) - 1))),
-        ]
+        m.d.comb += last_step.eq(Mux(placing, walk.end | (step == rows - 1), step == live_step))
 
-        # Where the next words of the rows begin in theirs. Two lanes are for fast machines: there they are
-        # registers, made along with the offset, and the base of a row that has its place only now.
-        ahead = lanes > 1
-        skips = [Signal(grain_bits, name=f"skip_of_{r}", reset_less=True) for r in range(rows)]
-
-        def word_offset_becomes(value: ValueLike) -> list[Any]:
-            assignments = [word_offset.eq(value)]
-            for r in range(rows if ahead else 0):
-                here = placing & (step == r // lanes)
-                base = Mux(here, places[r % lanes], bases[r])[:grain_bits]
-                assignments.append(skips[r].eq(base + Value.cast(value)[:grain_bits]))
-            return assignments
-
-        # Visits: each lane has a word of its row to fetch, or none.
+        # A visit: the row has a word to fetch, or none.
         credits = [
             Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(rows)
         ]
@@ -136,73 +112,45 @@ class WindowFetcher(wiring.Component):
         far = Signal()
         m.d.comb += far.eq(~bytes_left[-1] & bytes_left[lane_bits + 1 :].any())
         advance = Signal()
-        possible = Signal(lanes)
-        free = Signal(lanes)
-        more = Signal(lanes)
-        reserved = []
-        for lane, port in enumerate(self.ports):
-            visit = Signal(address, name=f"visit_{lane}")
-            own_bases = Array(bases[lane::lanes])
-            m.d.comb += visit.eq(Mux(placing, places[lane], own_bases[step] + word_offset))
-            # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
-            # Rows differ in alignment, so that one may need a word more than another.
-            skip = Signal(grain_bits, name=f"skip_{lane}")
-            remaining = Signal(signed(lane_bits + 3), name=f"remaining_{lane}")
-            wanted = Signal(name=f"wanted_{lane}")
-            m.d.comb += [
-                skip.eq(Mux(placing, places[lane], Array(skips[lane::lanes])[step]) if ahead else visit),
-                remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
-                wanted.eq(live[lane] & (far | (remaining > 0))),
-                more[lane].eq(live[lane] & (far | (remaining > columns))),
-            ]
-            # The last live row speaks for those beyond it.
-            targets = Signal(rows, name=f"targets_{lane}")
-            room = Signal(name=f"room_{lane}")
-            last_live = last_step & live[lane] & (C(1) if lane == lanes - 1 else ~live[lane + 1])
-            for r in range(rows):
-                own = C(1) if r % lanes == lane else last_live if r % lanes > lane else C(0)
-                m.d.comb += targets[r].eq(((step == r // lanes) & own) | ((step < r // lanes) & last_live))
-            m.d.comb += room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any())
-            # Requests wait for their grant in a register, which keeps the arbiter and the walk apart.
-            # The lanes ask again when all are granted, so that no request overtakes another.
-            asked_targets = Signal(rows, name=f"asked_targets_{lane}", reset_less=True)
-            tag = Signal(RunLayout(config), name=f"tag_{lane}", reset_less=True)
-            m.d.comb += [
-                free[lane].eq(~port.request.valid | port.request.ready),
-                possible[lane].eq(~wanted | room),
-            ]
-            with m.If(port.request.ready):
-                m.d.sync += port.request.valid.eq(0)
-            with m.If(advance):
-                m.d.sync += [
-                    port.request.valid.eq(wanted),
-                    port.request.payload.eq(visit[grain_bits:]),
-                    asked_targets.eq(targets),
-                    tag.start.eq(Mux(first_word, skip, 0)),
-                    tag.last.eq(Mux(more[lane], columns - 1, remaining - 1)),
-                    tag.window_end.eq(last_inner & last_outer & ~more[lane]),
-                    tag.final_tile.eq(Mux(placing, ended, final_tile)),
-                    # Of the last live row, whose words the last row gets too.
-                    tag.last_row.eq(Cat(live[1:], step)),
-                ]
-            reserved.append(Mux(advance & wanted, targets, 0))
-            # Answers come two cycles after the grant, or three; their tags wait as long.
-            granted = port.request.valid & port.request.ready
-            pushed: Value = Mux(granted, asked_targets, 0)
-            answer = tag
-            for stage in range(3 if turned(config) else 2):
-                delayed = Signal(RunLayout(config), name=f"delayed_{lane}_{stage}", reset_less=True)
-                pushing = Signal(rows, name=f"pushed_{lane}_{stage}")
-                m.d.sync += [delayed.eq(answer), pushing.eq(pushed)]
-                answer, pushed = delayed, pushing
-            m.d.comb += [
-                self.push[lane].eq(pushed),
-                self.run[lane].eq(answer),
-                self.run[lane].word.eq(port.data),
-            ]
-        m.d.comb += advance.eq(walking & possible.all() & free.all())
+        more = Signal()
+        m.submodules.port = port = VisitPort(config)
+        visit = Signal(address)
+        m.d.comb += visit.eq(Mux(placing, position, Array(bases)[step] + word_offset))
+        # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
+        # Rows differ in alignment, so that one may need a word more than another.
+        skip = Signal(grain_bits)
+        remaining = Signal(signed(lane_bits + 3))
+        wanted = Signal()
+        m.d.comb += [
+            skip.eq(visit),
+            remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
+            wanted.eq(far | (remaining > 0)),
+            more.eq(far | (remaining > columns)),
+        ]
+        # The last live row speaks for those beyond it.
+        targets = Signal(rows)
+        room = Signal()
         for r in range(rows):
-            taken = Cat(reserved[lane][r] for lane in range(lanes)).any()
+            m.d.comb += targets[r].eq((step == r) | ((step < r) & last_step))
+        m.d.comb += [
+            room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any()),
+            advance.eq(walking & (~wanted | room) & port.free),
+            port.advance.eq(advance),
+            port.wanted.eq(wanted),
+            port.address.eq(visit),
+            port.targets.eq(targets),
+            port.tag.start.eq(Mux(first_word, skip, 0)),
+            port.tag.last.eq(Mux(more, columns - 1, remaining - 1)),
+            port.tag.window_end.eq(last_inner & last_outer & ~more),
+            port.tag.final_tile.eq(Mux(placing, walk.end, final_tile)),
+            # Of the last live row, whose words the last row gets too.
+            port.tag.last_row.eq(step),
+            self.push[0].eq(port.push),
+            self.run[0].eq(port.run),
+        ]
+        wiring.connect(m, port.port, wiring.flipped(self.ports[0]))
+        for r in range(rows):
+            taken = advance & wanted & targets[r]
             m.d.sync += credits[r].eq(credits[r] - taken + self.pop[r])
 
         again = Signal()
@@ -210,19 +158,16 @@ class WindowFetcher(wiring.Component):
         with m.If(advance):
             with m.If(placing):
                 for r in range(rows):
-                    with m.If(step == r // lanes):
-                        m.d.sync += bases[r].eq(places[r % lanes])
-                m.d.sync += [live_step.eq(step), live_lanes.eq(placed), final_tile.eq(ended)]
+                    with m.If(step == r):
+                        m.d.sync += bases[r].eq(position)
+                m.d.sync += [live_step.eq(step), final_tile.eq(walk.end)]
                 m.d.comb += walk.step.eq(1)
-                m.d.sync += position.eq(places[-1])
-            m.d.sync += [step.eq(step + 1), again.eq(again | more.any())]
+                m.d.sync += position.eq(following)
+            m.d.sync += [step.eq(step + 1), again.eq(again | more)]
             with m.If(last_step):
                 m.d.sync += [step.eq(0), again.eq(0), first_word.eq(0)]
-                with m.If(again | more.any()):
-                    m.d.sync += [
-                        *word_offset_becomes(word_offset + columns),
-                        bytes_left.eq(bytes_left - columns),
-                    ]
+                with m.If(again | more):
+                    m.d.sync += [word_offset.eq(word_offset + columns), bytes_left.eq(bytes_left - columns)]
                 with m.Else():
                     m.d.sync += [first_word.eq(1), first_run.eq(0), bytes_left.eq(descriptor.run)]
                     following_run = Signal(address)
@@ -232,7 +177,7 @@ class WindowFetcher(wiring.Component):
                     m.d.sync += [
                         *inner_becomes((inner + 1)[:10]),
                         run_offset.eq(following_run),
-                        *word_offset_becomes(following_run),
+                        word_offset.eq(following_run),
                     ]
                     with m.If(last_inner):
                         m.d.sync += [*inner_becomes(C(1)), *outer_becomes((outer + 1)[:10])]
@@ -244,7 +189,7 @@ class WindowFetcher(wiring.Component):
                                 first_run.eq(1),
                             ]
                             # When the window is a single word, the tile ends in the visit that places it.
-                            with m.If(Mux(placing, ended, final_tile)):
+                            with m.If(Mux(placing, walk.end, final_tile)):
                                 m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]
                                 m.d.sync += [
                                     position.eq(self.group_base),

@@ -76,7 +76,7 @@ class Bench:
                 dut.valid.value, dut.first.value, dut.last.value = 1, int(tap == 0), int(last)
                 if last:
                     self.free = False
-                    self.due.append(self.config.capture_latency)
+                    self.due.append(self.config.capture_latency - 1)
                 await self.cycle(weights[tap])
             if self.config.tile_gap:
                 await self.cycle()
@@ -88,6 +88,7 @@ class Bench:
         for number, tile in enumerate(expected):
             while not int(dut.captured.value):
                 await FallingEdge(dut.clk)
+            await FallingEdge(dut.clk)
             values: list[int] = []
             while len(values) < config.macs:
                 dut.shift.value = 0

@@ -484,6 +484,7 @@ def _write(
         live_weights=weights[1].get(layer.made, 0),
         positions=layer.positions,
         fold=layer.fold,
+        down=layer.down,
         replays=layer.replays,
         bits=bits,
         constant_bits=constant_bits,

@@ -29,7 +29,7 @@ class MachineConfig:
     scratchpad_bytes : int
         Size of the one memory for activations, programs and constants.
     scratchpad_ports : int
-        1: reads and writes share it. 2: both read, and one also writes; divides ``rows``.
+        1: reads and writes share it. 2: both read, each for two of 4 rows, and one also writes.
     column_buffer_depth : int
         Weights each column can hold; a power of two.
     accumulator_bits : int
@@ -90,8 +90,8 @@ class MachineConfig:
             f"scratchpad_bytes must be whole words and at most 1 MiB, not {self.scratchpad_bytes}",
         )
         require(
-            self.scratchpad_ports in (1, 2) and self.rows % self.scratchpad_ports == 0,
-            f"scratchpad_ports must be 1 or 2 and divide rows, not {self.scratchpad_ports}",
+            self.scratchpad_ports == 1 or (self.scratchpad_ports == 2 and self.rows == 4),
+            f"scratchpad_ports must be 1, or 2 with 4 rows, not {self.scratchpad_ports}",
         )
         require(
             power_of_two(self.column_buffer_depth) and self.column_buffer_depth <= 1 << 13,

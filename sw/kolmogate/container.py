@@ -28,7 +28,7 @@ from .simplify import Dropped
 __all__ = ["from_bytes", "load_image", "save_image", "to_bytes"]
 
 MAGIC = b"\x89KG\r\n\x1a\n\x00"
-VERSION = 3
+VERSION = 4
 HEADER = struct.Struct("<8sHII")
 
 T = TypeVar("T", MachineConfig, Dropped, Lossy)
@@ -173,6 +173,7 @@ def _layer(item: Mapping[str, Any]) -> LayerReport:
         live_weights=checked.integer(item, "live_weights"),
         positions=checked.integer(item, "positions"),
         fold=checked.integer(item, "fold", 4, 1),
+        down=checked.value(item, "down", bool),
         replays=checked.integer(item, "replays", low=1),
         bits=checked.integer(item, "bits"),
         constant_bits=checked.integer(item, "constant_bits"),

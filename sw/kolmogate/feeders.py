@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from .axis import PAIR, shares, words_apart
 from .config import MachineConfig
 from .isa import ADDRESS_BITS, WORD_GRAIN
 
@@ -113,33 +114,62 @@ class Feeders:
         self, fields: Mapping[str, int], memory: Bytes, limit: int
     ) -> Iterator[list[tuple[int, _Word]]]:
         """What the fetcher asks for in a cycle: words, and the rows that they go to."""
-        rows, lanes = self._config.rows, self._config.scratchpad_ports
-        windows, offsets = positions(fields, "input"), runs(fields)
-        for group in range(0, fields["channels"], self._config.columns):
-            for first in range(0, len(windows), rows):
-                bases = windows[first : first + rows] + (group if fields["word_mode"] else 0)
-                for index, offset in enumerate(offsets):
-                    last_run, left, more = index == len(offsets) - 1, fields["run"], True
+        config, run = self._config, fields["run"]
+        windows = positions(fields, "input")
+        for group in range(0, fields["channels"], config.columns):
+            for first in range(0, len(windows), config.rows):
+                bases = windows[first : first + config.rows] + (group if fields["word_mode"] else 0)
+                for last_run, passes in self._passes(fields, bases, first):
+                    left, more = run, True
                     while more:
                         more = False
-                        for step in range(0, len(bases), lanes):
+                        for words in passes:
                             limit -= 1
                             if limit < 0:
                                 raise Starved
                             visit = []
-                            for row in range(step, min(step + lanes, len(bases))):
-                                word, further = self._word(
-                                    memory, int(bases[row] + offset), fields["run"], left
-                                )
+                            for address, targets in words:
+                                word, further = self._word(memory, address, run, left)
                                 more = more or further
                                 if word is None:
                                     continue
                                 word.window_end = last_run and not further
-                                # The last row with a position speaks for those beyond it.
-                                through = rows if row == len(bases) - 1 else row + 1
-                                visit += [(target, replace(word)) for target in range(row, through)]
+                                visit += [(target, replace(word)) for target in targets]
                             yield visit
-                        left -= self._config.columns
+                        left -= config.columns
+
+    def _passes(
+        self, fields: Mapping[str, int], bases: Int64Array, first: int
+    ) -> Iterator[tuple[bool, list[list[tuple[int, list[int]]]]]]:
+        """For each run of a tile's windows, whether it is the last, and what each cycle of a pass over the
+        rows visits: an address a port and the rows that its word is for."""
+        rows, ports = self._config.rows, self._config.scratchpad_ports
+        apart = words_apart(fields) if ports == PAIR and shares(fields, first, rows) else None
+        offsets = runs(fields)
+        if apart is None:
+            block = rows // ports
+            live = [
+                [row for row in range(step, rows, block) if row < len(bases)]
+                for step in range(min(block, len(bases)))
+            ]
+            # The last row with a position speaks for those beyond it.
+            through = {row: [row] for row in range(len(bases) - 1)}
+            through[len(bases) - 1] = list(range(len(bases) - 1, rows))
+            for index, offset in enumerate(offsets):
+                passes = [[(int(bases[row] + offset), through[row]) for row in step] for step in live]
+                yield index == len(offsets) - 1, passes
+            return
+        words = fields["inner_count"]
+        for line, offset in enumerate(offsets[::words]):
+            for word in range(words + apart):
+                taken = [row for row, ahead in enumerate((0, apart)) if ahead <= word < ahead + words]
+                place = offset + word * fields["inner_step"]
+                visits = [
+                    (int(bases[row] + place), [row + k for k in taken])
+                    for row in range(0, rows, PAIR)
+                    if taken
+                ]
+                yield (line, word) == (fields["outer_count"] - 1, words + apart - 1), [visits]
 
     def _word(self, memory: Bytes, address: int, run: int, left: int) -> tuple[_Word | None, bool]:
         """The word of a run from ``address`` on for which so many of its bytes are ``left``, or none, and

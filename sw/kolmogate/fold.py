@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .axis import least_visits
 from .config import MachineConfig
 from .layout import Layout
 from .network import Conv2D, DepthwiseConv2D, Int8Array, Requantisation, Window
@@ -49,7 +50,8 @@ def fold_factor(use: Use, source: Layout, target: Layout, config: MachineConfig)
         groups = -(-factor * channels // config.columns)
         width = use.size[1] + (factor - 1) * (use.stride[1] - use.word_mode)
         taps = use.size[0] * width * (1 if use.word_mode else source.channels)
-        words = taps * config.rows / config.scratchpad_ports if use.word_mode else 0
+        apart = use.stride[0], factor * use.stride[1]
+        words = least_visits((use.size[0], width), apart, config) if use.word_mode else 0
         drain = config.macs / config.requantisers
         return groups * max(taps, words, drain) / factor
 

@@ -20,7 +20,7 @@ from .programs.reader import count_rows
 from .rings import RING_BYTES, RINGS, ring_addresses
 from .schedule import split_tail
 from .simplify import Dropped
-from .skeleton import regenerate
+from .skeleton import Making, regenerate
 
 __all__ = ["SECTIONS", "Activation", "Image", "LayerReport", "Lossy", "Section"]
 
@@ -58,6 +58,8 @@ class LayerReport:
         Output positions, each of which uses every weight once.
     fold : int
         Positions that the columns work on side by side (`kolmogate.fold`).
+    down : bool
+        Output positions are walked down instead of along lines (`kolmogate.axis`).
     replays : int
         How often its weights are made in an inference.
     bits : int
@@ -74,6 +76,7 @@ class LayerReport:
     live_weights: int
     positions: int
     fold: int
+    down: bool
     replays: int
     bits: int
     constant_bits: int
@@ -292,7 +295,7 @@ class Image:
         Raises `InputError` if the program does not make the network's weights.
         """
         try:
-            made = {layer.name: (layer.fold, layer.replays) for layer in self.layers}
+            made = {layer.name: Making(layer.fold, layer.down, layer.replays) for layer in self.layers}
             return regenerate(self.skeleton, self.program(), self.config.columns, made)
         except InputError as error:
             raise InputError(f"the image does not give its network back: {error}; compile it again") from None

@@ -56,11 +56,13 @@ STATE = np.dtype(
         (
             "fetcher",
             _registers(
-                *("walking", "channels_left", "group_base", "x", "y", "position", "step", "live_step"),
-                *("live_lanes", "final_tile", "outer", "inner", "run_offset", "word_offset"),
-                *("bytes_left", "first_run", "first_word", "again"),
-                # not registers: from `look_ahead` to `clock_fetcher`
-                *("placing", "ended", "next_x", "next_y", "next_position", "last_step"),
+                *("walking", "channels_left", "group_base", "x", "y", "position", "final_tile"),
+                *("outer", "inner", "run_offset", "word_offset", "bytes_left", "first_word", "again"),
+                # with one scratchpad port
+                *("step", "live_step", "first_run"),
+                # with two: the tile at hand, and the next one
+                *("active", "last_row", "ends", "shared", "visited"),
+                *("finding", "found", "row", "next_last_row", "next_final", "next_shared"),
             ),
         ),
         ("compute", _registers("undrained", "resting", "captured")),
@@ -83,7 +85,7 @@ STATE = np.dtype(
         ),
         ("code", _registers("index", "asking", "answers", "valid")),
         ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
-        ("constants", _registers("here", "arrived", "readable")),
+        ("constants", _registers("here", "arrived", "readable", "released")),
         ("drain", _registers("draining", "skipping", "row", "column", "follows")),
         ("draining", _COUNTER),
         ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
@@ -100,7 +102,7 @@ STATE = np.dtype(
 """All registers but those that are there once a row or once a scratchpad port."""
 
 ROW = _registers(
-    *("base", "credits"),
+    *("base", "next_base", "credits"),
     # the feeder; the tag of the word at its head is packed, see `control.array`
     *("written", "taken", "valid", "head", "pointer", "pop"),
 )
@@ -108,7 +110,7 @@ ROW = _registers(
 
 LANE = _registers(
     *("request", "targets", "tag", "delayed", "turned", "answer", "pushed", "turning", "push"),
-    # not registers: from `look_ahead` to `clock_fetcher`
-    *("placed", "visit", "live", "remaining", "wanted", "more", "reserved"),
+    # not registers: what is looked at, and what is found out of it
+    *("visit", "rows", "remaining", "wanted", "more"),
 )
 """Registers of the fetcher for a scratchpad port that reads activations."""

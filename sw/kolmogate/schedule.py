@@ -5,12 +5,14 @@ SOFTMAX and reshapes at the very end stay on the host.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+from .axis import turn, visits
 from .config import MachineConfig
 from .fold import Foldable, fold, fold_factor
 from .isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN, Opcode, window_taps
 from .layout import Layout
-from .network import Network, Operation, Reshape, Softmax
+from .network import DepthwiseConv2D, Network, Operation, Reshape, Softmax
 from .parameters import Parameters, parameters
 from .programs.search import MAXIMUM_TAPS
 from .uses import Shape, Use, image_shape, maker, refuse, resolve
@@ -42,6 +44,8 @@ class Layer:
         How often its weights are made: for each tile if a filter is deeper than the column buffer.
     fold : int
         Neighbouring positions that the columns work on side by side.
+    down : bool
+        Positions are walked down instead of along lines (`kolmogate.axis`).
     operand : str or None
         The tensor that a residual addition reads, in the place of the output's own bytes.
     residual : mapping or None
@@ -59,6 +63,7 @@ class Layer:
     parameters: Parameters
     replays: int
     fold: int
+    down: bool
     operand: str | None
     residual: Mapping[str, int] | None
 
@@ -208,15 +213,21 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig, foldi
     width //= factor
     channels = factor * target.channels
     positions = height * width
-    fields = {
+    window, run = _window(source, size, config.columns if use.word_mode else None)
+    # The loops over rows of positions, and over positions in a row.
+    rows = _Loop(height, use.stride[0] * source.row_pitch, target.row_pitch, window[0])
+    places = _Loop(width, use.stride[1] * source.pixel_pitch, factor * target.pixel_pitch, window[1])
+    fields, down = _loop_fields(rows, places), _loop_fields(places, rows)
+    goes_down = use.word_mode and _fits(down) and visits(down, config) < visits(fields, config)
+    if goes_down:
+        fields = down
+        if isinstance(operation, DepthwiseConv2D):
+            operation = turn(operation)
+    fields |= {
         "opcode": Opcode.ARRAY,
-        "x_count": width,
-        "y_count": height,
-        **_steps("input", source, use.stride, (height, width)),
-        **_steps("output", target, (1, factor), (height, width)),
         "word_mode": int(use.word_mode),
         "channels": channels,
-        **_window_loops(source, size, config.columns if use.word_mode else None),
+        "run": run,
     }
     zero_points = source.zero_point, use.zero_point
     made = parameters(operation, channels, window_taps(fields), zero_points, config)
@@ -245,27 +256,62 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig, foldi
         parameters=made,
         replays=-(-positions // config.rows) if fields.get("stream_weights") else 1,
         fold=factor,
+        down=goes_down,
         operand=use.residual.tensor if use.residual else None,
         residual=use.residual.record if use.residual else None,
     )
 
 
-def _steps(prefix: str, layout: Layout, stride: tuple[int, int], counts: tuple[int, int]) -> dict[str, int]:
-    """Address steps from one output position to the next, in a tensor's storage; 0 where none is taken."""
-    height, width = counts
-    step = stride[1] * layout.pixel_pitch if width > 1 else 0
-    wrap = stride[0] * layout.row_pitch - (width - 1) * step if height > 1 else 0
+class _Loop(NamedTuple):
+    """A loop over output positions: how many, bytes from one to the next in the input and in the output, and
+    the loop over the window in the same direction, its count and step."""
+
+    positions: int
+    input_step: int
+    output_step: int
+    window: tuple[int, int]
+
+
+def _loop_fields(outer: _Loop, inner: _Loop) -> dict[str, int]:
+    (outer_count, outer_step), (inner_count, inner_step) = outer.window, inner.window
+    return {
+        "x_count": inner.positions,
+        "y_count": outer.positions,
+        **_steps("input", outer, inner, (outer.input_step, inner.input_step)),
+        **_steps("output", outer, inner, (outer.output_step, inner.output_step)),
+        "outer_count": outer_count,
+        "outer_wrap": _residue(outer_step - (inner_count - 1) * inner_step),
+        "inner_count": inner_count,
+        "inner_step": _residue(inner_step),
+    }
+
+
+def _steps(prefix: str, outer: _Loop, inner: _Loop, steps: tuple[int, int]) -> dict[str, int]:
+    """Address steps from one output position to the next; 0 where none is taken."""
+    step = steps[1] if inner.positions > 1 else 0
+    wrap = steps[0] - (inner.positions - 1) * step if outer.positions > 1 else 0
     return {f"{prefix}_step": step, f"{prefix}_wrap": wrap}
+
+
+def _fits(fields: Mapping[str, int]) -> bool:
+    try:
+        DESCRIPTOR.pack(**fields)
+    except ValueError:
+        return False
+    return True
 
 
 def _residue(address: int) -> int:
     return address % (1 << ADDRESS_BITS)
 
 
-def _window_loops(layout: Layout, size: tuple[int, int], word: int | None) -> dict[str, int]:
-    """The loops over a window: rows, positions, bytes, joined where they are contiguous.
+def _window(
+    layout: Layout, size: tuple[int, int], word: int | None
+) -> tuple[tuple[tuple[int, int], tuple[int, int]], int]:
+    """The loops over a window (rows, positions), each a count and a step, and the bytes of a run.
 
-    ``word`` is the run of word mode, where positions are not contiguous for the array.
+    They are joined where they are contiguous. ``word`` is the run of word mode, where positions are not
+    contiguous for the array.
     """
     (outer, outer_step), (inner, inner_step) = (size[0], layout.row_pitch), (size[1], layout.pixel_pitch)
     run = word or layout.channels
@@ -273,10 +319,4 @@ def _window_loops(layout: Layout, size: tuple[int, int], word: int | None) -> di
         run, inner, inner_step = run * inner, 1, 0
         if outer == 1 or outer_step == run:
             run, outer, outer_step = run * outer, 1, 0
-    return {
-        "outer_count": outer,
-        "outer_wrap": _residue(outer_step - (inner - 1) * inner_step),
-        "inner_count": inner,
-        "inner_step": _residue(inner_step),
-        "run": run,
-    }
+    return ((outer, outer_step), (inner, inner_step)), run

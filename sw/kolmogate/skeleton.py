@@ -7,14 +7,16 @@ JSON that has the shapes in place of the weights.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import checked_json as checked
+from .axis import turn
 from .errors import InputError
 from .fold import Foldable, fold, unfold
 from .network import (
+    DepthwiseConv2D,
     Int8Array,
     Int32Array,
     Network,
@@ -28,7 +30,7 @@ from .parameters import row_count, weights_of_rows
 from .programs.p0 import Program
 from .programs.reader import count_rows, decode
 
-__all__ = ["from_record", "regenerate", "skeleton", "to_record"]
+__all__ = ["Making", "from_record", "regenerate", "skeleton", "to_record"]
 
 MAXIMUM_VALUES = 1 << 23
 """Weights of a network, or values of a tensor with its padding: one for each bit of the largest scratchpad.
@@ -50,19 +52,26 @@ def skeleton(network: Network) -> Network:
     return replace(network, operations=tuple(operations))
 
 
-def regenerate(
-    empty: Network, program: Program, columns: int, layers: Mapping[str, tuple[int, int]]
-) -> Network:
+class Making(NamedTuple):
+    """How an operation's weights are made: for an operation that was folded (`kolmogate.fold`) and turned
+    (`kolmogate.axis`), and how often."""
+
+    fold: int = 1
+    down: bool = False
+    replays: int = 1
+
+
+def regenerate(empty: Network, program: Program, columns: int, layers: Mapping[str, Making]) -> Network:
     """The network of skeleton ``empty``, its weights made by ``program`` for a machine of so many columns.
 
-    ``layers`` tells by name how often an operation was folded (`kolmogate.fold`) and its weights are made.
+    ``layers`` tells by an operation's name how.
     Raises `InputError` if the program does not make them, or the network breaks a rule of `Network.check`.
     """
-    folds, replays = zip(*(layers.get(one.name, (1, 1)) for one in empty.operations), strict=True)
-    made_as = [_folded(*pair) for pair in zip(empty.operations, folds, strict=True)]
+    makings = [layers.get(one.name, Making()) for one in empty.operations]
+    made_as = [_made_as(*pair) for pair in zip(empty.operations, makings, strict=True)]
     counts = [
-        row_count(operation, columns) * times if isinstance(operation, Weighted) else 0
-        for operation, times in zip(made_as, replays, strict=True)
+        row_count(operation, columns) * making.replays if isinstance(operation, Weighted) else 0
+        for operation, making in zip(made_as, makings, strict=True)
     ]
     # Before any row is made: a few bytes of program can make very many.
     made, _ = count_rows(program)
@@ -70,35 +79,36 @@ def regenerate(
         raise InputError(f"the weight program makes {made} rows, the network's layers take {sum(counts)}")
     rows = np.split(decode(program, columns)[0], np.cumsum(counts)[:-1]) if counts else []
     operations = (
-        replace(operation, weights=_weights(operation, made, _once(part, len(made.bias), columns, times)))
+        replace(operation, weights=_weights(operation, made, making, part, columns))
         if isinstance(operation, Weighted) and isinstance(made, Weighted)
         else operation
-        for operation, made, part, times in zip(empty.operations, made_as, rows, replays, strict=True)
+        for operation, made, making, part in zip(empty.operations, made_as, makings, rows, strict=True)
     )
     network = replace(empty, operations=tuple(operations))
     network.check()
     return network
 
 
-def _folded(operation: Operation, factor: int) -> Operation:
-    if factor == 1:
-        return operation
-    if not isinstance(operation, Foldable):
-        raise InputError(f"{operation.kind} {operation.name!r} cannot be folded")
-    return fold(operation, factor)
+def _made_as(operation: Operation, making: Making) -> Operation:
+    """The operation whose weights the program makes."""
+    if making.fold > 1:
+        if not isinstance(operation, Foldable):
+            raise InputError(f"{operation.kind} {operation.name!r} cannot be folded")
+        operation = fold(operation, making.fold)
+    if making.down and isinstance(operation, DepthwiseConv2D):
+        operation = turn(operation)
+    return operation
 
 
-def _once(rows: Int8Array, channels: int, columns: int, times: int) -> Int8Array:
-    """Rows (n, columns) of which each column group's come ``times`` times, once each."""
-    groups = -(-channels // columns)
-    return rows.reshape(groups, times, -1, columns)[:, 0].reshape(-1, columns)
-
-
-def _weights(operation: Weighted, made: Weighted, rows: Int8Array) -> Int8Array:
-    """The weights of ``operation``, which the program made as those of ``made``."""
-    weights = weights_of_rows(made, rows)
-    if isinstance(operation, Foldable) and made is not operation:
-        return unfold(weights, operation)
+def _weights(operation: Weighted, made: Weighted, making: Making, rows: Int8Array, columns: int) -> Int8Array:
+    """The weights of ``operation``, which the program's ``rows`` are as those of ``made``."""
+    groups = -(-len(made.bias) // columns)
+    once = rows.reshape(groups, making.replays, -1, columns)[:, 0].reshape(-1, columns)
+    weights = weights_of_rows(made, once)
+    if making.down and isinstance(operation, DepthwiseConv2D):
+        weights = weights.transpose(1, 0, 2)
+    if making.fold > 1 and isinstance(operation, Foldable):
+        weights = unfold(weights, operation)
     return weights
 
 

@@ -12,13 +12,14 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import DESCRIPTOR, window_taps
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, window_taps
 from kolmogate_hw.array import MacArray
 from kolmogate_hw.column_buffer import weight_row
 from kolmogate_hw.compute import Compute
-from kolmogate_hw.fetcher import WindowFetcher
+from kolmogate_hw.pair_fetcher import window_fetcher
 from kolmogate_hw.ports import UnalignedReadPort
 from kolmogate_hw.records import struct_layout
+from kolmogate_sim.groups import walk_groups
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.models import accumulate, random_layer, random_tile, random_weights, tile_sums
 from kolmogate_sim.streams import drive, simulate, stalls
@@ -106,6 +107,7 @@ def test_array(config: MachineConfig, source: random.Random) -> None:
         for word_mode, unit_weights, activations, weights in tiles:
             while not ctx.get(dut.captured):
                 await ctx.tick()
+            await ctx.tick()
             expected = tile_sums(activations, weights, word_mode=word_mode, unit_weights=unit_weights)
             np.testing.assert_array_equal(await drain_tile(ctx, dut, config, pauses), expected)
             free = True
@@ -114,7 +116,7 @@ def test_array(config: MachineConfig, source: random.Random) -> None:
         cycle = 0
         async for _, _, seen in ctx.tick().sample(dut.captured):
             if seen:
-                assert entered.popleft() == cycle - config.capture_latency
+                assert entered.popleft() == cycle - config.capture_latency + 1
             cycle += 1
 
     simulate(dut, feed, drain, cycles=20_000, background=[time_captures])
@@ -129,6 +131,8 @@ class Fetching(wiring.Component):
     captured: Signal
     drained: Signal
     shift: Signal
+    next_group: Signal
+    group_base: Signal
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -143,12 +147,14 @@ class Fetching(wiring.Component):
                 "drained": In(1),
                 "shift": In(1),
                 "accumulators": Out(accumulators),
+                "next_group": Out(1),
+                "group_base": Out(ADDRESS_BITS),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.fetcher = fetcher = WindowFetcher(self.config)
+        m.submodules.fetcher = fetcher = window_fetcher(self.config)
         m.submodules.compute = compute = Compute(self.config)
         for inner, outer in zip(fetcher.ports, self.ports, strict=True):
             wiring.connect(m, inner, wiring.flipped(outer))
@@ -162,6 +168,8 @@ class Fetching(wiring.Component):
             *(inner.eq(outer) for inner, outer in zip(compute.run, fetcher.run, strict=True)),
             compute.drained.eq(self.drained),
             compute.shift.eq(self.shift),
+            self.next_group.eq(fetcher.next_group),
+            self.group_base.eq(fetcher.group_base),
             self.captured.eq(compute.captured),
             self.accumulators.eq(compute.accumulators),
         ]
@@ -205,6 +213,8 @@ def run_layers(
                     while not ctx.get(dut.captured):
                         await ctx.tick()
                         cycles += 1
+                    await ctx.tick()
+                    cycles += 1
                     tile = await drain_tile(ctx, dut, config, draining)
                     np.testing.assert_array_equal(tile[: len(expected)], expected)
                     ctx.set(dut.drained, 1)
@@ -218,7 +228,11 @@ def run_layers(
 
         return serve
 
-    simulate(dut, decode, bench, cycles=50_000, background=[serving(port) for port in dut.ports])
+    async def walk(ctx: Any) -> None:
+        await walk_groups(ctx, dut, config.columns)
+
+    background = [walk, *(serving(port) for port in dut.ports)]
+    simulate(dut, decode, bench, cycles=50_000, background=background)
     return cycles
 
 

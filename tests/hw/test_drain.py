@@ -121,16 +121,17 @@ def run(
                     while next(pauses):
                         await cycle(ctx)
                     for cycles_left in reversed(range(config.capture_latency)):
+                        if cycles_left == 0:
+                            ctx.set(dut.captured, 1)
+                            ctx.set(dut.final_tile, first + config.rows >= outputs.positions)
+                            ctx.set(dut.last_row, min(config.rows, outputs.positions - first) - 1)
                         await cycle(ctx)
                         if cycles_left == config.tile_gap:
                             assert len(tile) <= left, "outputs were left behind"
                     tile = group[first : first + config.rows].ravel().tolist()
                     left = config.columns - -(-live // lanes) * lanes
-                    ctx.set(dut.captured, 1)
-                    ctx.set(dut.final_tile, first + config.rows >= outputs.positions)
-                    ctx.set(dut.last_row, min(config.rows, outputs.positions - first) - 1)
-                    drained, taken = await cycle(ctx), 1
                     ctx.set(dut.captured, 0)
+                    drained, taken = await cycle(ctx), 1
                     while not drained:
                         drained = await cycle(ctx)
             store(config, outputs.layer, outputs.values, expected)
@@ -164,6 +165,12 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
         for corner, fixed in source.sample(sorted(CORNERS.items()), len(CORNERS))
     }
     run(config, layers, source)
+
+
+def test_groups_without_a_pause(config: MachineConfig, source: random.Random) -> None:
+    """Each tile has constants of its own."""
+    outputs = Outputs(config, source, x_count=config.rows, y_count=1, channels=4 * config.columns)
+    run(config, {"groups": outputs}, source, stalled=False)
 
 
 def test_pace(config: MachineConfig, source: random.Random) -> None:

@@ -5,9 +5,12 @@ from collections import deque
 from typing import Any
 
 import numpy as np
-from kolmogate.config import MachineConfig
+import pytest
+from kolmogate import axis
+from kolmogate.config import MachineConfig, configuration
 from kolmogate_hw.feeder import FEEDER_DEPTH
-from kolmogate_hw.fetcher import WindowFetcher
+from kolmogate_hw.pair_fetcher import window_fetcher
+from kolmogate_sim.groups import walk_groups
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.models import activations, random_layer
 from kolmogate_sim.streams import simulate, stalls
@@ -42,6 +45,13 @@ CORNERS: dict[str, dict[str, Any]] = {
     "one channel more than a group": {"word_mode": 1, "channels": lambda config: config.columns + 1},
     "whole groups": {"word_mode": 0, "channels": lambda config: 2 * config.columns, "run": 5},
     "single channel": {"word_mode": 1, "channels": 1},
+    "neighbours": {"word_mode": 1, "input_step": 16, "inner_step": 16, "inner_count": 3, "y_count": 2},
+    "every second": {"word_mode": 1, "input_step": 16, "inner_step": 8, "inner_count": 3, "x_count": 8},
+    "every second, apart": {"word_mode": 1, "input_step": 16, "inner_step": 8, "inner_count": 1},
+    "neighbours on odd lines": {
+        **{"word_mode": 1, "input_step": 8, "inner_step": 8, "outer_count": 3, "inner_count": 3},
+        **{"x_count": 5, "y_count": 5, "channels": lambda config: config.columns + 1},
+    },
     "random bytes": {"word_mode": 0, "outer_count": 2},
     "random words": {"word_mode": 1},
 }
@@ -49,7 +59,7 @@ CORNERS: dict[str, dict[str, Any]] = {
 
 def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> None:
     """The corners one after the other in random order, each row popping its words at random."""
-    dut = WindowFetcher(config)
+    dut = window_fetcher(config)
     layers = {
         corner: random_layer(
             source,
@@ -95,13 +105,13 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
                     for place, value in enumerate(values):
                         assert taken[row] < len(wanted[row]), f"{name}: row {row} was given too much"
                         at_last = place == len(values) - 1
-                        final_tile = (
-                            bool(word.final_tile) if row == config.rows - 1 else wanted[row][taken[row]][2]
-                        )
-                        if word.window_end and word.final_tile and row == config.rows - 1:
+                        got = (value, bool(word.window_end) and at_last, bool(word.final_tile))
+                        if row != config.rows - 1:
+                            # Of words for several rows the marks are those of the last.
+                            got = (value, *wanted[row][taken[row]][1:])
+                        elif word.window_end and word.final_tile:
                             positions = layer["x_count"] * layer["y_count"]
                             assert word.last_row == (positions - 1) % config.rows
-                        got = (value, bool(word.window_end) and at_last, final_tile)
                         assert got == wanted[row][taken[row]], f"{name}: row {row}, activation {taken[row]}"
                         taken[row] += 1
                     held[row].append(len(values))
@@ -118,14 +128,7 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
                 assert not any(ctx.get(port.request.valid) for port in dut.ports)
 
     async def walk(ctx: Any) -> None:
-        """The descriptor walks over the column groups, as in the sequencer."""
-        fields = dut.descriptor
-        async for _, _, moves, base, left in ctx.tick().sample(
-            dut.next_group, dut.group_base, fields.channels
-        ):
-            if moves:
-                ctx.set(fields.input_base, base)
-                ctx.set(fields.channels, (left - config.columns) % (1 << len(fields.channels)))
+        await walk_groups(ctx, dut, config.columns)
 
     def serving(port: Any) -> Any:
         async def serve(ctx: Any) -> None:
@@ -134,3 +137,41 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
         return serve
 
     simulate(dut, feed, cycles=30_000, background=[walk, *(serving(port) for port in dut.ports)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "least"),
+    [
+        ({"input_step": 16, "inner_step": 16}, 4 * 12),
+        ({"input_step": 32, "inner_step": 16}, 4 * 15),
+        ({"input_step": 48, "inner_step": 16}, 4 * 18),
+        ({"input_step": 16, "inner_step": 16, "inner_count": 5, "outer_count": 1}, 4 * 6),
+        ({"input_step": 16, "inner_step": 16, "x_count": 5, "y_count": 5}, 1 * 9 + 2 * 18 + 4 * 12),
+    ],
+)
+def test_pairs_share_words(fields: dict[str, int], least: int) -> None:
+    """Each port makes so many visits, as the compiler knows."""
+    config = configuration("ecp5-45f")
+    dut = window_fetcher(config)
+    shape = {"x_count": 8, "y_count": 2, "outer_count": 3, "inner_count": 3, "channels": 1, **fields}
+    layer = random_layer(random.Random(0), config, MEMORY, word_mode=1, **shape)
+    visits = [0, 0]
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.descriptor, layer)
+        await ctx.tick()
+        ctx.set(dut.start, 1)
+        for port in dut.ports:
+            ctx.set(port.request.ready, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        while ctx.get(dut.walking) or any(ctx.get(port.request.valid) for port in dut.ports):
+            for index, port in enumerate(dut.ports):
+                visits[index] += ctx.get(port.request.valid)
+            # The rows pop what they are given.
+            ctx.set(dut.pop, ctx.get(dut.push[0]) | ctx.get(dut.push[1]))
+            await ctx.tick()
+
+    simulate(dut, bench, cycles=1000)
+    assert visits[0] == axis.visits(layer, config) == least
+    assert visits[1] <= visits[0]

@@ -37,7 +37,7 @@ def test_clients_share_the_memory(
     config: MachineConfig, ports: int, source: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few words, fought over by every client, each pausing at random."""
-    config = dataclasses.replace(config, rows=2, scratchpad_bytes=8 * config.columns, scratchpad_ports=ports)
+    config = dataclasses.replace(config, rows=4, scratchpad_bytes=8 * config.columns, scratchpad_ports=ports)
     monkeypatch.setattr(scratchpad, "ScratchpadMemory", StrictMemory)
     dut = Scratchpad(config, PORTS[ports], WRITERS, UNALIGNED)
     latency = {name: 3 if name in UNALIGNED and config.columns > WORD_GRAIN else 2 for name in READERS}

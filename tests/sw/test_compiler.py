@@ -90,6 +90,21 @@ def test_depthwise_layers_take_neighbouring_positions(channels, stride, fold, ch
     assert (infer(image, x) == golden.run(network, x)).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "stride", "down"),
+    [((25, 5, 64), (1, 1), True), ((5, 25, 64), (1, 1), False), ((8, 8, 16), (1, 3), True)],
+)
+def test_depthwise_layers_are_walked_along_the_better_axis(shape, stride, down, chain, inputs, infer):
+    """Kernels with them; the image gives back the weights as they were."""
+    size = (3, 2) if shape[2] == 64 else (3, 3)
+    network = chain(*shape).depthwise(size, stride, (1, 1, 1, 1)).conv(4, (1, 1)).network()
+    image = compile(network, configuration("ecp5-85f"))
+    assert image.layers[0].down == down
+    x = inputs(network, 3)
+    assert (infer(image, x) == golden.run(network, x)).all()
+    assert (golden.run(image.network(), x) == golden.run(network, x)).all()
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_keyword_network_equals_golden(target, models_folder, inputs, infer):
     network = load_tflite(models_folder / "kws_ref_model.tflite")

@@ -73,4 +73,5 @@ def clock_compute(machine: Registers, compute: Registers, tile_end: int, drained
         compute.undrained = 0
     if tile_end:
         compute.undrained = 1
-        compute.captured |= 1 << machine.capture_latency - 1
+        # Told a cycle before the tile is there.
+        compute.captured |= 1 << machine.capture_latency - 2

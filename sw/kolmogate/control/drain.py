@@ -20,18 +20,29 @@ __all__ = [
 def clock_constants(constants: Registers, arrived: bool, release: bool) -> None:
     constants.here += arrived - release
     constants.readable += constants.arrived - release
-    constants.arrived = arrived
+    constants.arrived, constants.released = arrived, release
 
 
 @njit
 def leaves_in_time(
-    machine: Registers, drain: Registers, counter: Registers, next_position: bool, tile_end: bool
+    machine: Registers,
+    drain: Registers,
+    counter: Registers,
+    next_batch: bool,
+    next_position: bool,
+    tile_end: bool,
 ) -> bool:
     """Whether what is left of a tile leaves before the next is captured, if that ends from now on."""
     if machine.interval == 1:
-        rows = min(machine.rows - 1, machine.capture_latency * machine.requantisers // machine.columns)
-        enough = machine.rows - 1 - rows
-        return next_position and (drain.row == enough or (tile_end and drain.row < enough))
+        batches = machine.columns // machine.requantisers
+        behind = min(machine.rows - 1, machine.capture_latency // batches)
+        enough = machine.rows - 1 - behind
+        if drain.row < enough:
+            return next_position and tile_end
+        left = next_position
+        if behind * batches < machine.capture_latency:
+            left = (next_batch and last_follows(machine, counter)) or (left and counter.batch == 0)
+        return drain.row == enough and left
     final = next_position and tile_end
     if machine.interval <= machine.capture_latency:
         return drain.follows or (final and counter.batch == 0)

@@ -1,64 +1,11 @@
-"""Window fetcher."""
+"""Window fetcher of a machine with one scratchpad port."""
 
 from numba import njit
 
 from ..registers import Registers
-from .arbiter import ACTIVATIONS_0, ACTIVATIONS_1
-from .array import tag_of
+from .visits import ask, clock_visits, look_ahead
 
 __all__ = ["clock_fetcher"]
-
-
-@njit
-def look_ahead(
-    machine: Registers, d: Registers, fetcher: Registers, rows: Registers, lanes: Registers
-) -> bool:
-    """What each lane asks for next, and where that goes; whether all of them have room for it."""
-    columns, ports = machine.columns, machine.scratchpad_ports
-    placing = fetcher.first_run and fetcher.first_word
-    ended = False
-    step = fetcher.step
-    if placing:
-        x, y, position = fetcher.x, fetcher.y, fetcher.position
-        for p in range(ports):
-            lanes[p].placed = not ended
-            lanes[p].visit = position
-            if x == d.x_count - 1:
-                ended = ended or y == d.y_count - 1
-                position += d.input_wrap
-                x = 0
-                y += 1
-            else:
-                position += d.input_step
-                x += 1
-        fetcher.next_x, fetcher.next_y, fetcher.next_position = x, y, position
-        last_step = ended or step == machine.rows // ports - 1
-    else:
-        last_step = step == fetcher.live_step
-    fetcher.placing, fetcher.ended, fetcher.last_step = placing, ended, last_step
-    for p in range(ports):
-        if placing:
-            lanes[p].live = lanes[p].placed
-        else:
-            lanes[p].live = not last_step or fetcher.live_lanes >> p & 1
-            lanes[p].visit = rows[step * ports + p].base + fetcher.word_offset
-
-    possible = True
-    for p in range(ports):
-        lane = lanes[p]
-        row = step * ports + p
-        lane.remaining = fetcher.bytes_left + lane.visit % machine.word_grain
-        lane.wanted = lane.live and lane.remaining > 0
-        lane.more = lane.live and lane.remaining > columns
-        # The last live row speaks for those beyond it.
-        last_live = last_step and (p == ports - 1 or not lanes[p + 1].live)
-        through = machine.rows - 1 if last_live else row
-        lane.reserved = 0
-        if lane.wanted:
-            lane.reserved = (2 << through) - (1 << row)
-            for r in range(row, through + 1):
-                possible = possible and rows[r].credits != 0
-    return possible
 
 
 @njit
@@ -71,59 +18,38 @@ def clock_fetcher(
     granted: int,
     start: bool,
 ) -> None:
-    columns, ports = machine.columns, machine.scratchpad_ports
-    # Answers come two cycles after the grant, one later where words are turned; their tags wait as long.
-    advance = fetcher.walking != 0
-    turned = columns != machine.word_grain
-    for p in range(ports):
-        lane = lanes[p]
-        if turned:
-            lane.push, lane.answer = lane.turning, lane.turned
-            lane.turning, lane.turned = lane.pushed, lane.delayed
-        else:
-            lane.push, lane.answer = lane.pushed, lane.delayed
-        lane.pushed, lane.delayed = 0, lane.tag
-        if granted & (ACTIVATIONS_1 if p else ACTIVATIONS_0):
-            lane.request = 0
-            lane.pushed = lane.targets
-        advance = advance and not lane.request
-
-    # The lanes' next requests come when all have been granted.
-    advance = advance and look_ahead(machine, d, fetcher, rows, lanes)
+    lane, step = lanes[0], fetcher.step
+    placing = fetcher.first_run and fetcher.first_word
+    line_end = fetcher.x == d.x_count - 1
+    end = line_end and fetcher.y == d.y_count - 1
+    last_step = step == fetcher.live_step
+    if placing:
+        last_step = end or step == machine.rows - 1
+    advance = clock_visits(machine, lanes, granted) and fetcher.walking
+    if advance:
+        lane.visit = fetcher.position if placing else rows[step].base + fetcher.word_offset
+        # The last live row speaks for those beyond it.
+        lane.rows = (1 << machine.rows) - (1 << step) if last_step else 1 << step
+        advance = look_ahead(machine, lane, rows, fetcher.bytes_left)
     for r in range(machine.rows):
         rows[r].credits += rows[r].pop
     if advance:
-        step = fetcher.step
-        more = fetcher.again
+        if placing:
+            rows[step].base = fetcher.position
+            fetcher.live_step, fetcher.final_tile = step, end
+            fetcher.position += d.input_wrap if line_end else d.input_step
+            fetcher.x = 0 if line_end else fetcher.x + 1
+            fetcher.y += line_end
         window_last = fetcher.inner == d.inner_count - 1 and fetcher.outer == d.outer_count - 1
-        if fetcher.placing:
-            fetcher.live_lanes = 0
-            for p in range(ports):
-                rows[step * ports + p].base = lanes[p].visit
-                fetcher.live_lanes |= lanes[p].placed << p
-            fetcher.live_step = step
-            fetcher.final_tile = fetcher.ended
-            fetcher.x, fetcher.y, fetcher.position = fetcher.next_x, fetcher.next_y, fetcher.next_position
-        for p in range(ports):
-            lane = lanes[p]
-            lane.request = lane.wanted
-            lane.targets = lane.reserved
-            lane.tag = tag_of(
-                lane.visit % machine.word_grain if fetcher.first_word else 0,
-                columns - 1 if lane.more else lane.remaining - 1,
-                window_last and not lane.more,
-                fetcher.final_tile,
-            )
-            more = more or lane.more
-            for r in range(machine.rows):
-                rows[r].credits -= lane.reserved >> r & 1
+        ask(machine, lane, rows, fetcher.first_word, window_last, fetcher.final_tile)
+        more = fetcher.again or lane.more
         fetcher.step += 1
         fetcher.again = more
-        if fetcher.last_step:
+        if last_step:
             fetcher.step, fetcher.again, fetcher.first_word = 0, 0, 0
             if more:
-                fetcher.word_offset += columns
-                fetcher.bytes_left -= columns
+                fetcher.word_offset += machine.columns
+                fetcher.bytes_left -= machine.columns
             else:
                 next_run(machine, d, fetcher)
     if start:

@@ -32,6 +32,7 @@ from .drain import (
     leaves_in_time,
 )
 from .fetcher import clock_fetcher
+from .pair_fetcher import clock_pair_fetcher
 from .requantiser import clock_requantiser, clock_residual, requantiser_ready, residual_takes
 from .sequencer import (
     ARRAY,
@@ -135,6 +136,7 @@ def run(
 
         # Drain: a batch goes to the requantisers.
         offered = drain.draining and not drain.skipping and constants.readable != 0
+        offered = offered and not (machine.interval == 1 and constants.released)
         transfer = offered and requantiser_ready(machine, requantiser, residual)
         batch_end = last_batch(machine, draining)
         position_end = last_position(d, draining)
@@ -143,7 +145,9 @@ def run(
         follows = transfer and not batch_end and tile_end and last_follows(machine, draining)
         drained = next_position and tile_end
         if not residual.adding:
-            drained = leaves_in_time(machine, drain, draining, next_position, tile_end)
+            drained = leaves_in_time(
+                machine, drain, draining, transfer and not batch_end, next_position, tile_end
+            )
         release = next_position and position_end
         taken = residual_takes(machine, requantiser, residual)
         accepted_output = taken and requantiser.valid
@@ -168,7 +172,10 @@ def run(
         # the requantisers are taken before what comes behind them.
         writer_done = writer.done
         clock_feeders(machine, d, rows, waiting, lanes, step)
-        clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
+        if two_ports:
+            clock_pair_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
+        else:
+            clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
         group_made = decoder.last
         accepted = decoder.valid and decoder.of_records and constants.here != 2
         coding = decoder.running and decoder.coded

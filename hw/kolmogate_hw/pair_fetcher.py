@@ -1,0 +1,225 @@
+"""The window fetcher of machines with two scratchpad ports, whose rows share words in pairs."""
+
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, ValueLike, signed
+from amaranth.lib import wiring
+from kolmogate.config import MachineConfig
+from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
+
+from .feeder import FEEDER_DEPTH
+from .fetcher import WindowFetcher
+from .tiles import TILE_ROWS, TileFinder, TileLayout
+from .visits import VisitPort
+
+__all__ = ["PairFetcher", "window_fetcher"]
+
+ROWS, PORTS = TILE_ROWS, 2
+
+
+def window_fetcher(config: MachineConfig) -> WindowFetcher:
+    """That of a machine with so many scratchpad ports."""
+    return (PairFetcher if config.scratchpad_ports == PORTS else WindowFetcher)(config)
+
+
+class PairFetcher(WindowFetcher):
+    """As `WindowFetcher`, with a visit a cycle on each port: port p fetches for rows 2p and 2p + 1.
+
+    In word mode a word may be for both rows of a pair. Where windows are s words apart along a line, s being
+    1 or 2, and n words wide, row 2p takes the first n of n + s words and its neighbour the last n: the pairs
+    of a tile that are on a line each walk them once instead of 2n. A tile that has not all of its rows, or
+    where a line ends within a pair, is fetched row by row.
+
+    ``window_end`` of a word is that of the last of the rows it is for. Rows beyond the layer's last position
+    get the words of the last.
+
+    A tile's positions are found while the one before is fetched, one a cycle; a layer's first request comes
+    as many cycles after ``start`` as its first tile has positions, and another.
+    """
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config, descriptor = self.config, self.descriptor
+        columns = config.columns
+        lane_bits = columns.bit_length() - 1
+        grain_bits = WORD_GRAIN.bit_length() - 1
+        address = ADDRESS_BITS
+
+        m.submodules.tiles = tiles = TileFinder(config)
+        m.d.comb += [
+            tiles.start.eq(self.start),
+            tiles.descriptor.eq(descriptor),
+            self.next_group.eq(tiles.next_group),
+            self.group_base.eq(tiles.group_base),
+        ]
+        # For tiles that are shared: the words that a pair walks, and from their last to the first of the next
+        # line. Both are the layer's, and registered.
+        shared_count = Signal(11, reset_less=True)
+        shared_wrap = Signal(address, reset_less=True)
+        twice = tiles.apart[1]
+        m.d.sync += [
+            shared_count.eq(descriptor.inner_count + Mux(twice, 2, 1)),
+            shared_wrap.eq(descriptor.outer_wrap - descriptor.input_step),
+        ]
+
+        # The tile at hand, and where the walk is in it. What ends at a count is counted from 1, so that it
+        # meets it as it is; whether it has is registered along with it, off the critical path.
+        walking = self.walking
+        active = Signal()
+        tile = Signal(TileLayout, reset_less=True)
+        bases, last_row, shared = tile.bases, tile.last_row, tile.shared
+        single = Signal(reset_less=True)
+        inner_end = Signal(11, reset_less=True)
+        wrap = Signal(address, reset_less=True)
+        outer = Signal(10, reset_less=True)
+        inner = Signal(11, reset_less=True)
+        last_outer = Signal(reset_less=True)
+        last_inner = Signal(reset_less=True)
+        last_of_first = Signal(reset_less=True)
+        run_offset = Signal(address, reset_less=True)
+        word_offset = Signal(address, reset_less=True)
+        skips = [Signal(grain_bits, name=f"skip_of_{r}", reset_less=True) for r in range(ROWS)]
+        bytes_left = Signal(signed(15), reset_less=True)
+        first_word = Signal(reset_less=True)
+        again = Signal(reset_less=True)
+        # Which rows of the pairs the visit is for; in a shared tile the second joins in after so many words.
+        # Whether it is for the second alone, from its own base.
+        visited = Signal(2, reset_less=True)
+        odd = Signal(reset_less=True)
+        second_after = Signal(reset_less=True)
+
+        def word_offset_becomes(value: Value) -> list[ValueLike]:
+            return [
+                word_offset.eq(value),
+                *(skip.eq(bases[r][:grain_bits] + value[:grain_bits]) for r, skip in enumerate(skips)),
+            ]
+
+        # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word
+        # (as rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
+        far = Signal()
+        last_visit = Signal()
+        m.d.comb += [
+            far.eq(~bytes_left[-1] & bytes_left[lane_bits + 1 :].any()),
+            last_visit.eq(single | shared | odd),
+        ]
+        credits = [
+            Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(ROWS)
+        ]
+        empty = Signal(ROWS)
+        m.d.comb += empty.eq(Cat(credit == 0 for credit in credits))
+        advance = Signal()
+        possible, free, more = Signal(PORTS), Signal(PORTS), Signal(PORTS)
+        reserved: Value = C(0)
+        # The last live row speaks for those beyond it.
+        first, second = visited
+        speaks = [
+            (first, second | (first & (last_row == 0)))
+            + ((first & (last_row == 0)) | (second & (last_row == 1)),) * 2,
+            (C(0), C(0), first & last_row[1], Mux(last_row[0], second, first) & last_row[1]),
+        ]
+        for p in range(PORTS):
+            m.submodules[f"port_{p}"] = port = VisitPort(config)
+            wiring.connect(m, port.port, wiring.flipped(self.ports[p]))
+            targets = Signal(ROWS, name=f"targets_{p}")
+            visit = Signal(address, name=f"visit_{p}")
+            skip = Signal(grain_bits, name=f"skip_{p}")
+            # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
+            # Rows differ in alignment, so that one may need a word more than another.
+            remaining = Signal(signed(lane_bits + 3), name=f"remaining_{p}")
+            wanted = Signal(name=f"wanted_{p}")
+            m.d.comb += [
+                targets.eq(Cat(speaks[p])),
+                visit.eq(Mux(odd, bases[2 * p + 1], bases[2 * p]) + word_offset),
+                skip.eq(Mux(odd, skips[2 * p + 1], skips[2 * p])),
+                remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
+                wanted.eq(targets.any() & (far | (remaining > 0))),
+                more[p].eq(targets.any() & (far | (remaining > columns))),
+                free[p].eq(port.free),
+                possible[p].eq(~wanted | ~(targets & empty).any()),
+                port.advance.eq(advance),
+                port.wanted.eq(wanted),
+                port.address.eq(visit),
+                port.targets.eq(targets),
+                port.tag.start.eq(Mux(first_word, skip, 0)),
+                port.tag.last.eq(Mux(more[p], columns - 1, remaining - 1)),
+                port.tag.window_end.eq(last_inner & last_outer & ~more[p]),
+                port.tag.final_tile.eq(tile.final),
+                port.tag.last_row.eq(last_row),
+                self.push[p].eq(port.push),
+                self.run[p].eq(port.run),
+            ]
+            reserved = reserved | Mux(advance & wanted, targets, 0)
+        # The ports ask again when both are granted, so that no request overtakes another.
+        m.d.comb += advance.eq(active & possible.all() & free.all())
+        for r in range(ROWS):
+            m.d.sync += credits[r].eq(credits[r] - reserved[r] + self.pop[r])
+
+        tile_end = Signal()
+        with m.If(advance):
+            with m.If(~last_visit):
+                m.d.sync += [again.eq(again | more.any()), visited.eq(0b10), odd.eq(1)]
+            with m.Else():
+                m.d.sync += [again.eq(0), first_word.eq(0), visited.eq(Mux(shared, visited, 0b01)), odd.eq(0)]
+                with m.If(again | more.any()):
+                    m.d.sync += [
+                        *word_offset_becomes(word_offset + columns),
+                        bytes_left.eq(bytes_left - columns),
+                    ]
+                with m.Else():
+                    following = Signal(address)
+                    m.d.comb += following.eq(run_offset + Mux(last_inner, wrap, descriptor.inner_step))
+                    m.d.sync += [
+                        first_word.eq(1),
+                        bytes_left.eq(descriptor.run),
+                        run_offset.eq(following),
+                        *word_offset_becomes(following),
+                        inner.eq(inner + 1),
+                        last_inner.eq(inner + 1 == inner_end),
+                        last_of_first.eq(inner + 1 == descriptor.inner_count),
+                    ]
+                    with m.If(shared):
+                        m.d.sync += [
+                            visited[0].eq(visited[0] & ~last_of_first),
+                            visited[1].eq(visited[1] | ~second_after),
+                            second_after.eq(0),
+                        ]
+                    with m.If(last_inner):
+                        m.d.comb += tile_end.eq(last_outer)
+                        m.d.sync += [
+                            inner.eq(1),
+                            last_inner.eq(inner_end == 1),
+                            last_of_first.eq(descriptor.inner_count == 1),
+                            outer.eq(outer + 1),
+                            last_outer.eq(outer + 1 == descriptor.outer_count),
+                            visited.eq(0b01),
+                            second_after.eq(twice),
+                        ]
+        with m.If(tile_end):
+            m.d.sync += active.eq(0)
+            with m.If(tile.ends):
+                m.d.sync += walking.eq(0)
+        m.d.comb += tiles.take.eq(tiles.ready & (~active | tile_end))
+        with m.If(tiles.take):
+            following_shares = tiles.tile.shared
+            m.d.sync += [
+                active.eq(1),
+                tile.eq(tiles.tile),
+                single.eq(tiles.tile.last_row == 0),
+                *(skip.eq(tiles.tile.bases[r][:grain_bits]) for r, skip in enumerate(skips)),
+                inner_end.eq(Mux(following_shares, shared_count, descriptor.inner_count)),
+                wrap.eq(Mux(following_shares, shared_wrap, descriptor.outer_wrap)),
+                inner.eq(1),
+                last_inner.eq(descriptor.single_run | (~following_shares & (descriptor.inner_count == 1))),
+                last_of_first.eq(descriptor.inner_count == 1),
+                outer.eq(1),
+                last_outer.eq(descriptor.single_run | (descriptor.outer_count == 1)),
+                run_offset.eq(0),
+                word_offset.eq(0),
+                bytes_left.eq(descriptor.run),
+                first_word.eq(1),
+                again.eq(0),
+                visited.eq(0b01),
+                odd.eq(0),
+                second_after.eq(twice),
+            ]
+        with m.If(self.start):
+            m.d.sync += walking.eq(1)
+        return m

@@ -1,0 +1,67 @@
+"""The axis along which a layer's output positions are walked: along lines, or down.
+
+With two scratchpad ports the array's rows share words where their windows lie on one line of the walk, one or
+two words apart. Walking down, strides and kernels change their roles with their axes, and so do the ends of
+lines: the better axis is that with fewer visits.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from .config import MachineConfig
+from .network import DepthwiseConv2D
+
+__all__ = ["MAXIMUM_APART", "PAIR", "least_visits", "shares", "turn", "visits", "words_apart"]
+
+MAXIMUM_APART = 2
+"""Words from a window to the next, up to which rows share them."""
+
+PAIR = 2
+"""Rows that share words; a port fetches for one pair."""
+
+
+def words_apart(fields: Mapping[str, int]) -> int | None:
+    """Words from a window of a layer in word mode to its neighbour's on a line, if rows can share them."""
+    if not fields["word_mode"] or fields["outer_count"] == fields["inner_count"] == 1:
+        return None
+    steps = range(MAXIMUM_APART, 0, -1)
+    return next((step for step in steps if fields["input_step"] == step * fields["inner_step"]), None)
+
+
+def shares(fields: Mapping[str, int], first: int, rows: int) -> bool:
+    """Whether the tile from position ``first`` on has all rows, and no line ends within a pair."""
+    ends = ((first + row) % fields["x_count"] == fields["x_count"] - 1 for row in range(0, rows, PAIR))
+    return first + rows <= fields["x_count"] * fields["y_count"] and not any(ends)
+
+
+def visits(fields: Mapping[str, int], config: MachineConfig) -> int:
+    """Cycles that visits take for a column group of a layer in word mode, with these descriptor fields."""
+    lines, words = fields["outer_count"], fields["inner_count"]
+    positions = fields["x_count"] * fields["y_count"]
+    if config.scratchpad_ports == 1:
+        return lines * words * positions
+    apart, total = words_apart({**fields, "word_mode": 1}), 0
+    for first in range(0, positions, config.rows):
+        if apart is not None and shares(fields, first, config.rows):
+            total += words + apart
+        else:
+            total += words * min(PAIR, positions - first)
+    return lines * total
+
+
+def least_visits(size: tuple[int, int], apart: tuple[int, int], config: MachineConfig) -> int:
+    """Those of a tile that shares words where it can, along the better axis.
+
+    Windows have ``size`` words down and across, and from one to the next below or beside it are ``apart``.
+    """
+    if config.scratchpad_ports == 1:
+        return size[0] * size[1] * config.rows
+    return min(
+        lines * (words + (distance if distance <= MAXIMUM_APART else words))
+        for lines, words, distance in ((size[1], size[0], apart[0]), (size[0], size[1], apart[1]))
+    )
+
+
+def turn(operation: DepthwiseConv2D) -> DepthwiseConv2D:
+    """The operation with its kernels' axes exchanged, as it is where positions are walked down."""
+    return replace(operation, weights=operation.weights.transpose(1, 0, 2))

@@ -1,0 +1,159 @@
+"""Window fetcher of a machine with two scratchpad ports, each for a pair of rows."""
+
+from numba import njit
+
+from ..registers import Registers
+from .visits import ask, clock_visits, look_ahead
+
+__all__ = ["clock_pair_fetcher"]
+
+ROWS = 4
+
+# Rows of the pairs that a visit is for.
+FIRST, SECOND = 1, 2
+
+
+@njit
+def words_apart(d: Registers) -> int:
+    """From a window to the next along a line, where if a pair can share words; else 0."""
+    if not d.word_mode or d.inner_count == d.outer_count == 1:
+        return 0
+    if d.input_step == 2 * d.inner_step:
+        return 2
+    return d.input_step == d.inner_step
+
+
+@njit
+def clock_pair_fetcher(
+    machine: Registers,
+    d: Registers,
+    fetcher: Registers,
+    rows: Registers,
+    lanes: Registers,
+    granted: int,
+    start: bool,
+) -> None:
+    # The lanes' next requests come when all have been granted.
+    advance = clock_visits(machine, lanes, granted) and fetcher.active
+    if advance:
+        lanes[0].rows, lanes[1].rows = rows_of_visit(fetcher)
+        for p in range(2):
+            row = 2 * p + (fetcher.visited == SECOND and not fetcher.shared)
+            lanes[p].visit = rows[row].base + fetcher.word_offset
+            advance = look_ahead(machine, lanes[p], rows, fetcher.bytes_left) and advance
+    for r in range(ROWS):
+        rows[r].credits += rows[r].pop
+    tile_end = False
+    if advance:
+        inner_end = d.inner_count + (words_apart(d) if fetcher.shared else 0)
+        window_last = fetcher.inner == inner_end - 1 and fetcher.outer == d.outer_count - 1
+        more = False
+        for p in range(2):
+            ask(machine, lanes[p], rows, fetcher.first_word, window_last, fetcher.final_tile)
+            more = more or lanes[p].more
+        more = more or fetcher.again
+        if not fetcher.shared and fetcher.last_row != 0 and fetcher.visited == FIRST:
+            fetcher.visited, fetcher.again = SECOND, more
+        else:
+            fetcher.again, fetcher.first_word = 0, 0
+            if not fetcher.shared:
+                fetcher.visited = FIRST
+            if more:
+                fetcher.word_offset += machine.columns
+                fetcher.bytes_left -= machine.columns
+            else:
+                tile_end = next_run(d, fetcher, inner_end)
+    clock_finder(machine, d, fetcher, rows, tile_end, start)
+
+
+@njit
+def rows_of_visit(fetcher: Registers) -> tuple[int, int]:
+    """Rows that each lane's visit is for. The last live row speaks for those beyond it."""
+    first, second = fetcher.visited & FIRST, fetcher.visited >> 1
+    if fetcher.last_row == 3:
+        return first | second << 1, first << 2 | second << 3
+    if fetcher.last_row == 2:
+        return first | second << 1, 0b1100 * first
+    if fetcher.last_row == 1:
+        return first | 0b1110 * second, 0
+    return 0b1111 * first, 0
+
+
+@njit
+def next_run(d: Registers, fetcher: Registers, inner_end: int) -> bool:
+    """On to the next run of the window; whether there is none."""
+    fetcher.first_word = 1
+    fetcher.bytes_left = d.run
+    fetcher.inner += 1
+    if fetcher.inner == inner_end:
+        apart = inner_end - d.inner_count
+        fetcher.run_offset += d.outer_wrap - (d.input_step if apart else 0)
+        fetcher.inner, fetcher.visited = 0, FIRST
+        fetcher.outer += 1
+    else:
+        fetcher.run_offset += d.inner_step
+        if fetcher.shared:
+            share(d, fetcher)
+    fetcher.word_offset = fetcher.run_offset
+    return fetcher.outer == d.outer_count
+
+
+@njit
+def share(d: Registers, fetcher: Registers) -> None:
+    """The rows of the pairs that take the word at hand."""
+    fetcher.visited = FIRST if fetcher.inner < d.inner_count else 0
+    if fetcher.inner >= words_apart(d):
+        fetcher.visited |= SECOND
+
+
+@njit
+def clock_finder(
+    machine: Registers, d: Registers, fetcher: Registers, rows: Registers, tile_end: bool, start: bool
+) -> None:
+    """Finds the next tile, a position a cycle, and makes it the one at hand when that has ended."""
+    if start:
+        fetcher.walking, fetcher.finding = 1, 1
+        fetcher.channels_left = d.channels
+        fetcher.group_base, fetcher.position = d.input_base, d.input_base
+        fetcher.x, fetcher.y = 0, 0
+    if fetcher.finding and not fetcher.found:
+        find_position(machine, d, fetcher, rows)
+    if tile_end:
+        fetcher.active = 0
+        fetcher.walking = not fetcher.ends
+    if fetcher.found and not fetcher.active:
+        fetcher.found, fetcher.active = 0, 1
+        for r in range(ROWS):
+            rows[r].base = rows[r].next_base
+        fetcher.last_row, fetcher.shared = fetcher.next_last_row, fetcher.next_shared
+        fetcher.final_tile, fetcher.ends = fetcher.next_final, not fetcher.finding
+        fetcher.outer, fetcher.inner = 0, 0
+        fetcher.run_offset, fetcher.word_offset = 0, 0
+        fetcher.bytes_left = d.run
+        fetcher.first_word, fetcher.again, fetcher.visited = 1, 0, FIRST
+
+
+@njit
+def find_position(machine: Registers, d: Registers, fetcher: Registers, rows: Registers) -> None:
+    row = fetcher.row
+    line_end = fetcher.x == d.x_count - 1
+    end = line_end and fetcher.y == d.y_count - 1
+    if row == 0:
+        fetcher.next_shared = words_apart(d) != 0
+    # A line that ends between pairs parts none.
+    if (line_end and row % 2 == 0) or (end and row != ROWS - 1):
+        fetcher.next_shared = 0
+    rows[row].next_base = fetcher.position
+    fetcher.next_last_row, fetcher.next_final = row, end
+    fetcher.found = end or row == ROWS - 1
+    fetcher.row = 0 if fetcher.found else row + 1
+    fetcher.position += d.input_wrap if line_end else d.input_step
+    fetcher.x = 0 if line_end else fetcher.x + 1
+    fetcher.y += line_end
+    if end:
+        fetcher.x, fetcher.y = 0, 0
+        fetcher.group_base += machine.columns if d.word_mode else 0
+        # In byte mode each column group reads the same windows.
+        fetcher.position = fetcher.group_base
+        fetcher.finding = fetcher.channels_left > machine.columns
+        fetcher.channels_left -= machine.columns
