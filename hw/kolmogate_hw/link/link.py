@@ -102,6 +102,7 @@ class Link(wiring.Component):
         status = Signal(Status, reset_less=True)
         previous = Signal(8, reset_less=True)  # sequence number of the request before
         started = Signal()  # that request started an inference
+        start, reset = Signal(), Signal()  # the request to execute does
 
         # Every byte, received or sent, turns round once. One to send then waits for the encoder.
         pending = Signal()
@@ -130,6 +131,8 @@ class Link(wiring.Component):
             host.literals.eq(run.literals),
             host.limit.eq(run.limit),
             host.streamed.eq(run.streamed),
+            host.start.eq(start),
+            host.reset.eq(reset),
             progress.busy.eq(host.busy),
             progress.error.eq(host.error),
             progress.cycles.eq(host.cycles),
@@ -157,6 +160,7 @@ class Link(wiring.Component):
         def below_size(address: Any) -> Any:
             return address[whole:] < size >> whole
 
+        m.d.sync += [start.eq(0), reset.eq(0)]
         with m.FSM():
             with m.State("RECEIVE"):
                 m.d.comb += decoder.o.ready.eq(~turn.turning)
@@ -205,17 +209,29 @@ class Link(wiring.Component):
                         expect(length(RUN.bits // 8), Status.BAD_LENGTH)
                     with m.Default():
                         m.d.sync += status.eq(Status.BAD_COMMAND)
-                m.next = "EXECUTE"
+                m.next = "ADDRESS"
                 with m.If((command != Command.IDENTIFY) & distance[1:].any()):
                     m.d.sync += count.eq(_START)
                     m.next = "RECEIVE"
+
+            with m.State("ADDRESS"):
+                m.next = "EXECUTE"
+                with m.If(status == Status.OK), m.Switch(command):
+                    with m.Case(Command.WRITE, Command.READ, Command.FEED):
+                        expect(~final[8] & below_size(access.address), Status.BAD_ADDRESS)
+                    with m.Case(Command.RUN):
+                        inside = Cat(map(below_size, (run.descriptors, run.code, run.literals))).all()
+                        expect(inside, Status.BAD_ADDRESS)
+                        m.d.sync += start.eq(inside & ~repeated)
+                    with m.Case(Command.RESET):
+                        m.d.sync += reset.eq(1)
 
             with m.State("EXECUTE"):
                 m.d.comb += request.read_enable.eq(1)
                 m.d.sync += [
                     count.eq(count + 1),
                     previous.eq(sequence),
-                    started.eq((command == Command.RUN) & repeated),
+                    started.eq(start | ((command == Command.RUN) & repeated)),
                 ]
                 constant = Const(IDENTITY.pack(**identity(self.config)), IDENTITY.bits)
                 reply = Cat(sequence, Const(0, 8), Mux(command == Command.IDENTIFY, constant, progress))
@@ -224,19 +240,8 @@ class Link(wiring.Component):
                     m.d.sync += high.eq(reply[len(low) :])
                 m.next = "HEAD"
                 with m.If(status == Status.OK), m.Switch(command):
-                    with m.Case(Command.WRITE, Command.READ, Command.FEED):
-                        inside = ~final[8] & below_size(access.address)
-                        expect(inside, Status.BAD_ADDRESS)
-                        with m.If(inside & (command != Command.READ)):
-                            m.next = "WRITE"
-                    with m.Case(Command.RUN):
-                        inside = Cat(map(below_size, (run.descriptors, run.code, run.literals))).all()
-                        expect(inside, Status.BAD_ADDRESS)
-                        with m.If(inside & ~repeated):
-                            m.d.comb += host.start.eq(1)
-                            m.d.sync += started.eq(1)
-                    with m.Case(Command.RESET):
-                        m.d.comb += host.reset.eq(1)
+                    with m.Case(Command.WRITE, Command.FEED):
+                        m.next = "WRITE"
 
             with m.State("WRITE"):
                 m.d.comb += [host.request.valid.eq(1), host.request.p.write.eq(1)]
