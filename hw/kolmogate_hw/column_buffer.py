@@ -18,8 +18,8 @@ def weight_row(config: MachineConfig) -> data.ArrayLayout:
 class ColumnBuffer(wiring.Component):
     """A ring of ``config.column_buffer_depth`` weight rows.
 
-    The decoder writes ahead through ``i`` as far as there is room; what is freed makes room a cycle later, and
-    what is written is available a cycle later.
+    The decoder writes ahead through ``i`` as far as there is room; what is freed makes room a cycle later,
+    and what is written is available a cycle later.
     The array reads the rows of its column group again for every tile: ``step`` takes a row, the one with
     ``rewind`` returns to the group's first row, the one with ``release`` frees everything read so far and
     makes the next row the first.

@@ -21,8 +21,8 @@ class WindowFetcher(wiring.Component):
     """Turns an ARRAY descriptor into words for the row feeders, in the order the array uses them.
 
     For each column group, for each tile of R consecutive output positions, for each run of the window:
-    the words that hold the run, one visit a row and a cycle, until every row has its bytes, and a cycle for the
-    next run. Rows beyond the layer's last position get the last position's words.
+    the words that hold the run, one visit a row and a cycle, until every row has its bytes, and a cycle for
+    the next run. Rows beyond the layer's last position get the last position's words.
 
     The descriptor must be there from the cycle before ``start`` on. With ``next_group`` its ``input_base``
     must become ``group_base``, its ``channels`` those that are left, from the next cycle on.
@@ -112,9 +112,9 @@ class WindowFetcher(wiring.Component):
         visit = Signal(address)
         m.d.comb += visit.eq(Mux(placing, position, Array(bases)[step] + word_offset))
         # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
-        # Rows differ in alignment, so that one may need a word more than another: in the first pass of a run all
-        # need one, then those that needed more. Where in its first word a row's run begins is found along with
-        # the run's offset, off the critical path.
+        # Rows differ in alignment, so that one may need a word more than another: in the first pass of a run
+        # all need one, then those that needed more. Where in its first word a row's run begins is found along
+        # with the run's offset, off the critical path.
         skips = [Signal(grain_bits, name=f"skip_{r}", reset_less=True) for r in range(rows)]
         needs = Signal(rows, reset_less=True)
         skip = Signal(grain_bits)

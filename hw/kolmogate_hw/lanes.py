@@ -180,8 +180,8 @@ class WeightDecoder(wiring.Component):
         again = Signal(INSTRUCTION.widths["count"] + 1)
         instruction = fetcher.instruction
         looping = Signal()
-        # SEEK withdraws no request that waits for its grant. It resets much, so that it waits for the cycle after
-        # the last row.
+        # SEEK withdraws no request that waits for its grant. It resets much, so that it waits for the cycle
+        # after the last row.
         seeking = Signal()
         settled = Signal()
         seek = Signal()

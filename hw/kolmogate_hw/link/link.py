@@ -35,7 +35,7 @@ class Link(wiring.Component):
     """Answers the requests of `kolmogate.protocol`.
 
     Half duplex: a request is received into one block RAM, checked, carried out and answered before the
-    next is taken from ``i``. The CRC takes a bit a cycle, so a byte takes 9 cycles to receive and 11 to
+    next is taken from ``i``. The CRC takes a bit a cycle, so a byte takes 10 cycles to receive and 11 to
     answer, which is much faster than any UART; a WRITE then takes one cycle a byte as long as ``host``
     takes them.
 
@@ -239,9 +239,9 @@ class Link(wiring.Component):
                 with m.If(command == Command.IDENTIFY):
                     m.d.sync += high.eq(reply[len(low) :])
                 m.next = "HEAD"
-                with m.If(status == Status.OK), m.Switch(command):
-                    with m.Case(Command.WRITE, Command.FEED):
-                        m.next = "WRITE"
+                writes = (command == Command.WRITE) | (command == Command.FEED)
+                with m.If((status == Status.OK) & writes):
+                    m.next = "WRITE"
 
             with m.State("WRITE"):
                 m.d.comb += [host.request.valid.eq(1), host.request.p.write.eq(1)]

@@ -32,8 +32,8 @@ def clock_visits(machine: Registers, lanes: Registers, granted: int) -> bool:
 
 @njit
 def look_ahead(machine: Registers, lane: Registers, rows: Registers, bytes_left: int, room_in: int) -> bool:
-    """What there is for the rows ``lane.rows`` in the word at ``lane.visit``; whether the rows ``room_in`` have
-    room for it.
+    """What there is for the rows ``lane.rows`` in the word at ``lane.visit``; whether the rows ``room_in``
+    have room for it.
 
     So many bytes are left of the run for a row whose word begins at a multiple of the grain.
     """
