@@ -36,8 +36,7 @@ class Link(wiring.Component):
 
     Half duplex: a request is received into one block RAM, checked, carried out and answered before the
     next is taken from ``i``. The CRC takes a bit a cycle, so a byte takes 10 cycles to receive and 11 to
-    answer, which is much faster than any UART; a WRITE then takes one cycle a byte as long as ``host``
-    takes them.
+    answer, which is much faster than any UART; a WRITE then takes as long as ``host`` takes for its bytes.
 
     Parameters
     ----------
@@ -103,6 +102,7 @@ class Link(wiring.Component):
         previous = Signal(8, reset_less=True)  # sequence number of the request before
         started = Signal()  # that request started an inference
         start, reset = Signal(), Signal()  # the request to execute does
+        runs = Signal(reset_less=True)  # the command is RUN; a cycle late
 
         # Every byte, received or sent, turns round once. One to send then waits for the encoder.
         pending = Signal()
@@ -160,7 +160,7 @@ class Link(wiring.Component):
         def below_size(address: Any) -> Any:
             return address[whole:] < size >> whole
 
-        m.d.sync += [start.eq(0), reset.eq(0)]
+        m.d.sync += [start.eq(0), reset.eq(0), runs.eq(command == Command.RUN)]
         with m.FSM():
             with m.State("RECEIVE"):
                 m.d.comb += decoder.o.ready.eq(~turn.turning)
@@ -177,10 +177,7 @@ class Link(wiring.Component):
                         m.d.sync += sequence.eq(decoder.o.p.data)
                     with m.Elif(place == 1):
                         m.d.sync += command.eq(decoder.o.p.data)
-                    with m.Elif(
-                        (place < _HEAD + _ACCESS)
-                        | ((command == Command.RUN) & (place < _HEAD + RUN.bits // 8))
-                    ):
+                    with m.Elif((place < _HEAD + _ACCESS) | (runs & (place < _HEAD + RUN.bits // 8))):
                         m.d.sync += chain.eq(Cat(chain[8:], decoder.o.p.data))
                 with m.If(decoder.o.valid & decoder.o.ready & decoder.o.p.end):
                     m.d.comb += turn.restart.eq(1)
