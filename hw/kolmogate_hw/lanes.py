@@ -191,6 +191,8 @@ class WeightDecoder(wiring.Component):
             seek.eq(fetcher.valid & seeking & settled & ~running),
             looping.eq(instruction.op == P0.LOOP),
             fetcher.take.eq(Mux(seeking, seek, fetcher.valid & (free | looping))),
+            # LOOP is always taken.
+            fetcher.jump.eq(fetcher.valid & looping & (again != 1)),
             fetcher.back.eq(instruction.argument),
         ]
 
@@ -231,8 +233,6 @@ class WeightDecoder(wiring.Component):
                     # Counts the runs that are left; 0 outside a loop.
                     m.d.comb += fetcher.more.eq(1)
                     m.d.sync += again.eq(Mux(again == 0, instruction.count + 1, again - 1))
-                    with m.If(again != 1):
-                        m.d.comb += fetcher.jump.eq(1)
                 with m.Case(P0.RECORDS):
                     m.d.sync += [running.eq(1), kind.record.eq(1), left[3:].eq(0)]
                     m.d.comb += fetcher.more.eq(1)
@@ -281,7 +281,8 @@ class InstructionFetcher(wiring.Component):
     start, base : begin with the first instruction at word ``base``.
     streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     valid, instruction : it is there.
-    take, more : it is taken; fetch the one behind it, or with ``jump`` the one ``back + 1`` before it.
+    take, more : it is taken; fetch the one behind it, or with ``jump``, which comes with ``take`` alone, the
+        one ``back + 1`` before it.
     """
 
     start: Signal
@@ -339,7 +340,7 @@ class InstructionFetcher(wiring.Component):
         place = Cat(slot, address)
         with m.If(self.take):
             m.d.sync += [self.valid.eq(0), asking.eq(self.more)]
-        with m.If(awaited[-1] | (self.take & self.jump)):
+        with m.If(awaited[-1] | self.jump):
             # The place is that behind the instruction which is here.
             m.d.sync += place.eq(ring.advance(place, Mux(self.jump, -2 - self.back, 1), len(slot)))
         with m.If(self.start):
