@@ -4,6 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
+from kolmogate.isa import INPUT_OFFSET
 
 from .cells import ICE40_ULTRAPLUS, family
 from .cells.mac16 import DualAccumulator
@@ -14,7 +15,8 @@ __all__ = ["MacArray"]
 
 
 class MacArray(wiring.Component):
-    """R x C accumulators: row = output position, column = output channel.
+    """R x C accumulators: row = output position, column = output channel. Activations are added up with
+    `INPUT_OFFSET`, which makes them numbers without sign: it takes the other highest bit.
 
     Members
     -------
@@ -76,13 +78,11 @@ class MacArray(wiring.Component):
         weights = [Signal(signed(8), name=f"weight_{c}", reset_less=True) for c in range(columns)]
         for c in range(columns):
             m.d.comb += weights[c].eq(Mux(self.unit_weights, 1, self.weights[c]))
-        activations = [
-            Signal(signed(8), name=f"activation_{index}", reset_less=True) for index in range(config.macs)
-        ]
+        activations = [Signal(8, name=f"activation_{index}", reset_less=True) for index in range(config.macs)]
         for r in range(rows):
             for c in range(columns):
                 m.d.sync += activations[r * columns + c].eq(
-                    Mux(self.word_mode, self.words[r][c], self.bytes[r])
+                    Mux(self.word_mode, self.words[r][c], self.bytes[r]) ^ INPUT_OFFSET
                 )
         if not config.tile_gap:
             # Weights come out of block RAM late: their products are made of registers, a stage further on.

@@ -103,7 +103,8 @@ class ConstantsBuffer(wiring.Component):
         for lane in range(lanes):
             stored = data.View(struct_layout(STORED_CONSTANTS), words.word_select(lane, 64))
             constants = self.constants[lane]
-            inverted = stored.bias_low[-1] ^ stored.shift[-1]
+            middle = stored.bias_middle ^ stored.bias_low[-1].replicate(8)
+            inverted = middle[-1] ^ stored.shift[-1]
             m.d.comb += [
                 constants.multiplier.eq(
                     Cat(
@@ -113,7 +114,7 @@ class ConstantsBuffer(wiring.Component):
                         ~(stored.sign[0] ^ stored.fraction[-1]),
                     )
                 ),
-                constants.bias.eq(Cat(stored.bias_low, stored.bias_high ^ inverted.replicate(2))),
+                constants.bias.eq(Cat(stored.bias_low, middle, stored.bias_high ^ inverted.replicate(2))),
                 constants.shift.eq(stored.shift + SHIFT_BASE),
             ]
         return m

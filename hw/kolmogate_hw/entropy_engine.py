@@ -6,7 +6,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, ResetInserter, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import HISTORY_ROWS, NO_PREDICTION
+from kolmogate.isa import HISTORY_ROWS, NO_PREDICTION, RECORD_HEADS
 from kolmogate.programs import entropy
 
 from .column_buffer import weight_row
@@ -187,9 +187,15 @@ class RowDecoder(wiring.Component):
             with m.If(mean[bit]):
                 m.d.comb += new_octave.eq(bit + 1)
 
-        # The context of the next decision, or the column's mean.
+        # The context of the next decision, or the column's mean. Shifts have contexts of their own.
         at_mean = Signal()
         place = Signal(6)
+        other = Signal(6)
+        column = Signal(6)
+        m.d.comb += [
+            column.eq(c),
+            other.eq(Mux(self.records & column[:3].all(), entropy.SHIFT_CONTEXTS, 0)),
+        ]
         with m.Switch(stage):
             with m.Case(Stage.UNARY):
                 m.d.comb += place.eq(Cat(Const(0, 2), h))
@@ -201,14 +207,12 @@ class RowDecoder(wiring.Component):
                 m.d.comb += place.eq(Cat(u[:2], Const(entropy.SIGNS >> 2, 4)))
             with m.Case(Stage.ZERO):
                 m.d.comb += place.eq(entropy.ZEROS)
-        column = Signal(6)
         m.d.comb += [
-            column.eq(c),
             read_context.addr.eq(
                 Mux(
                     at_mean,
                     Cat(column[:3], Const(entropy.MEANS >> 3, 3), column[3:], self.records),
-                    Cat(place, octave, self.records),
+                    Cat(place ^ other, octave, self.records),
                 )
             ),
         ]
@@ -239,6 +243,7 @@ class RowDecoder(wiring.Component):
         forgetting = Signal()
         decided = Signal(reset_less=True)
         of_mean = Signal(reset_less=True)
+        of_records = Signal(reset_less=True)
         before = Signal(Context, reset_less=True)
         target = Signal(PROBABILITY)
         step = Signal(signed(PROBABILITY + 1))
@@ -248,6 +253,7 @@ class RowDecoder(wiring.Component):
             forgetting.eq(0),
             decided.eq(one),
             of_mean.eq(at_mean),
+            of_records.eq(self.records),
             before.eq(read_context.data),
             write_context.addr.eq(read_context.addr),
         ]
@@ -255,15 +261,16 @@ class RowDecoder(wiring.Component):
             target.eq(Mux(decided, entropy.LIMITS[1], entropy.LIMITS[0])),
             rate.eq(before.rate),
         ]
+        last_rate, mean_rate = (
+            Mux(of_records, rates[1], rates[0]) for rates in (entropy.LAST_RATES, entropy.MEAN_RATES)
+        )
         with m.If(of_mean):
-            m.d.comb += [target.eq(Cat(Const(16, 5), u)), rate.eq(entropy.MEAN_RATE)]
+            m.d.comb += [target.eq(Cat(Const(16, 5), u)), rate.eq(mean_rate)]
         m.d.comb += [
             step.eq((target - before.probability).as_signed() >> rate),
             write_context.en.eq(updating),
             write_context.data.probability.eq(before.probability + step),
-            write_context.data.rate.eq(
-                Mux(before.rate == entropy.LAST_RATE, entropy.LAST_RATE, before.rate + 1)
-            ),
+            write_context.data.rate.eq(Mux(before.rate == last_rate, last_rate, before.rate + 1)),
         ]
         with m.If(forgetting):
             m.d.comb += [
@@ -280,6 +287,8 @@ class RowDecoder(wiring.Component):
         back = Signal(range(2 * HISTORY_ROWS))
         left = Signal()
         whole_row = Signal()
+        # The second term of records is for their heads.
+        counts = Signal()
         # Term 0 is read in the cycle of the first, and in `value` in that of the second; term 1 follows it.
         term_0_read = Signal()
         term_0_here = Signal()
@@ -292,13 +301,14 @@ class RowDecoder(wiring.Component):
         m.d.comb += [
             term.eq(self.terms[which]),
             left.eq(term.distance == 0),
+            counts.eq(~(which & self.records) | (c % RECORD_HEADS == RECORD_HEADS - 1)),
             back.eq(t - term.distance),
             read_history.addr.eq(Mux(whole_row, t, back)),
         ]
         # A distance beyond the first row borrows, unless the row's highest bit is there.
         m.d.sync += [
             source.eq(c - left),
-            used.eq((term.shift != NO_PREDICTION) & Mux(left, c != 0, t >= term.distance)),
+            used.eq((term.shift != NO_PREDICTION) & counts & Mux(left, c != 0, t >= term.distance)),
             by.eq(term.shift),
             value.eq(Mux(used, read_history.data.as_value().word_select(source, 8), 0)),
             value_by.eq(by),

@@ -4,14 +4,12 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
+from kolmogate.feeders import FEEDER_DEPTH
 from kolmogate.isa import WORD_GRAIN
 
 from .block_ram import BlockRam
 
 __all__ = ["FEEDER_DEPTH", "RowFeeder", "RunLayout"]
-
-FEEDER_DEPTH = 8
-"""Words a feeder holds; the window fetcher counts its credits with it."""
 
 
 class RunLayout(data.StructLayout):

@@ -82,10 +82,16 @@ class WindowFetcher(wiring.Component):
         last_inner, last_outer = (Signal(name=f"last_{name}", reset_less=True) for name in ("inner", "outer"))
 
         def inner_becomes(value: ValueLike) -> list[Any]:
-            return [inner.eq(value), last_inner.eq(value == descriptor.inner_count)]
+            return [
+                inner.eq(value),
+                last_inner.eq(descriptor.single_run | (value == descriptor.inner_count)),
+            ]
 
         def outer_becomes(value: ValueLike) -> list[Any]:
-            return [outer.eq(value), last_outer.eq(value == descriptor.outer_count)]
+            return [
+                outer.eq(value),
+                last_outer.eq(descriptor.single_run | (value == descriptor.outer_count)),
+            ]
 
         # The first pass over a tile's rows takes the positions.
         placing = Signal()

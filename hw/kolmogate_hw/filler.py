@@ -4,7 +4,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, FILL, FILL_UNIT
+from kolmogate.isa import FILL, FILL_UNIT
 
 from .ports import write_port
 from .records import struct_layout
@@ -38,7 +38,6 @@ class Filler(wiring.Component):
         config, descriptor = self.config, self.descriptor
         columns = config.columns
         units = columns // FILL_UNIT
-        unit_bits = FILL_UNIT.bit_length() - 1
         lane_bits = units.bit_length() - 1
 
         def kept(name: str, value: Value) -> Value:
@@ -51,11 +50,11 @@ class Filler(wiring.Component):
             return register
 
         # All in units: the address, the gap between lines, how many a line has and how many of them are left.
-        address = Signal(ADDRESS_BITS - unit_bits, reset_less=True)
-        gap = kept("gap", descriptor.output_step[unit_bits:])
-        run = kept("run", descriptor.run[unit_bits:])
+        address = Signal.like(descriptor.output_base, reset_less=True)
+        gap = kept("gap", descriptor.output_step)
+        run = kept("run", descriptor.run)
         value = kept("value", descriptor.zero_point)
-        left = Signal(len(run), reset_less=True)
+        left = Signal.like(descriptor.run, reset_less=True)
         lines = Signal.like(descriptor.y_count, reset_less=True)
 
         whole = Signal()
@@ -80,8 +79,8 @@ class Filler(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 self.busy.eq(1),
-                address.eq(descriptor.output_base[unit_bits:]),
+                address.eq(descriptor.output_base),
                 lines.eq(descriptor.y_count),
-                left.eq(descriptor.run[unit_bits:]),
+                left.eq(descriptor.run),
             ]
         return m

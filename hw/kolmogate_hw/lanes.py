@@ -163,13 +163,13 @@ class WeightDecoder(wiring.Component):
                 engine.more.eq(~pipeline.coded_last),
                 pipeline.coded_row.eq(engine.row),
             ]
-            # Records take the whole row, each number alone or from the one above.
+            # Records take the whole row, numbers alone or from the ones above.
             with m.If(kind.record):
                 m.d.comb += [
                     engine.live.eq(-1),
-                    engine.terms[0].distance.eq(1),
-                    engine.terms[0].shift.eq(Mux(argument[1], 0, NO_PREDICTION)),
-                    engine.terms[1].shift.eq(NO_PREDICTION),
+                    *(engine.terms[term].distance.eq(1) for term in range(2)),
+                    engine.terms[0].shift.eq(Mux(argument[:2] == 2, 0, NO_PREDICTION)),
+                    engine.terms[1].shift.eq(Mux(argument[:2] == 3, 0, NO_PREDICTION)),
                 ]
             with m.If(kind.coded):
                 m.d.comb += available.eq(engine.coming & ~pipeline.coding)
@@ -236,7 +236,7 @@ class WeightDecoder(wiring.Component):
                 with m.Case(P0.RECORDS):
                     m.d.sync += [running.eq(1), kind.record.eq(1), left[3:].eq(0)]
                     m.d.comb += fetcher.more.eq(1)
-                    with m.If(instruction.argument == 0):
+                    with m.If(instruction.argument[:2] == 0):
                         m.d.sync += [kind.literal.eq(1), argument.eq(7)]
                     with m.Else():
                         m.d.sync += kind.coded.eq(1)

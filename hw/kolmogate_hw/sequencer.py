@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, FILL, RECORDS, RESIDUAL, Opcode
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, FILL, RECORDS, RESIDUAL, UNIT, Opcode
 
 from .ports import ReadPort, word_address_bits
 from .records import struct_layout
@@ -30,7 +30,8 @@ class Sequencer(wiring.Component):
     start_residual, row, residual : a RESIDUAL record for the next layer, as `ResidualAdder` takes it.
     done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
 
-    Each descriptor is read as if it were the longest; the next begins behind the words that it has. Loading
+    Each descriptor is read as if it were the longest; the next begins behind the words that it has. The units
+    that an ARRAY descriptor keeps are still there, as no other descriptor is so long. Loading
     takes the longest's words plus 4 cycles, RESIDUAL records another 8.
     """
 
@@ -82,8 +83,6 @@ class Sequencer(wiring.Component):
         m = Module()
         columns = self.config.columns
         words = DESCRIPTOR.size(columns) // columns
-        # Both FILL and RESIDUAL.
-        (short,) = {RECORDS[opcode].size(columns) // columns for opcode in (Opcode.FILL, Opcode.RESIDUAL)}
         address = Signal(word_address_bits(self.config), reset_less=True)
         asked = Signal(range(words + 1))
         loaded = Signal(range(words + 1))
@@ -96,11 +95,29 @@ class Sequencer(wiring.Component):
             self.fill.eq(storage),
             self.port.request.payload.eq(address),
         ]
+        # Words that were read beyond this descriptor's own.
+        beyond = Signal(range(words))
+        with m.Switch(self.descriptor.opcode):
+            for opcode in (Opcode.FILL, Opcode.RESIDUAL):
+                with m.Case(opcode):
+                    m.d.comb += beyond.eq(words - RECORDS[opcode].size(columns) // columns)
+            if columns == UNIT:
+                with m.Default():
+                    m.d.comb += beyond.eq(self.descriptor.keeps_window + self.descriptor.keeps_image)
+        place = Signal.like(loaded)
+        own = Signal()
+        m.d.comb += [place.eq(loaded), own.eq(1)]
+        if columns == UNIT:
+            # Behind the first two words, which all but the shortest have, is what may be kept.
+            with m.If(loaded[1]):
+                m.d.comb += [
+                    own.eq((self.descriptor.opcode == Opcode.ARRAY) & (loaded + beyond < words)),
+                    place[0].eq(loaded[0] | self.descriptor.keeps_window),
+                ]
         with m.If(self.port.valid):
-            m.d.sync += [
-                storage.word_select(loaded, 8 * columns).eq(self.port.data),
-                loaded.eq(loaded + 1),
-            ]
+            m.d.sync += loaded.eq(loaded + 1)
+            with m.If(own):
+                m.d.sync += storage.word_select(place, 8 * columns).eq(self.port.data)
         # The registers that hold the descriptor are also those that walk over the column groups.
         with m.If(self.next_input):
             m.d.sync += [
@@ -112,7 +129,7 @@ class Sequencer(wiring.Component):
         asking = Signal()
         back = Signal()
         with m.If(asking | back):
-            m.d.sync += address.eq(address + Mux(back, short - words, 1))
+            m.d.sync += address.eq(address + Mux(back, -beyond, 1))
         with m.FSM():
             with m.State("IDLE"), m.If(self.start):
                 m.d.sync += address.eq(self.base)
@@ -130,7 +147,7 @@ class Sequencer(wiring.Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
                 with m.Case(Opcode.ARRAY):
-                    m.d.comb += self.start_layer.eq(1)
+                    m.d.comb += [self.start_layer.eq(1), back.eq(columns == UNIT)]
                     m.next = "ARRAY"
                 with m.Case(Opcode.FILL), m.If(~self.filling):
                     m.d.comb += [self.start_fill.eq(1), back.eq(1)]

@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, SHIFTS, WORD_GRAIN, Opcode, window_taps
+from kolmogate.isa import (
+    ADDRESS_BITS,
+    DESCRIPTOR,
+    FILL_BITS,
+    FILL_UNIT,
+    INPUT_OFFSET,
+    SHIFTS,
+    WORD_GRAIN,
+    Opcode,
+    window_taps,
+)
 
 __all__ = [
     "accumulate",
@@ -52,7 +62,7 @@ def tile_sums(
     """
     taps = activations if word_mode else activations[:, :, :1]
     factors = np.ones_like(weights) if unit_weights else weights
-    return np.sum(taps.astype(np.int64) * factors.astype(np.int64)[:, None, :], axis=0)
+    return np.sum((taps.astype(np.int64) + INPUT_OFFSET) * factors.astype(np.int64)[:, None, :], axis=0)
 
 
 def random_constants(source: random.Random) -> dict[str, int]:
@@ -101,7 +111,7 @@ def _taps(layer: Layer) -> Integers:
 
 
 def activations(config: MachineConfig, layer: Layer, memory: npt.NDArray[np.uint8]) -> npt.NDArray[np.int8]:
-    """What every multiplier sees, shape (groups, positions, taps, columns)."""
+    """What every multiplier sees, less `INPUT_OFFSET`, shape (groups, positions, taps, columns)."""
     lanes = np.arange(config.columns) * layer["word_mode"]
     further = np.arange(groups(config, layer)) * config.columns * layer["word_mode"]
     addresses = (
@@ -129,7 +139,7 @@ def accumulate(
     config: MachineConfig, layer: Layer, memory: npt.NDArray[np.uint8], weights: npt.NDArray[np.int8]
 ) -> Integers:
     """The array's accumulators, shape (groups, positions, columns)."""
-    inputs = activations(config, layer, memory).astype(np.int64)
+    inputs = activations(config, layer, memory).astype(np.int64) + INPUT_OFFSET
     by_position = np.repeat(weights, tiles(config, layer) * config.rows // weights.shape[1], axis=1)
     return np.sum(inputs * by_position[:, : inputs.shape[1]], axis=2)
 
@@ -150,8 +160,8 @@ def fill(layer: Layer, memory: npt.NDArray[np.uint8]) -> None:
     """Execute a FILL descriptor."""
     for line in range(layer["y_count"]):
         pitch = layer["run"] + layer["output_step"]
-        start = (layer["output_base"] + line * pitch) % (1 << ADDRESS_BITS)
-        memory[start : start + layer["run"]] = layer["zero_point"] & 0xFF
+        start = (layer["output_base"] + line * pitch) % (1 << FILL_BITS) * FILL_UNIT
+        memory[start : start + layer["run"] * FILL_UNIT] = layer["zero_point"] & 0xFF
 
 
 def _span(offsets: Iterable[int], size: int, grain: int, source: random.Random) -> int:
@@ -203,9 +213,8 @@ def random_layer(
     layer["output_wrap"] = sign * (pitch + source.randrange(3) * lanes)
     outputs = _relative(layer, "output")
     layer["output_base"] = _span((*outputs, max(outputs) + depth - 1), memory_bytes, lanes, source)
-    for name in layer:
-        if name.endswith(("_step", "_wrap")):
-            layer[name] %= 1 << ADDRESS_BITS
+    for name in ("outer_wrap", "inner_step"):
+        layer[name] %= 1 << ADDRESS_BITS
     return DESCRIPTOR.unpack(DESCRIPTOR.pack(**layer))
 
 

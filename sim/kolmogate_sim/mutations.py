@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping
 
 from kolmogate.image import Image
-from kolmogate.isa import RECORDS, Opcode, load_descriptor
+from kolmogate.isa import RECORDS, Opcode, load_descriptor, store_descriptor
 
 __all__ = ["Mutant", "mutate"]
 
@@ -29,9 +29,9 @@ class Mutant:
 
 def _descriptors(data: bytes | bytearray, image: Image) -> list[tuple[int, dict[str, int], int]]:
     """Places, fields and sizes of all descriptors."""
-    found, place = [], 0
+    found, place, before = [], 0, 0
     while place < len(data):
-        fields, size = load_descriptor(bytes(data[place:]), image.config.columns)
+        fields, size, before = load_descriptor(bytes(data[place:]), image.config.columns, before)
         found.append((place, fields, size))
         place += size
     return found
@@ -53,7 +53,9 @@ def mutate(image: Image, source: random.Random) -> Mutant:
         bits = source.choice((0, 1, (1 << width) - 1, 1 << width - 1, source.getrandbits(width)))
         signed = name in record.signed and bits >> width - 1
         fields[name] = bits - (1 << width) if signed else bits & (1 << width) - 1
-        contents["descriptors"][place : place + size] = record.pack(**fields).to_bytes(size, "little")
+        # What it takes may have changed: what follows stays where it is.
+        changed = store_descriptor(fields, image.config.columns)[:size].ljust(size, b"\0")
+        contents["descriptors"][place : place + size] = changed
     elif kind == "descriptor":
         contents["descriptors"][place : place + size] = source.randbytes(size)
     elif kind == "section":

@@ -100,7 +100,7 @@ def random_program(
             case "skip":
                 program.append(p0.skip(count))
             case "records":
-                kind = source.randrange(3) if config.entropy_engines else 0
+                kind = source.randrange(4) if config.entropy_engines else 0
                 program.append(p0.records(min(count, RECORD_WORDS), kind))
             case "coded":
                 program.append(p0.coded(count, source.choice((8, 8, source.randrange(1, 9)))))

@@ -34,7 +34,7 @@ from .page import write_report
 from .programs.assembly import disassembly, parse
 from .programs.reader import disassemble
 from .protocol import BAUD
-from .report import describe, format_dropped, format_layers, format_loss
+from .report import describe, format_dropped, format_layers, format_loss, format_reordered
 from .runtime import open as open_device
 from .runtime import simulated_link
 from .selftest import selftest
@@ -390,6 +390,8 @@ def _inspect(options: argparse.Namespace) -> None:
     print(format_layers(report))
     if image.dropped:
         print(format_dropped(report))
+    if image.reordered:
+        print(format_reordered(report))
     print(_summary(image, report))
     if listing is not None:
         print("\n".join(listing))

@@ -13,7 +13,16 @@ from .config import MachineConfig
 from .cycles import LayerCycles, cycles
 from .errors import InputError, UsageError
 from .image import Activation, Image, LayerReport, Section
-from .isa import ADDRESS_BITS, P0, STORED_CONSTANTS, Opcode, store_constants, store_descriptor
+from .isa import (
+    ADDRESS_BITS,
+    FILL_BITS,
+    FILL_UNIT,
+    P0,
+    STORED_CONSTANTS,
+    Opcode,
+    store_constants,
+    store_descriptors,
+)
 from .lower import lower
 from .network import DepthwiseConv2D, Network, Weighted
 from .programs.computed import computed
@@ -23,6 +32,7 @@ from .programs.search import Candidate, Choice, Material, Writer, candidates, se
 from .rings import RING_BYTES, RINGS, ring_addresses
 from .schedule import Layer, Schedule, schedule
 from .simplify import Dropped, simplify
+from .simplify.reorder import reorder
 from .skeleton import skeleton
 
 __all__ = ["OBJECTIVES", "compile", "materials"]
@@ -47,7 +57,8 @@ def compile(
     streamed: bool = False,
     rewritten: Network | None = None,
 ) -> Image:
-    """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`).
+    """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`), for the objective
+    ``smallest`` with its channels reordered if it is smaller so.
 
     It is resident: the device keeps it. Where that does not fit, it is streamed (`kolmogate.rings`): then the
     device keeps its descriptors alone, and the host sends the program anew for each inference. What a
@@ -74,28 +85,45 @@ def compile(
     """
     if objective not in OBJECTIVES:
         raise UsageError(f"unknown objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
-    weights = _weights(network)
-    simplified = simplify(network)
-    live = simplified.network if rewritten is None else simplify(rewritten).network
-    lowered = lower(live)
-    # Filters that are folded are longer.
-    smallest = objective == "smallest" and max_cycles is None and max_bytes is None
-    plan = schedule(lowered, config, folding=not smallest)
-    job = _Job(
-        config,
-        lowered,
-        plan,
-        tuple(_material(layer, config) for layer in plan.layers),
-        (weights, _weights(live)),
-        simplified.dropped,
-    )
-    literal, coded = ([choice] * len(plan.layers) for choice in (Choice(), Choice(True, True)))
-    if config.entropy_engines == 0:
-        coded = literal
     if max_cycles is not None and max_bytes is not None:
         raise UsageError("give a budget of cycles or of bytes, not both")
     if max_cycles is not None and streamed:
         raise UsageError("how long a streamed image takes is up to the link: give no budget of cycles")
+    weights = _weights(network)
+    simplified = simplify(network)
+    live = simplified.network if rewritten is None else simplify(rewritten).network
+    smallest = objective == "smallest" and max_cycles is None and max_bytes is None
+
+    def image(variant: Network, reordered: tuple[str, ...]) -> Image:
+        lowered = lower(variant)
+        # Filters that are folded are longer.
+        plan = schedule(lowered, config, folding=not smallest)
+        job = _Job(
+            config,
+            lowered,
+            plan,
+            tuple(_material(layer, config) for layer in plan.layers),
+            (weights, _weights(variant)),
+            simplified.dropped,
+            smallest,
+            reordered,
+        )
+        return _image(job, objective, max_cycles, max_bytes, streamed)
+
+    images = [image(live, ())]
+    if smallest:
+        ordered, moved = reorder(live)
+        images += [image(ordered, moved)] if moved else []
+    return min(images, key=lambda one: one.device_bytes)
+
+
+def _image(
+    job: "_Job", objective: str, max_cycles: int | None, max_bytes: int | None, streamed: bool
+) -> Image:
+    """As `compile`, of one network."""
+    literal, coded = ([choice] * len(job.plan.layers) for choice in (Choice(), Choice(True, True)))
+    if job.config.entropy_engines == 0:
+        coded = literal
     if streamed:
         return _streamed(job, literal, coded, objective, max_bytes)
     try:
@@ -255,8 +283,9 @@ class _DoesNotFitError(InputError):
 class _Job:
     """A network scheduled for a machine, and what its programs have to make.
 
-    ``weights`` are how many each operation had before and after simplification; ``streamed`` images keep
-    nothing of their programs in the scratchpad but the rings.
+    ``weights`` are how many each operation had before and after simplification, ``dropped`` and ``reordered``
+    what became of its channels. The ``smallest`` image may take what cycles it likes; ``streamed`` images
+    keep nothing of their programs in the scratchpad but the rings.
     """
 
     config: MachineConfig
@@ -265,6 +294,8 @@ class _Job:
     materials: tuple[Material, ...]
     weights: tuple[Mapping[str, int], Mapping[str, int]]
     dropped: tuple[Dropped, ...]
+    smallest: bool
+    reordered: tuple[str, ...] = ()
     streamed: bool = False
 
     def candidates(self) -> list[list[Candidate]]:
@@ -289,7 +320,8 @@ class _Job:
         """The image with these programs; raises `InputError` if it does not fit."""
         config, plan = self.config, self.plan
         addresses = _allocate(plan, config)
-        descriptors = _descriptors(plan, addresses)
+        # With one scratchpad port a fill is complete before its layer begins.
+        descriptors = _descriptors(plan, addresses, self.smallest and config.scratchpad_ports == 1)
         writer = Writer(config.columns, streamed=self.streamed)
         reports = [
             _write(writer, layer, material, choice, self.weights)
@@ -297,7 +329,7 @@ class _Job:
         ]
         program = assemble(writer.instructions, writer.rows, config.columns)
         contents = {
-            "descriptors": b"".join(store_descriptor(fields, config.columns) for fields in descriptors),
+            "descriptors": store_descriptors(descriptors, config.columns),
             "coded": program.coded,
             "literals": program.literals,
             "code": program.code,
@@ -331,6 +363,7 @@ class _Job:
             skeleton=skeleton(self.network),
             layers=tuple(reports),
             dropped=self.dropped,
+            reordered=self.reordered,
             streamed=self.streamed,
         )
 
@@ -371,23 +404,28 @@ def _allocate(plan: Schedule, config: MachineConfig) -> dict[str, int]:
     return {name: addresses[plan.places[name]] for name in plan.layouts}
 
 
-def _descriptors(plan: Schedule, addresses: Mapping[str, int]) -> list[dict[str, int]]:
+def _descriptors(plan: Schedule, addresses: Mapping[str, int], whole: bool) -> list[dict[str, int]]:
+    """Descriptors of all layers; if ``whole``, regions are filled with their borders if that is shorter."""
     descriptors = []
     bordered = {plan.input}
     for layer in plan.layers:
         base, layout = addresses[layer.output], plan.layouts[layer.output]
         if layer.output not in bordered:
             bordered.add(layer.output)
+            fills = layout.border()
+            # A sum that replaces its operand finds it there.
+            if whole and len(fills) > 1 and plan.places[layer.output] == layer.output:
+                fills = layout.whole()
             descriptors += [
                 {
                     "opcode": Opcode.FILL,
-                    "output_base": base + fill.offset,
-                    "output_step": (fill.step - fill.run) % (1 << ADDRESS_BITS),
+                    "output_base": (base + fill.offset) // FILL_UNIT,
+                    "output_step": (fill.step - fill.run) // FILL_UNIT % (1 << FILL_BITS),
                     "y_count": fill.lines,
-                    "run": fill.run,
+                    "run": fill.run // FILL_UNIT,
                     "zero_point": layout.zero_point,
                 }
-                for fill in layout.border()
+                for fill in fills
             ]
         if layer.residual is not None and layer.operand is not None:
             offset = (addresses[layer.operand] - base) % (1 << ADDRESS_BITS)

@@ -99,6 +99,7 @@ def _encode(image: Image) -> dict[str, Any]:
         "network": skeleton.to_record(image.skeleton),
         "layers": [{**asdict(layer), "instructions": dict(layer.instructions)} for layer in image.layers],
         "dropped": [asdict(dropped) for dropped in image.dropped],
+        "reordered": list(image.reordered),
         **({"lossy": asdict(image.lossy)} if image.lossy else {}),
     }
 
@@ -124,6 +125,7 @@ def _decode(host: object, device: bytes) -> Image:
         skeleton=network,
         layers=tuple(_layer(item) for item in checked.records(top, "layers")),
         dropped=tuple(_flat(Dropped, item) for item in checked.records(top, "dropped")),
+        reordered=tuple(checked.values(top, "reordered", str)),
         streamed=checked.value(top, "streamed", bool),
         lossy=_flat(Lossy, checked.value(top, "lossy", dict)) if "lossy" in top else None,
     )

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from . import control, registers
 from .config import MachineConfig
 from .errors import InputError
+from .feeders import FEEDER_DEPTH
 from .image import Image
 from .isa import DESCRIPTOR, P0, WORD_GRAIN, Opcode, counts_nothing, window_taps
 from .machine_arithmetic import requantiser_interval
@@ -31,7 +32,6 @@ LONGEST_PROGRAM = 1 << 20
 _CYCLES_A_CALL = 1_000_000
 
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
-_FEEDER_DEPTH = 8
 _LITERAL_WORDS = 8
 _RESIDUAL_ROWS = 8
 
@@ -92,7 +92,7 @@ def cycles(image: Image) -> list[LayerCycles]:
         *_program(image),
         _state(config)[0],
         _rows(config),
-        np.zeros((config.rows, _FEEDER_DEPTH), np.int64),
+        np.zeros((config.rows, FEEDER_DEPTH), np.int64),
         np.zeros(config.scratchpad_ports, registers.LANE),
         spent,
     )
@@ -151,7 +151,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
 
 def _rows(config: MachineConfig) -> npt.NDArray[np.void]:
     rows = np.zeros(config.rows, registers.ROW)
-    rows["credits"] = _FEEDER_DEPTH
+    rows["credits"] = FEEDER_DEPTH
     return rows
 
 

@@ -140,6 +140,9 @@ class Image:
         One for each ARRAY descriptor, in order of execution.
     dropped : tuple of Dropped
         What simplification took from each operation, and why.
+    reordered : tuple of str
+        The operations that make their channels in another order, that of their scales
+        (`kolmogate.simplify.reorder`).
     streamed : bool
         The program flows through rings (`kolmogate.rings`): its sections lie at their addresses, and take the
         rings' bytes there.
@@ -157,6 +160,7 @@ class Image:
     skeleton: Network = field(compare=False, repr=False)
     layers: tuple[LayerReport, ...]
     dropped: tuple[Dropped, ...]
+    reordered: tuple[str, ...] = ()
     streamed: bool = False
     lossy: Lossy | None = None
 
@@ -244,9 +248,9 @@ class Image:
 
     def descriptors(self) -> list[dict[str, int]]:
         """The fields of each descriptor, in order of execution."""
-        data, descriptors = self.sections["descriptors"].data, []
+        data, descriptors, before = self.sections["descriptors"].data, [], 0
         while data:
-            fields, size = load_descriptor(data, self.config.columns)
+            fields, size, before = load_descriptor(data, self.config.columns, before)
             descriptors.append(fields)
             data = data[size:]
         return descriptors
@@ -326,4 +330,5 @@ class Image:
                 for layer in self.layers
             ],
             "dropped": [asdict(dropped) for dropped in self.dropped],
+            "reordered": list(self.reordered),
         }

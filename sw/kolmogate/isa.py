@@ -9,7 +9,7 @@ wraps modulo ``2**ADDRESS_BITS``, so that negative steps are stored as their res
 ``*_step`` and ``*_wrap`` are such residues.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -19,13 +19,16 @@ __all__ = [
     "COUNTS",
     "DESCRIPTOR",
     "FILL",
+    "FILL_BITS",
     "FILL_UNIT",
     "HISTORY_ROWS",
+    "INPUT_OFFSET",
     "INSTRUCTION",
     "NEW_BITS",
     "NO_PREDICTION",
     "P0",
     "RECORDS",
+    "RECORD_HEADS",
     "RECORD_WORDS",
     "RESIDUAL",
     "RESIDUAL_FRACTION",
@@ -34,20 +37,27 @@ __all__ = [
     "SHIFTS",
     "SHIFT_BASE",
     "STORED_CONSTANTS",
+    "UNIT",
     "WINDOW_BITS",
     "WITHOUT_ARGUMENT",
     "WORD_GRAIN",
     "ErrorCode",
     "Opcode",
     "Record",
+    "counted",
     "counts_nothing",
     "load_descriptor",
     "store_constants",
     "store_descriptor",
+    "store_descriptors",
     "window_taps",
 ]
 
 ADDRESS_BITS = 20
+
+INPUT_OFFSET = 128
+"""The array multiplies activations plus this, numbers from 0 to 255: with the zero point of what follows a
+RELU, -128, biases are the network's own, small ones, as nothing has to be folded into them."""
 
 WORD_GRAIN = 8
 """Activations are read as C bytes from any multiple of so many bytes on, not as stored words alone."""
@@ -119,10 +129,10 @@ class Opcode(IntEnum):
     ARRAY = 1
     """Run one layer through the array: convolution, depthwise convolution, dense, average pooling."""
     FILL = 2
-    """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` bytes from ``output_base``, with
-    ``output_step`` bytes between the end of a line and the start of the next, all of them multiples of
-    `FILL_UNIT`. Runs beside the next ARRAY descriptor, which is complete only when the fill is, or, with one
-    scratchpad port, before it."""
+    """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` units from ``output_base``, with
+    ``output_step`` units between the end of a line and the start of the next, all of them in units of
+    `FILL_UNIT` bytes. Runs beside the next ARRAY descriptor, which is complete only when the fill is, or,
+    with one scratchpad port, before it."""
     RESIDUAL = 3
     """Add a tensor to the outputs of the next ARRAY descriptor (`RESIDUAL`)."""
 
@@ -143,56 +153,79 @@ DESCRIPTOR = Record(
     "descriptor",
     {
         "opcode": 3,
+        # Units of `UNIT` bytes that are not stored, as those of the ARRAY descriptor before serve again; only
+        # where a scratchpad word is one unit.
+        "keeps_window": 1,
+        "keeps_image": 1,
         # Activations are taken a word at a time, column c using byte c (depthwise, pooling); otherwise a
         # byte at a time, broadcast along the row. The addresses and steps of the input are then multiples of
         # WORD_GRAIN.
         "word_mode": 1,
-        # Every weight is 1 and none is taken from the column buffers (average pooling).
-        "unit_weights": 1,
         # Each weight row is used for one tile only and freed as it is used, so that filters may be
         # deeper than the column buffer.
         "stream_weights": 1,
-        # Requantise with one rounding (dense layers, pooling) instead of TFLite's two (convolutions).
-        "single_rounding": 1,
-        # Output positions in raster order: x_count along a line, y_count lines. Stepping to the next
-        # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap.
-        "x_count": 12,
-        "y_count": 12,
-        "input_step": ADDRESS_BITS,
-        "input_wrap": ADDRESS_BITS,
-        "output_step": ADDRESS_BITS,
-        "output_wrap": ADDRESS_BITS,
+        # The window is a single run: its loops, `outer_count` to `inner_step`, are not looked at.
+        "single_run": 1,
+        # First byte of the window of the first position, channel 0; of the first output.
+        "input_base": ADDRESS_BITS,
+        "output_base": ADDRESS_BITS,
+        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
+        # input words g*columns bytes further on.
+        "channels": 12,
         # Taps of a window, outermost loop first: outer_count times inner_count runs of `run` contiguous
         # bytes (byte mode) or one word (word mode, run = columns). From the start of one to that of the next
         # it is inner_step, from the last of the inner loop to the first of the next outer_wrap.
+        "run": 14,
+        # Output positions in raster order: x_count along a line, y_count lines. Stepping to the next
+        # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap.
+        "input_step!": 12,
+        "input_wrap!": 15,
+        "output_step!": 12,
+        "output_wrap!": 15,
+        # The window's unit.
         "outer_count": 10,
         "outer_wrap": ADDRESS_BITS,
         "inner_count": 10,
         # From one position to the next, which is never back.
         "inner_step": 14,
-        "run": 14,
+        "spare": 10,
+        # The image's unit.
+        "x_count": 12,
+        "y_count": 12,
         "zero_point!": 8,
         "minimum!": 8,
         "maximum!": 8,
-        # Output channels; column group g covers channels g*columns ... and, in word mode, reads its
-        # input words g*columns bytes further on.
-        "channels": 12,
-        # First byte of the window of the first position, channel 0; of the first output.
-        "input_base": ADDRESS_BITS,
-        "output_base": ADDRESS_BITS,
+        # Every weight is 1 and none is taken from the column buffers (average pooling).
+        "unit_weights": 1,
+        # Requantise with one rounding (dense layers, pooling) instead of TFLite's two (convolutions).
+        "single_rounding": 1,
     },
 )
-"""One layer. Stored at whole scratchpad words, in order of execution; `RECORDS` are the other kinds of
-descriptors, which take no more words than they need."""
+"""One layer, in units of `UNIT` bytes: two of its own, the window's and the image's. Stored at whole
+scratchpad words, in order of execution; `RECORDS` are the other kinds of descriptors, which take no more
+words than they need."""
+
+UNIT = 8
+"""Bytes that an ARRAY descriptor keeps or not."""
+
+_KEPT = {"keeps_window": 2, "keeps_image": 3}
+"""The units that are kept if these fields say so."""
+
+
+FILL_UNIT = 8
+"""Bytes that FILL counts in, whatever the word."""
+
+FILL_BITS = ADDRESS_BITS - FILL_UNIT.bit_length() + 1
+"""Bits of an address in these units."""
 
 FILL = Record(
     "fill",
     {
         "opcode": 3,
-        "y_count": 12,
-        "run": 14,
-        "output_base": ADDRESS_BITS,
-        "output_step": ADDRESS_BITS,
+        "y_count": 8,
+        "run": 11,
+        "output_base": FILL_BITS,
+        "output_step": FILL_BITS,
         "zero_point!": 8,
     },
 )
@@ -206,13 +239,14 @@ RESIDUAL = Record(
         "largest": 1,
         # The tensor's byte lies so far from the output byte it belongs to; a multiple of the word.
         "offset": ADDRESS_BITS,
-        "output_scale": 28,
-        "operand_scale": 28,
         "output_zero_point!": 8,
         "operand_zero_point!": 8,
         "zero_point!": 8,
         "minimum!": 8,
         "maximum!": 8,
+        # These move in their register: they lie beside the fields of DESCRIPTOR that do.
+        "output_scale": 28,
+        "operand_scale": 28,
     },
 )
 """A residual addition, in the place of a descriptor: each output ``y`` of the next layer becomes
@@ -228,8 +262,6 @@ SCALE_OFFSET = 0x5555555
 
 RESIDUAL_FRACTION = 24
 
-FILL_UNIT = 8
-"""What FILL counts in, whatever the word: the bits below are not looked at."""
 RECORDS = {
     Opcode.END: Record("end", {"opcode": 3}),
     Opcode.ARRAY: DESCRIPTOR,
@@ -239,21 +271,65 @@ RECORDS = {
 """How each kind of descriptor is stored; none is longer than `DESCRIPTOR`."""
 
 
+def _units(word: int) -> list[int]:
+    return [word >> 8 * UNIT * k & (1 << 8 * UNIT) - 1 for k in range(4)]
+
+
 def store_descriptor(fields: Mapping[str, int], columns: int) -> bytes:
-    """A descriptor as it is stored, in whole scratchpad words; raises `ValueError` as `Record.pack` does."""
+    """A descriptor as it is stored, in whole scratchpad words, without the units that it says it keeps.
+
+    Raises `ValueError` as `Record.pack` does.
+    """
     record = RECORDS[Opcode(fields["opcode"])]
-    return record.pack(**fields).to_bytes(record.size(columns), "little")
+    stored = record.pack(**fields).to_bytes(record.size(columns), "little")
+    if record is not DESCRIPTOR or columns != UNIT:
+        return stored
+    kept = [k for name, k in _KEPT.items() if fields.get(name, 0)]
+    return b"".join(stored[UNIT * k :][:UNIT] for k in range(4) if k not in kept)
 
 
-def load_descriptor(data: bytes, columns: int) -> tuple[dict[str, int], int]:
-    """The fields of the descriptor that ``data`` begins with, and the bytes that it takes.
+def store_descriptors(descriptors: Iterable[Mapping[str, int]], columns: int) -> bytes:
+    """Descriptors as they are stored one after the other; those of ARRAY keep what they can.
 
-    What has no opcode of `Opcode` is taken for an ARRAY descriptor.
+    Raises as `store_descriptor` does.
+    """
+    stored, before = b"", _units(0)
+    for fields in descriptors:
+        if fields["opcode"] == Opcode.ARRAY:
+            single = int(fields["outer_count"] == fields["inner_count"] == 1)
+            fields = {**fields, **dict.fromkeys(_KEPT, 0), "single_run": single}
+            units = _units(DESCRIPTOR.pack(**fields))
+            for name, k in _KEPT.items():
+                free = single and name == "keeps_window"
+                fields[name] = int(columns == UNIT and (free or units[k] == before[k]))
+                before[k] = before[k] if fields[name] else units[k]
+        stored += store_descriptor(fields, columns)
+    return stored
+
+
+def load_descriptor(data: bytes, columns: int, before: int = 0) -> tuple[dict[str, int], int, int]:
+    """The fields of the descriptor that ``data`` begins with, the bytes that it takes, and what is ``before``
+    for the next: the ARRAY descriptor whose units it may keep.
+
+    What has no opcode of `Opcode` is taken for an ARRAY descriptor that keeps nothing.
     """
     word = int.from_bytes(data[: DESCRIPTOR.size(columns)], "little")
-    opcode = DESCRIPTOR.unpack(word)["opcode"]
-    record = RECORDS[Opcode(opcode)] if opcode in RECORDS else DESCRIPTOR
-    return record.unpack(word), record.size(columns)
+    fields = DESCRIPTOR.unpack(word)
+    if fields["opcode"] != Opcode.ARRAY:
+        record = RECORDS[Opcode(fields["opcode"])] if fields["opcode"] in RECORDS else DESCRIPTOR
+        return record.unpack(word), record.size(columns), before
+    size = DESCRIPTOR.size(columns)
+    if columns == UNIT:
+        units, kept = _units(word), _units(before)
+        rest = iter(units[2:])
+        for name, k in _KEPT.items():
+            units[k] = kept[k] if fields[name] else next(rest)
+            size -= UNIT * fields[name]
+        word = sum(unit << 8 * UNIT * k for k, unit in enumerate(units))
+        fields = DESCRIPTOR.unpack(word)
+    if fields["single_run"]:
+        fields |= {"outer_count": 1, "outer_wrap": 0, "inner_count": 1, "inner_step": 0}
+    return fields, size, word
 
 
 COUNTS = {
@@ -262,14 +338,27 @@ COUNTS = {
     Opcode.FILL: ("y_count", "run"),
     Opcode.RESIDUAL: (),
 }
-"""Fields of each kind of descriptor that are never 0, nor a ``run`` of FILL less than a unit: the device
-defines no outcome if one is."""
+"""Fields of each kind of descriptor that are never 0 in an image; `counted` says what becomes of one."""
 
 
 def counts_nothing(fields: Mapping[str, int]) -> bool:
     """Whether a descriptor with these ``fields`` and a known opcode has such a field."""
-    least = {"run": FILL_UNIT} if fields["opcode"] == Opcode.FILL else {}
-    return any(fields[name] < least.get(name, 1) for name in COUNTS[Opcode(fields["opcode"])])
+    return any(fields[name] == 0 for name in COUNTS[Opcode(fields["opcode"])])
+
+
+def counted(fields: Mapping[str, int], columns: int) -> dict[str, int]:
+    """The ``fields`` of a descriptor with the counts that the device comes to.
+
+    Its counters end where they are equal to the field, so that a 0 is one more than the largest number. It
+    has a group of channels if there are none, and what a run of no bytes gives depends on where it begins
+    (`kolmogate.feeders`): that one stays as it is.
+    """
+    opcode = Opcode(fields["opcode"])
+    result = dict(fields)
+    for name in COUNTS[opcode]:
+        if result[name] == 0 and (opcode, name) != (Opcode.ARRAY, "run"):
+            result[name] = columns if name == "channels" else 1 << RECORDS[opcode].widths[name]
+    return result
 
 
 def window_taps(fields: Mapping[str, int]) -> int:
@@ -279,6 +368,7 @@ def window_taps(fields: Mapping[str, int]) -> int:
 
 CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6})
 """Requantisation of one output channel: with ``a = accumulator + bias``, of one bit more than an accumulator,
+which is the sum of weights times activations plus `INPUT_OFFSET`,
 
     y = clamp(zero_point + ((a * multiplier + 2**(shift-1) + nudge) >> shift), minimum, maximum)
 
@@ -287,17 +377,20 @@ where ``nudge`` is ``+2**30`` for ``a >= 0`` and ``-2**30`` otherwise if the lay
 
 STORED_CONSTANTS = Record(
     "stored constants",
-    {"low": 8, "fraction!": 22, "sign": 2, "bias_low": 24, "shift": 6, "bias_high": 2},
+    {"low": 8, "fraction!": 22, "sign": 2, "bias_low": 16, "bias_middle": 8, "shift": 6, "bias_high": 2},
 )
 """`CONSTANTS` as a program makes them, 8 bytes a channel that are small numbers where they can be, for that
 is what the entropy coder finds cheap. ``low`` are the lowest 8 bits of the multiplier in reverse, so that
 trailing zeros make it small; ``fraction`` those above but the highest, less ``1 << 21``, which is to say
 with the upper one inverted; ``sign`` repeats its sign where the multiplier's highest bit is 1, as it mostly
-is, and the opposite where it is 0. ``shift`` is less
-by `SHIFT_BASE`, ``bias_high`` are bits 24 and 25 of the bias, inverted each where bit 23, or the sign of
-the stored shift, is 1 and the other is not."""
+is, and the opposite where it is 0. ``bias_middle`` are bits 16 to 23 of the bias, inverted each where bit 15
+is 1. ``shift`` is less by `SHIFT_BASE`, ``bias_high`` are bits 24 and 25 of the bias, inverted each where bit
+23, or the sign of the stored shift, is 1 and the other is not."""
 
-SHIFT_BASE = 36
+SHIFT_BASE = 38
+RECORD_HEADS = 4
+"""The last of as many bytes are the multiplier's highest bits, and the shift: where channels are in the order
+of their scales, these are like the record's before."""
 
 
 def store_constants(bias: int, multiplier: int, shift: int) -> int:
@@ -309,7 +402,8 @@ def store_constants(bias: int, multiplier: int, shift: int) -> int:
         low=int(f"{multiplier & 255:08b}"[::-1], 2),
         fraction=fraction,
         sign=3 if (fraction < 0) == (multiplier >> 30) else 0,
-        bias_low=bias & (1 << 24) - 1,
+        bias_low=bias & (1 << 16) - 1,
+        bias_middle=(bias >> 16 & 255) ^ (255 * (bias >> 15 & 1)),
         shift=stored_shift,
         bias_high=(bias >> 24 & 3) ^ (3 * inverted),
     )
@@ -317,7 +411,8 @@ def store_constants(bias: int, multiplier: int, shift: int) -> int:
 
 SHIFTS = range(24, 59)
 """Shifts that the requantisers take. Smaller ones belong to scales of 128 and more, where next to every
-output is clamped; larger ones leave nothing, as ``|a * multiplier|`` is less than ``2**57``."""
+output is clamped; larger ones leave nothing, as ``|a * multiplier|`` is less than ``2**57``. The device takes
+the formula for any: a smaller shift is to it ``24 + shift % 8``."""
 
 
 class P0(IntEnum):

@@ -13,13 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import InputError
-from .isa import DESCRIPTOR
+from .isa import FILL, FILL_UNIT
 from .network import Int8Array
 
 __all__ = ["Fill", "Layout"]
 
-MAXIMUM_RUN = (1 << DESCRIPTOR.widths["run"]) - 8
-"""Longest line of a FILL descriptor that keeps the next one 8-byte aligned."""
+MAXIMUM_RUN = FILL_UNIT * ((1 << FILL.widths["run"]) - 1)
+MAXIMUM_LINES = (1 << FILL.widths["y_count"]) - 1
+"""Longest line, and most lines, of a FILL descriptor."""
 
 
 class Fill(NamedTuple):
@@ -108,6 +109,10 @@ class Layout:
         for y in range(self.height - 1):
             yield self.origin + y * self.row_pitch + row, self.row_pitch - row
 
+    def whole(self) -> list[Fill]:
+        """One FILL of the whole region, if a line can be so long; else as `border`."""
+        return [Fill(0, self.size, 1, 0)] if self.size <= MAXIMUM_RUN else self.border()
+
     def border(self) -> list[Fill]:
         """The fewest FILLs of equal, equally spaced lines that a greedy search finds for the border."""
         lines = sorted(
@@ -117,7 +122,7 @@ class Layout:
         )
         fills: list[Fill] = []
         for run, offset in lines:
-            if fills and fills[-1].run == run:
+            if fills and fills[-1].run == run and fills[-1].lines < MAXIMUM_LINES:
                 first, _, count, step = fills[-1]
                 if count == 1 or offset == first + count * step:
                     fills[-1] = Fill(first, run, count + 1, step or offset - first)

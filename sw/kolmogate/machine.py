@@ -5,24 +5,26 @@ Whatever they hold, it ends: with the result or with the device's error.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
 
 from .config import MachineConfig
 from .errors import DeviceError, InputError, UsageError
+from .feeders import Feeders, Starved, is_even, positions, runs
 from .isa import (
     ADDRESS_BITS,
     DESCRIPTOR,
     FILL_UNIT,
+    INPUT_OFFSET,
     SHIFT_BASE,
     SHIFTS,
     STORED_CONSTANTS,
-    WORD_GRAIN,
     ErrorCode,
     Opcode,
     Record,
-    counts_nothing,
+    counted,
     load_descriptor,
     window_taps,
 )
@@ -52,6 +54,8 @@ class Machine:
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
         self.memory = np.zeros(config.scratchpad_bytes, np.uint8)
+        # The descriptor whose units the next may keep, from one inference to the next.
+        self._kept = 0
 
     def require(self, config: MachineConfig) -> None:
         """Raise `DeviceError` unless this machine is what an image was compiled for."""
@@ -86,9 +90,8 @@ class Machine:
         A ``program`` is streamed, whole and in time; the rings are then not looked at.
 
         Raises `DeviceError` with the `ErrorCode` that the device would report; ``limit`` is
-        held against a lower bound of the cycles. A count of 0 and a shift out of range count as
-        BAD_DESCRIPTOR here; the device defines no outcome for them, nor for a layer that writes over what
-        it or the program still reads.
+        held against a lower bound of the cycles. A program that is written over while it runs is read here as
+        it was at first.
         """
         # Addresses of words: the device does not look at the bits below.
         descriptors, code, literals = (
@@ -111,12 +114,23 @@ class Machine:
             depth=self.config.column_buffer_depth,
             cycles=limit,
         )
-        # The soonest that all so far is done, and the fill that may run beside it.
+        # The soonest that all so far is done, and the fill that may run beside it: then it writes from when
+        # the descriptor behind it has been read.
         cycles = filled = 0
+        fill = None
         residual = None
+        feeders = Feeders(self.config)
         while True:
             data = self.memory[self._wrap(descriptors + np.arange(DESCRIPTOR.size(self.config.columns)))]
-            fields, size = load_descriptor(data.tobytes(), self.config.columns)
+            fields, size, self._kept = load_descriptor(data.tobytes(), self.config.columns, self._kept)
+            if fill is not None:
+                self._fill(fill)
+                fill = None
+            if fields["opcode"] not in self._opcodes:
+                raise DeviceError(
+                    f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR
+                )
+            fields = counted(fields, self.config.columns)
             cycles += DESCRIPTOR_CYCLES
             if fields["opcode"] == Opcode.END:
                 cycles = max(cycles, filled)
@@ -130,19 +144,26 @@ class Machine:
                 if fields["opcode"] == Opcode.ARRAY:
                     cycles = max(cycles, filled)
             if cycles > limit:
-                raise DeviceError(
-                    f"the inference takes more than its limit of {limit} cycles: raise the limit, or"
-                    " compile the image again",
-                    ErrorCode.TIMEOUT,
-                )
+                raise _timeout(limit)
             if fields["opcode"] == Opcode.END:
                 return
-            if fields["opcode"] == Opcode.FILL:
+            if fields["opcode"] == Opcode.FILL and self.config.scratchpad_ports == 1:
                 self._fill(fields)
+            elif fields["opcode"] == Opcode.FILL:
+                fill = fields
             elif fields["opcode"] == Opcode.RESIDUAL:
                 residual = fields
             else:
-                self._run_layer(fields, reader, residual)
+                try:
+                    if is_even(fields, self.config.columns) and feeders.empty:
+                        self._run_layer(fields, reader, residual)
+                    else:
+                        self._run_uneven_layer(fields, reader, residual, feeders, limit)
+                except (ProgramEnd, Starved) as error:
+                    # The device would wait for more until its time is up.
+                    raise _timeout(limit, str(error)) from None
+                except InputError as error:
+                    raise DeviceError(str(error), ErrorCode.BAD_PROGRAM) from None
                 residual = None
             descriptors += size
 
@@ -150,91 +171,149 @@ class Machine:
         """Byte addresses as the memory sees them."""
         return (addresses & (1 << ADDRESS_BITS) - 1) % len(self.memory)
 
+    @property
+    def _opcodes(self) -> list[Opcode]:
+        """The descriptors that this machine knows."""
+        return [one for one in Opcode if one != Opcode.RESIDUAL or self.config.residual_adder]
+
     def _least_cycles(self, fields: dict[str, int]) -> int:
-        """A lower bound of the cycles of a descriptor; raises `DeviceError` if it makes no sense."""
+        """A lower bound of the cycles of a descriptor."""
         config = self.config
         if fields["opcode"] == Opcode.FILL:
-            cycles = fields["y_count"] * -(-fields["run"] // config.columns)
-        elif fields["opcode"] == Opcode.ARRAY:
-            tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
-            groups = -(-fields["channels"] // config.columns)
-            cycles = groups * tiles * window_taps(fields)
-        elif fields["opcode"] == Opcode.RESIDUAL:
-            cycles = 0
-        else:
-            raise DeviceError(f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR)
-        if counts_nothing(fields):
-            raise DeviceError("a descriptor counts nothing", ErrorCode.BAD_DESCRIPTOR)
-        return cycles
+            return fields["y_count"] * -(-fields["run"] * FILL_UNIT // config.columns)
+        if fields["opcode"] == Opcode.RESIDUAL:
+            return 0
+        tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
+        groups = -(-fields["channels"] // config.columns)
+        # A run without taps takes a visit.
+        return groups * tiles * max(window_taps(fields), fields["outer_count"] * fields["inner_count"])
 
     def _fill(self, fields: dict[str, int]) -> None:
-        base, step, run = (
-            fields[name] // FILL_UNIT * FILL_UNIT for name in ("output_base", "output_step", "run")
-        )
+        base, step, run = (fields[name] * FILL_UNIT for name in ("output_base", "output_step", "run"))
         for line in base + np.arange(fields["y_count"]) * (run + step):
             self.memory[self._wrap(line + np.arange(run))] = fields["zero_point"] & 0xFF
 
     def _run_layer(self, fields: dict[str, int], reader: Reader, residual: dict[str, int] | None) -> None:
         config, depth, channels = self.config, window_taps(fields), fields["channels"]
-        positions = fields["x_count"] * fields["y_count"]
+        count = fields["x_count"] * fields["y_count"]
         groups = -(-channels // config.columns)
         # Passes over positions that take their own weights: one, or one a tile.
-        passes = [slice(0, positions)]
+        passes = [slice(0, count)]
         if fields["stream_weights"]:
-            passes = [slice(p, min(p + config.rows, positions)) for p in range(0, positions, config.rows)]
-        if depth > config.column_buffer_depth and not (fields["stream_weights"] or fields["unit_weights"]):
-            raise DeviceError("a filter is deeper than the column buffer", ErrorCode.TIMEOUT)
+            passes = [slice(p, min(p + config.rows, count)) for p in range(0, count, config.rows)]
+        self._check_depth(fields, depth)
         weights = np.ones((groups, len(passes), depth, config.columns), np.int8)
         packed = np.zeros((groups, config.columns, STORED_CONSTANTS.bits // 8), np.uint8)
-        try:
-            for group in range(groups):
-                block = reader.records().view(np.uint8).reshape(-1, STORED_CONSTANTS.bits // 8)
-                packed[group, : len(block)] = block
-                if not fields["unit_weights"]:
-                    weights[group] = reader.weights(weights[group].size // config.columns).reshape(
-                        weights[group].shape
-                    )
-        except ProgramEnd as error:
-            # The device would wait for more until its time is up.
-            raise DeviceError(str(error), ErrorCode.TIMEOUT) from None
-        except InputError as error:
-            raise DeviceError(str(error), ErrorCode.BAD_PROGRAM) from None
+        for group in range(groups):
+            packed[group] = self._records(reader)
+            if not fields["unit_weights"]:
+                weights[group] = reader.weights(weights[group].size // config.columns).reshape(
+                    weights[group].shape
+                )
         constants = _constants(packed.reshape(-1, packed.shape[-1])[:channels])
-        if not np.isin(constants["shift"], SHIFTS).all():
-            raise DeviceError("a channel's shift is out of range", ErrorCode.BAD_DESCRIPTOR)
-        windows, outputs = _positions(fields, "input"), _positions(fields, "output")
+        windows, outputs = positions(fields, "input"), positions(fields, "output")
         for index, span in enumerate(passes):
             for part in _chunks(span, depth * config.columns):
                 accumulators = self._accumulate(fields, windows[part], weights[:, index])
-                y = requantise(
-                    _wrapped(accumulators[:, :channels] + constants["bias"], config.accumulator_bits + 1),
-                    0,
-                    constants["multiplier"],
-                    constants["shift"],
-                    single_rounding=bool(fields["single_rounding"]),
-                )
-                y = np.clip(y + fields["zero_point"], fields["minimum"], fields["maximum"])
-                places = outputs[part, np.newaxis] + np.arange(channels)
-                if residual is not None:
-                    operands = self.memory.view(np.int8)[self._wrap(places + residual["offset"])]
-                    y = add_residual(y, operands, residual)
-                self.memory[self._wrap(places)] = y.astype(np.int8).view(np.uint8)
+                self._finish(fields, accumulators[:, :channels], constants, outputs[part], residual)
+
+    def _run_uneven_layer(
+        self,
+        fields: dict[str, int],
+        reader: Reader,
+        residual: dict[str, int] | None,
+        feeders: Feeders,
+        limit: int,
+    ) -> None:
+        """A layer whose tiles may have different numbers of taps."""
+        rows, columns, channels = self.config.rows, self.config.columns, fields["channels"]
+        outputs = positions(fields, "output")
+        tiles = feeders.tiles(fields, self.memory.view(np.int8), limit)
+        taps = "trc,tc->rc" if fields["word_mode"] else "tr,tc->rc"
+        for first_channel in range(0, channels, columns):
+            constants = _constants(self._records(reader)[: channels - first_channel])
+            weights = np.zeros((0, columns), np.int8)
+            for first in range(0, len(outputs), rows):
+                activations = next(tiles)
+                depth = len(activations)
+                self._check_depth(fields, depth)
+                if fields["unit_weights"]:
+                    weights = np.ones((depth, columns), np.int8)
+                else:
+                    weights = np.concatenate([weights, reader.weights(max(depth - len(weights), 0))])
+                factors = activations.astype(np.int64) + INPUT_OFFSET
+                sums = np.einsum(taps, factors, weights[:depth], dtype=np.int64)
+                accumulators = _wrapped(sums, self.config.accumulator_bits)[:, : len(constants["bias"])]
+                part = outputs[first : first + rows]
+                self._finish(fields, accumulators[: len(part)], constants, part + first_channel, residual)
+                if fields["stream_weights"] or first + rows >= len(outputs):
+                    # The next group begins where this tile has ended, even if an earlier one went further.
+                    if not fields["unit_weights"]:
+                        reader.give_back(weights[depth:])
+                    weights = weights[:0]
+        # What the fetcher still asks for is left over for the next layer.
+        with suppress(Starved):
+            next(tiles)
+
+    def _check_depth(self, fields: dict[str, int], depth: int) -> None:
+        """Whether the column buffers hold what they have to."""
+        if depth > self.config.column_buffer_depth and not (
+            fields["stream_weights"] or fields["unit_weights"]
+        ):
+            raise Starved("a filter is deeper than the column buffer")
+
+    def _records(self, reader: Reader) -> npt.NDArray[np.uint8]:
+        """The `STORED_CONSTANTS` of a column group, (columns, 8)."""
+        packed = np.zeros((self.config.columns, STORED_CONSTANTS.bits // 8), np.uint8)
+        rows = reader.records().view(np.uint8).reshape(-1, packed.shape[1])
+        packed[: len(rows)] = rows
+        return packed
+
+    def _finish(
+        self,
+        fields: dict[str, int],
+        accumulators: Int64Array,
+        constants: dict[str, Int64Array],
+        outputs: Int64Array,
+        residual: dict[str, int] | None,
+    ) -> None:
+        """From sums (positions, channels) to bytes at ``outputs`` (positions,)."""
+        y = requantise(
+            _wrapped(accumulators + constants["bias"], self.config.accumulator_bits + 1),
+            0,
+            constants["multiplier"],
+            constants["shift"],
+            single_rounding=bool(fields["single_rounding"]),
+        )
+        y += fields["zero_point"]
+        minimum, maximum = fields["minimum"], fields["maximum"]
+        y = np.where(y > maximum, maximum, np.where(y < minimum, minimum, y))
+        # Batches of so many outputs go to multiples of as many bytes.
+        lanes, columns = self.config.requantisers, self.config.columns
+        channels = np.arange(y.shape[1])
+        batches = outputs[:, np.newaxis] + channels // lanes * lanes
+        if residual is not None:
+            words = (batches // columns + residual["offset"] // columns) * columns
+            operands = words + batches % columns // lanes * lanes + channels % lanes
+            y = add_residual(y, self.memory.view(np.int8)[self._wrap(operands)], residual)
+        places = self._wrap(batches // lanes * lanes + channels % lanes)
+        self.memory[places] = y.astype(np.int8).view(np.uint8)
 
     def _accumulate(self, fields: dict[str, int], windows: Int64Array, weights: Int8Array) -> Int64Array:
-        """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns)."""
+        """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns).
+
+        An int8 number plus `INPUT_OFFSET` is its byte with the other highest bit.
+        """
         columns = self.config.columns
         groups = len(weights)
-        outer_step = fields["outer_wrap"] + (fields["inner_count"] - 1) * fields["inner_step"]
-        outer = np.arange(fields["outer_count"]) * outer_step
-        inner = np.arange(fields["inner_count"]) * fields["inner_step"]
-        runs = (outer[:, np.newaxis] + inner).ravel()
+        offsets = runs(fields)
         if fields["word_mode"]:
-            visited = (windows[:, np.newaxis] + runs) // WORD_GRAIN * WORD_GRAIN
+            visited = windows[:, np.newaxis] + offsets
             bytes_ = self._wrap(visited[..., np.newaxis] + np.arange(columns))
             sums = [
                 np.einsum(
                     "ptc,tc->pc",
-                    self.memory.view(np.int8)[self._wrap(bytes_ + group * columns)],
+                    self.memory[self._wrap(bytes_ + group * columns)] ^ INPUT_OFFSET,
                     weights[group],
                     dtype=np.int64,
                 )
@@ -242,25 +321,26 @@ class Machine:
             ]
             total = np.concatenate(sums, axis=1)
         else:
-            visited = windows[:, np.newaxis] + (runs[:, np.newaxis] + np.arange(fields["run"])).ravel()
-            activations = self.memory.view(np.int8)[self._wrap(visited)].astype(np.float64)
-            # Sums of int8 products are exact in double precision.
+            visited = windows[:, np.newaxis] + (offsets[:, np.newaxis] + np.arange(fields["run"])).ravel()
+            activations = (self.memory[self._wrap(visited)] ^ INPUT_OFFSET).astype(np.float64)
+            # Sums of such products are exact in double precision.
             by_tap = weights.transpose(1, 0, 2).reshape(-1, groups * columns)
             total = (activations @ by_tap.astype(np.float64)).astype(np.int64)
         return _wrapped(total, self.config.accumulator_bits)
+
+
+def _timeout(limit: int, why: str = "") -> DeviceError:
+    return DeviceError(
+        f"the inference takes more than its limit of {limit} cycles{f' ({why})' if why else ''}: raise the"
+        " limit, or compile the image again",
+        ErrorCode.TIMEOUT,
+    )
 
 
 def _wrapped(values: Int64Array, bits: int) -> Int64Array:
     """Values as registers of so many bits hold them."""
     half = 1 << bits - 1
     return ((values + half) & (2 * half - 1)) - half
-
-
-def _positions(fields: dict[str, int], prefix: str) -> Int64Array:
-    """Address of each output position, in raster order, in the input or the output."""
-    step, wrap, x_count = fields[f"{prefix}_step"], fields[f"{prefix}_wrap"], fields["x_count"]
-    y, x = np.divmod(np.arange(x_count * fields["y_count"]), x_count)
-    return fields[f"{prefix}_base"] + x * step + y * ((x_count - 1) * step + wrap)
 
 
 def _chunks(span: slice, bytes_each: int) -> Iterator[slice]:
@@ -273,14 +353,16 @@ def _chunks(span: slice, bytes_each: int) -> Iterator[slice]:
 def _constants(packed: npt.NDArray[np.uint8]) -> dict[str, Int64Array]:
     """The constants of channels, from `STORED_CONSTANTS` (channels, 8)."""
     stored = _unpack_all(STORED_CONSTANTS, packed)
-    inverted = (stored["bias_low"] >> 23) ^ (stored["shift"] >> 5)
-    bias = ((stored["bias_high"] ^ (3 * inverted)) << 24) | stored["bias_low"]
+    middle = stored["bias_middle"] ^ (255 * (stored["bias_low"] >> 15))
+    inverted = (middle >> 7) ^ (stored["shift"] >> 5)
+    bias = ((stored["bias_high"] ^ (3 * inverted)) << 24) | (middle << 16) | stored["bias_low"]
     highest = 1 ^ (stored["sign"] & 1) ^ (stored["fraction"] < 0)
+    shift = (stored["shift"] + SHIFT_BASE) % 64
     low = np.packbits(np.unpackbits(packed[:, :1], axis=1), axis=1, bitorder="little")[:, 0]
     return {
         "bias": bias - ((bias >> 25) << 26),
         "multiplier": (highest << 30) + ((stored["fraction"] + (1 << 21)) << 8) + low,
-        "shift": (stored["shift"] + SHIFT_BASE) % 64,
+        "shift": np.where(shift < SHIFTS[0], SHIFTS[0] + shift % 8, shift),
     }
 
 

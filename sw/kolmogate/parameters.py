@@ -1,7 +1,7 @@
 """What a layer computes with: weights in the order of the program, and requantisation constants.
 
-The input's zero point is folded into the bias, ``sum(w * (x - z)) = sum(w * x) - z * sum(w)``, so that the
-array multiplies stored numbers.
+What of the input's zero point the array does not add is folded into the bias:
+``sum(w * (x - z)) = sum(w * (x + offset)) - (z + offset) * sum(w)``.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .config import MachineConfig
 from .errors import InputError
-from .isa import CONSTANTS, SHIFTS
+from .isa import CONSTANTS, INPUT_OFFSET, SHIFTS
 from .machine_arithmetic import constants_from_tflite, normalise
 from .network import (
     AveragePool2D,
@@ -67,14 +67,14 @@ def parameters(
     """
     match operation:
         case AveragePool2D():
-            return _unit(channels, 0, *average_constants(taps), single_rounding=1, **_clamp(operation.clamp))
+            return _average(channels, taps, operation.clamp)
         case MaxPool2D():
-            return _unit(channels, 0, *average_constants(1), single_rounding=1, **_clamp(operation.clamp))
+            return _average(channels, 1, operation.clamp)
         case Mean() | Relu():
             clamp = operation.clamp if isinstance(operation, Relu) else (-128, 127)
             multiplier, shift = _constants(operation)
-            bias = -zero_points[0] * taps
-            if 128 * taps >= 1 << config.accumulator_bits - 1:
+            bias = -(zero_points[0] + INPUT_OFFSET) * taps
+            if (127 + INPUT_OFFSET) * taps >= 1 << config.accumulator_bits - 1:
                 raise InputError(
                     f"{operation.kind} {operation.name!r} cannot be run exactly on this target: the sum of"
                     f" {taps} values can leave an accumulator of {config.accumulator_bits} bits"
@@ -86,7 +86,7 @@ def parameters(
         case _:
             raise TypeError(f"{operation.kind} has no parameters")
     wide = filters.astype(np.int64)
-    bias = operation.bias.astype(np.int64) - zero_points[0] * wide.sum(axis=1)
+    bias = operation.bias.astype(np.int64) - (zero_points[0] + INPUT_OFFSET) * wide.sum(axis=1)
     multiplier, shift = _constants(operation)
     sums = _sums(wide)
     _check_range(operation, sums, bias, config)
@@ -112,6 +112,10 @@ def _distances(operation: Weighted) -> tuple[int, ...]:
         case DepthwiseConv2D():
             return 1, operation.weights.shape[1]
     return 16, 32, 64, 128
+
+
+def _average(channels: int, taps: int, clamp: tuple[int, int]) -> Parameters:
+    return _unit(channels, -INPUT_OFFSET * taps, *average_constants(taps), single_rounding=1, **_clamp(clamp))
 
 
 def _unit(channels: int, bias: int, multiplier: int, shift: int, **fields: int) -> Parameters:
@@ -167,8 +171,8 @@ def weights_of_rows(operation: Weighted, rows: Int8Array) -> Int8Array:
 
 def _sums(filters: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Lowest and highest accumulator of each channel, whatever the inputs."""
-    positive, negative = filters.clip(min=0).sum(axis=1), -filters.clip(max=0).sum(axis=1)
-    return -128 * positive - 127 * negative, 127 * positive + 128 * negative
+    largest = 127 + INPUT_OFFSET
+    return largest * filters.clip(max=0).sum(axis=1), largest * filters.clip(min=0).sum(axis=1)
 
 
 def _check_range(

@@ -6,7 +6,15 @@ from typing import Any
 from .cycles import cycles
 from .image import Image
 
-__all__ = ["describe", "format_dropped", "format_layers", "format_loss", "format_table", "short_name"]
+__all__ = [
+    "describe",
+    "format_dropped",
+    "format_layers",
+    "format_loss",
+    "format_reordered",
+    "format_table",
+    "short_name",
+]
 
 NAME_WIDTH = 28
 
@@ -110,4 +118,13 @@ def format_dropped(report: dict[str, Any]) -> str:
             "constant: folded into the biases of what reads them; unread: nothing reads them;"
             " frozen: stay, without weights",
         ]
+    )
+
+
+def format_reordered(report: dict[str, Any]) -> str:
+    """The operations of a `describe` report whose channels are in another order, and why."""
+    names = ", ".join(map(short_name, report["reordered"]))
+    return (
+        f"channels in ascending order of their scales: {names}; what reads them absorbs it, and the constants"
+        " of neighbours are alike"
     )

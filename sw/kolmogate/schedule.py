@@ -277,8 +277,8 @@ def _loop_fields(outer: _Loop, inner: _Loop) -> dict[str, int]:
     return {
         "x_count": inner.positions,
         "y_count": outer.positions,
-        **_steps("input", outer.input_step, inner.input_step, inner.positions),
-        **_steps("output", outer.output_step, inner.output_step, inner.positions),
+        **_steps("input", outer.input_step, inner.input_step, (outer.positions, inner.positions)),
+        **_steps("output", outer.output_step, inner.output_step, (outer.positions, inner.positions)),
         "outer_count": outer_count,
         "outer_wrap": _residue(outer_step - (inner_count - 1) * inner_step),
         "inner_count": inner_count,
@@ -286,9 +286,11 @@ def _loop_fields(outer: _Loop, inner: _Loop) -> dict[str, int]:
     }
 
 
-def _steps(prefix: str, outer: int, inner: int, inner_count: int) -> dict[str, int]:
-    wrap = outer - (inner_count - 1) * inner
-    return {f"{prefix}_step": _residue(inner), f"{prefix}_wrap": _residue(wrap)}
+def _steps(prefix: str, outer: int, inner: int, counts: tuple[int, int]) -> dict[str, int]:
+    """Address steps from one output position to the next; 0 where none is taken."""
+    step = inner if counts[1] > 1 else 0
+    wrap = outer - (counts[1] - 1) * step if counts[0] > 1 else 0
+    return {f"{prefix}_step": _residue(step), f"{prefix}_wrap": _residue(wrap)}
 
 
 def _fits(fields: Mapping[str, int]) -> bool:

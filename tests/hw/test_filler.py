@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, FILL, FILL_UNIT, Opcode
+from kolmogate.isa import FILL, FILL_BITS, FILL_UNIT, Opcode
 from kolmogate_hw.filler import Filler
 from kolmogate_sim.memories import random_memory, serve_writes
 from kolmogate_sim.models import fill
@@ -19,7 +19,7 @@ def descriptor(base: int, run: int, step: int = 0, lines: int = 1, value: int = 
         FILL.pack(
             opcode=Opcode.FILL,
             output_base=base,
-            output_step=step % (1 << ADDRESS_BITS),
+            output_step=step % (1 << FILL_BITS),
             run=run,
             y_count=lines,
             zero_point=value,
@@ -32,25 +32,15 @@ def random_fill(source: random.Random) -> dict[str, int]:
     step = source.randrange(-40, 41)
     reach = (run + step) * (lines - 1)
     base = source.randrange(max(0, -reach), MEMORY // FILL_UNIT - run - max(0, reach) + 1)
-    # The device does not look at the lowest bits.
-    base, run, step = (
-        FILL_UNIT * units + source.randrange(FILL_UNIT) for units in (base, run, step % (1 << 17))
-    )
     return descriptor(base, run, step, lines, source.randrange(-128, 128))
 
 
-def in_units(layer: dict[str, int]) -> dict[str, int]:
-    """A descriptor with what the device looks at."""
-    fields = ("output_base", "output_step", "run")
-    return layer | {name: layer[name] // FILL_UNIT * FILL_UNIT for name in fields}
-
-
 CORNERS = {
-    "one unit": (8, 8),
-    "within a word": (72, 16),
-    "one word": (64, 64),
-    "word boundary": (24, 16),
-    "whole memory": (0, MEMORY),
+    "one unit": (1, 1),
+    "within a word": (9, 2),
+    "one word": (8, 8),
+    "word boundary": (3, 2),
+    "whole memory": (0, MEMORY // FILL_UNIT),
 }
 
 
@@ -67,8 +57,7 @@ def test_fills_back_to_back(config: MachineConfig, source: random.Random) -> Non
 
     async def bench(ctx: Any) -> None:
         for name, layer in source.sample(sorted(layers.items()), len(layers)):
-            exact = in_units(layer)
-            fill(exact, expected)
+            fill(layer, expected)
             written.clear()
             ctx.set(dut.descriptor, layer)
             ctx.set(dut.start, 1)
@@ -83,9 +72,9 @@ def test_fills_back_to_back(config: MachineConfig, source: random.Random) -> Non
             np.testing.assert_array_equal(memory, expected, err_msg=name)
             writes, units = 0, config.columns // FILL_UNIT
             for line in range(layer["y_count"]):
-                first = exact["output_base"] + line * (exact["run"] + exact["output_step"])
-                first = first % (1 << ADDRESS_BITS) // FILL_UNIT
-                end = first + exact["run"] // FILL_UNIT
+                first = layer["output_base"] + line * (layer["run"] + layer["output_step"])
+                first = first % (1 << FILL_BITS)
+                end = first + layer["run"]
                 words = max(0, end // units - -(-first // units))
                 writes += end - first - words * (units - 1)
             assert len(written) == writes, name

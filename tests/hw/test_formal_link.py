@@ -98,7 +98,7 @@ def test_turn_computes_the_crc(tmp_path):
         m.d.comb += Assert(dut.crc == ~crc)
         m.d.comb += Assert(dut.match == (crc == 0xDEBB20E3))
         m.d.comb += Assert(~loaded | (dut.byte == value))
-    prove(m, ports, tmp_path, depth=12, induction=True)
+    prove(m, ports, tmp_path, depth=12, induction=True, solver="z3")
 
 
 def link_under_proof():
@@ -141,3 +141,34 @@ def test_what_comes_is_taken(tmp_path):
     m.d.sync += waited.eq(Mux(dut.i.valid & ~dut.i.ready & dut.receiving, waited + 1, 0))
     m.d.comb += Assert(waited < 9)
     prove(m, ports, tmp_path, depth=12, induction=True)
+
+
+@pytest.mark.parametrize("cycles", [12, 8], ids=["", "refuted if it is to be faster"])
+def test_every_request_is_answered(cycles, tmp_path):
+    """For ever, from any state: whatever the link is at, it comes nearer to receiving again, or sends a byte,
+    every few cycles, as long as the host takes what is sent and the core answers."""
+    m, dut, ports = link_under_proof()
+    m.d.comb += Assume(dut.o.ready & dut.host.request.ready & dut.host.valid)
+    before, at_work, stalled = Signal.like(dut.left), Signal(), Signal(4)
+    m.d.sync += [before.eq(dut.left), at_work.eq(~dut.receiving)]
+    nearer = ~at_work | (dut.left < before)
+    m.d.sync += stalled.eq(Mux(nearer | dut.o.valid, 0, stalled + 1))
+    m.d.comb += [
+        Assert(dut.receiving == (dut.left == 0)),
+        Assert(nearer | (dut.left == before)),
+        Assert(dut.receiving | (stalled < cycles)),
+    ]
+    if cycles == 12:
+        prove(m, ports, tmp_path, depth=14, induction=True)
+    else:
+        with pytest.raises(AssertionError, match="proof failed"):
+            prove(m, ports, tmp_path, depth=14, induction=True)
+
+
+def test_encoder_is_never_idle(tmp_path):
+    """For ever: it takes a token or offers a byte, in every cycle."""
+    m = Module()
+    m.submodules.dut = dut = Encoder()
+    ports = free(m, dut.i.valid, dut.i.payload, dut.o.ready)
+    m.d.comb += Assert(dut.i.ready | dut.o.valid)
+    prove(m, ports, tmp_path, depth=3, induction=True)

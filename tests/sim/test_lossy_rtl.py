@@ -46,14 +46,15 @@ def test_small_network(referee, tmp_path):
 
 
 @pytest.mark.slow
-def test_keyword_network_within_bytes(models_folder, referee, tmp_path):
+@pytest.mark.parametrize("size", [9_000, 10_500])
+def test_keyword_network_within_bytes(size, models_folder, referee, tmp_path):
     folder = os.environ.get("KOLMOGATE_DATA")
     if not folder:
         pytest.skip("KOLMOGATE_DATA is not set: it names the folder of kws_calibration_200.npz")
     x = np.load(Path(folder) / "kws_calibration_200.npz")["x"]
     network = kolmogate.load_tflite(models_folder / "kws_ref_model.tflite")
-    image = check(network, x, x[:3], referee, tmp_path / "kws.tflite", max_loss=0.05, max_bytes=10_500)
-    assert image.device_bytes <= 10_500
+    image = check(network, x, x[:3], referee, tmp_path / "kws.tflite", max_loss=0.06, max_bytes=size)
+    assert image.device_bytes <= size
 
 
 @pytest.mark.slow

@@ -54,11 +54,11 @@ def interpret(program: Program, columns: int) -> Iterator[tuple[bool, list[int]]
             terms[argument & 1] = Reference(count % 256, argument >> 1)
         elif op == P0.GENERATE and argument == 6:
             position += count + 1
-        elif op == P0.CODED or (op == P0.RECORDS and argument):
+        elif op == P0.CODED or (op == P0.RECORDS and argument % 4):
             records = op == P0.RECORDS
             rows = count % 8 + 1 if records else count + 1
             live = columns if records else columns * (argument + 1) // 8
-            references = RECORD_REFERENCES[min(argument, 2)] if records else terms
+            references = RECORD_REFERENCES[argument % 4] if records else terms
             for row in engine.read(rows, live, references, records=records).tolist():
                 yield records, row
         else:

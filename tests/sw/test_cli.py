@@ -115,6 +115,7 @@ REPORT_KEYS = {
     "macs",
     "live_macs",
     "dropped",
+    "reordered",
     "cycles",
     "layers",
 }

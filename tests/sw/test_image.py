@@ -14,7 +14,7 @@ from kolmogate.config import configuration
 from kolmogate.container import VERSION, from_bytes, load_image, save_image, to_bytes
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.image import Section
-from kolmogate.isa import COUNTS, Opcode, store_descriptor
+from kolmogate.isa import COUNTS, DESCRIPTOR, Opcode, load_descriptor, store_descriptors
 from kolmogate.programs import p0
 from kolmogate.report import describe
 
@@ -251,11 +251,46 @@ def replaced(image, name, data):
     )
 
 
+@pytest.mark.parametrize("columns", [8, 16, 32])
+def test_descriptors_keep_what_they_share_with_the_one_before(columns):
+    rng = np.random.default_rng(columns)
+    fields = DESCRIPTOR.unpack(0) | {"opcode": Opcode.ARRAY}
+    window, image = ("outer_count", "outer_wrap", "inner_count", "inner_step"), ("x_count", "y_count")
+    single = {"outer_count": 1, "outer_wrap": 0, "inner_count": 1, "inner_step": 0}
+    descriptors, sizes, held = [], [], {}
+    for index in range(40):
+        fields = {**fields, "input_base": int(rng.integers(1 << 20))}
+        for names in (window, image):
+            if index == 0 or rng.integers(2):
+                fields |= {name: int(rng.integers(2, 100)) for name in names}
+        alone = index > 0 and bool(rng.integers(2))
+        size = 32
+        for names in (window, image):
+            values = [fields[name] for name in names]
+            free = alone and names == window
+            size -= 8 if columns == 8 and (free or held.get(names) == values) else 0
+            if not free:
+                held[names] = values
+        sizes.append(size)
+        descriptors += [
+            {**fields, **(single if alone else {})},
+            {"opcode": Opcode.FILL, "run": 1, "y_count": 1},
+        ]
+    ignored = ("keeps_window", "keeps_image", "single_run")
+    stored, before = store_descriptors(descriptors, columns), 0
+    for index, wanted in enumerate(descriptors):
+        found, size, before = load_descriptor(stored, columns, before)
+        stored = stored[size:]
+        assert all(found[name] == value for name, value in wanted.items() if name not in ignored)
+        assert index % 2 or size == sizes[index // 2]
+    assert not stored
+
+
 @pytest.mark.parametrize("field", COUNTS[Opcode.ARRAY])
 def test_descriptors_that_count_nothing_are_refused(field, image):
     descriptors = image.descriptors()
     next(fields for fields in descriptors if fields["opcode"] == Opcode.ARRAY)[field] = 0
-    packed = b"".join(store_descriptor(fields, image.config.columns) for fields in descriptors)
+    packed = store_descriptors(descriptors, image.config.columns)
     damaged = replaced(image, "descriptors", packed)
     with pytest.raises(InputError, match=f"the descriptor of layer 'conv_2d_0' has a {field} of 0"):
         from_bytes(to_bytes(damaged))

@@ -12,6 +12,7 @@ from kolmogate.container import from_bytes, to_bytes
 from kolmogate.errors import InputError, UsageError
 from kolmogate.lossy import compress
 from kolmogate.lossy.calibration import capacity, synthetic
+from kolmogate.lossy.compress import ATTEMPTS, _search
 from kolmogate.lossy.gradients import gradients
 from kolmogate.lossy.outputs import Outputs
 from kolmogate.lossy.rounding import Rate, round_filters
@@ -193,3 +194,27 @@ def test_synthetic_inputs_are_seeded_and_spread_over_the_classes(network):
     assert x.shape == (capacity(network), *network.tensors[network.input].shape)
     assert x.std() > 15
     assert len(np.unique(golden.run(network, x).argmax(axis=1))) > 1
+
+
+@pytest.mark.parametrize("rising", [False, True])
+@pytest.mark.parametrize("start", [1e-6, 1e-3, 1.0])
+def test_search_comes_close_to_the_budget(rising, start):
+    """Of something that goes with the price as bytes or as losses do, in jumps."""
+
+    def attempt(price):
+        return None, price, float(np.exp(np.round((1.5 if rising else -0.2) * np.log(price / 1e-3), 2)))
+
+    _, price, used = _search(attempt, start, rising)
+    assert 0.95 < used <= 1
+    assert used == attempt(price)[2]
+
+
+def test_search_ends_if_the_budget_cannot_be_met():
+    tried = []
+
+    def attempt(price):
+        tried.append(price)
+        return None, 0.0, 2.0 + price
+
+    assert _search(attempt, 1.0, True)[2] == 2.0 + min(tried)
+    assert len(tried) == ATTEMPTS

@@ -11,10 +11,12 @@ from kolmogate.errors import DeviceError, UsageError
 from kolmogate.image import Section
 from kolmogate.isa import (
     DESCRIPTOR,
+    FILL_BITS,
+    FILL_UNIT,
+    INPUT_OFFSET,
     INSTRUCTION,
     P0,
     RECORDS,
-    SHIFTS,
     ErrorCode,
     Opcode,
     store_constants,
@@ -83,6 +85,11 @@ def put_weights(machine, rows, groups=1, constants=IDENTITY):
     put_program(machine, [records(8)] * groups + literal_program(rows), *[block] * groups, rows)
 
 
+def put_inputs(machine, values):
+    """Activations that the array multiplies as these numbers from 0 to 255."""
+    machine.write(0x100, (np.array(values) - INPUT_OFFSET).astype(np.int8).tobytes())
+
+
 def execute(machine, *descriptors, limit=1 << 20):
     put_descriptors(machine, *descriptors)
     machine.run(descriptors=DESCRIPTORS_AT, code=CODE_AT, literals=LITERALS_AT, limit=limit)
@@ -99,7 +106,7 @@ def error_of(machine, *descriptors, **options):
 
 
 def test_fill_writes_its_lines_alone(machine):
-    fields = {"opcode": Opcode.FILL, "y_count": 3, "run": 8, "output_base": 16, "output_step": 16}
+    fields = {"opcode": Opcode.FILL, "y_count": 3, "run": 1, "output_base": 2, "output_step": 2}
     execute(machine, {**fields, "zero_point": -3})
     expected = np.zeros(96, np.int8)
     for line in range(3):
@@ -108,14 +115,14 @@ def test_fill_writes_its_lines_alone(machine):
 
 
 def test_fill_wraps_with_a_negative_step(machine):
-    step = (1 << 20) - 24
+    step = (1 << FILL_BITS) - 3
     execute(
         machine,
         {
             "opcode": Opcode.FILL,
             "y_count": 2,
-            "run": 8,
-            "output_base": 16,
+            "run": 1,
+            "output_base": 2,
             "output_step": step,
             "zero_point": 5,
         },
@@ -126,13 +133,14 @@ def test_fill_wraps_with_a_negative_step(machine):
 def test_dense_layer_by_hand(machine):
     rows = np.arange(-16, 16, dtype=np.int8).reshape(4, 8)
     put_weights(machine, rows)
-    machine.write(0x100, bytes([1, 2, 255, 0]))
+    put_inputs(machine, [1, 2, 3, 0])
     execute(machine, {**DENSE, "zero_point": 3})
-    assert outputs(machine) == (np.array([1, 2, -1, 0]) @ rows + 3).clip(-128, 127).tolist()
+    assert outputs(machine) == (np.array([1, 2, 3, 0]) @ rows + 3).clip(-128, 127).tolist()
 
 
 def test_columns_beyond_the_last_channel_are_not_written(machine):
     put_weights(machine, np.ones((4, 8), np.int8))
+    put_inputs(machine, [0] * 4)
     machine.write(0x7000, b"\x55" * 8)
     execute(machine, {**DENSE, "channels": 3})
     assert outputs(machine) == [0, 0, 0] + [0x55] * 5
@@ -141,7 +149,7 @@ def test_columns_beyond_the_last_channel_are_not_written(machine):
 def test_streamed_weights_are_new_for_each_tile(machine):
     """Two tiles of two positions; the input is all ones, so an output is the sum of its tile's weights."""
     put_weights(machine, np.array([[1] * 8, [2] * 8, [10] * 8, [20] * 8], np.int8))
-    machine.write(0x100, b"\x01" * 16)
+    put_inputs(machine, [1] * 16)
     positions = {"x_count": 4, "input_step": 1, "output_step": 8}
     execute(machine, {**DENSE, **positions, "run": 2})
     assert outputs(machine, 32) == [3] * 16 + [30] * 16
@@ -149,7 +157,7 @@ def test_streamed_weights_are_new_for_each_tile(machine):
 
 def test_stored_weights_serve_all_tiles(machine):
     put_weights(machine, np.array([[1] * 8, [2] * 8], np.int8))
-    machine.write(0x100, b"\x01" * 16)
+    put_inputs(machine, [1] * 16)
     positions = {"x_count": 4, "input_step": 1, "output_step": 8, "stream_weights": 0}
     execute(machine, {**DENSE, **positions, "run": 2})
     assert outputs(machine, 32) == [3] * 32
@@ -157,19 +165,19 @@ def test_stored_weights_serve_all_tiles(machine):
 
 def test_word_mode_pools_each_column_on_its_own(machine):
     put_weights(machine, np.zeros((0, 8), np.int8), groups=2)
-    machine.write(0x100, bytes(range(32)))
+    put_inputs(machine, range(32))
     fields = {**DENSE, "word_mode": 1, "unit_weights": 1, "stream_weights": 0, "run": 8, "channels": 16}
     execute(machine, {**fields, "inner_count": 2, "inner_step": 16})
     assert outputs(machine, 16) == [16 + 2 * c for c in range(16)]
 
 
 def test_accumulators_wrap_at_their_width(machine):
-    """2,100 products of 127 by 127 exceed 25 bits and a sign."""
-    taps = 2100
+    """1,100 products of 127 by 255 exceed 25 bits and a sign."""
+    taps = 1100
     put_weights(machine, np.full((taps, 8), 127, np.int8), constants={**IDENTITY, "shift": 50})
-    machine.write(0x100, b"\x7f" * taps)
+    put_inputs(machine, [255] * taps)
     execute(machine, {**DENSE, "run": taps})
-    assert outputs(machine) == [(127 * 127 * taps - (1 << 26)) >> 20] * 8
+    assert outputs(machine) == [(127 * 255 * taps - (1 << 26) + (1 << 19)) >> 20] * 8
 
 
 def test_unknown_opcodes(machine):
@@ -177,13 +185,58 @@ def test_unknown_opcodes(machine):
         assert error_of(machine, {"opcode": opcode}) == ErrorCode.BAD_DESCRIPTOR
 
 
-def test_descriptors_without_meaning(machine):
-    for field in ("x_count", "y_count", "outer_count", "inner_count", "run", "channels"):
-        assert error_of(machine, {**DENSE, field: 0}) == ErrorCode.BAD_DESCRIPTOR
-    assert error_of(machine, {"opcode": Opcode.FILL, "run": 8}) == ErrorCode.BAD_DESCRIPTOR
-    assert error_of(machine, {"opcode": Opcode.FILL, "y_count": 1, "run": 7}) == ErrorCode.BAD_DESCRIPTOR
-    put_weights(machine, np.ones((4, 8), np.int8), constants={**IDENTITY, "shift": SHIFTS[0] - 1})
-    assert error_of(machine, DENSE) == ErrorCode.BAD_DESCRIPTOR
+def test_a_count_of_nothing_is_one_more_than_the_largest(machine):
+    """So counters that meet the field where they are equal; of channels it is a group."""
+    for field in ("x_count", "y_count", "outer_count", "inner_count"):
+        assert error_of(machine, {**DENSE, field: 0}, limit=1 << 10) == ErrorCode.TIMEOUT
+    rows = np.arange(-16, 16, dtype=np.int8).reshape(4, 8)
+    put_weights(machine, rows)
+    put_inputs(machine, [1, 2, 3, 0])
+    execute(machine, {**DENSE, "channels": 0})
+    assert outputs(machine) == (np.array([1, 2, 3, 0]) @ rows).tolist()
+    execute(machine, {"opcode": Opcode.FILL, "y_count": 1, "run": 0, "output_base": 0x400, "zero_point": 3})
+    assert outputs(machine, (1 << 14) + 16, 0x2000 - 8) == [0] * 8 + [3] * (1 << 14) + [0] * 8
+    execute(machine, {"opcode": Opcode.FILL, "run": 1, "output_base": 0, "output_step": (1 << FILL_BITS) - 1})
+    assert outputs(machine, 16, 0) == [0] * 16
+
+
+def test_shifts_out_of_range(machine):
+    rows = np.arange(-16, 16, dtype=np.int8).reshape(4, 8)
+    put_inputs(machine, [228] * 4)
+    for shift, like in ((1, 25), (23, 31)):
+        put_weights(machine, rows, constants={**IDENTITY, "multiplier": 1 << 20, "shift": shift})
+        execute(machine, DENSE)
+        found = outputs(machine)
+        put_weights(machine, rows, constants={**IDENTITY, "multiplier": 1 << 20, "shift": like})
+        execute(machine, DENSE)
+        assert found == outputs(machine)
+
+
+POOL = {**DENSE, "word_mode": 1, "unit_weights": 1, "stream_weights": 0, "run": 8}
+
+
+def test_runs_of_no_bytes_depend_on_where_they_begin(machine):
+    put_weights(machine, np.zeros((0, 8), np.int8))
+    put_inputs(machine, range(32))
+    # At a word there is nothing to take; between words, a word is taken from there on, round and round.
+    assert error_of(machine, {**DENSE, "unit_weights": 1, "run": 0}) == ErrorCode.TIMEOUT
+    execute(machine, {**DENSE, "unit_weights": 1, "run": 0, "input_base": 0x105})
+    assert outputs(machine) == [sum(range(8))] * 8
+
+
+def test_word_mode_between_words_takes_both(machine):
+    put_weights(machine, np.zeros((0, 8), np.int8))
+    put_inputs(machine, range(32))
+    execute(machine, {**POOL, "input_base": 0x103})
+    assert outputs(machine) == [8 + 2 * c for c in range(8)]
+    # The second position's single word leaves its row without one for the second tap of the first's.
+    uneven = {**POOL, "input_base": 0x103, "input_step": 5, "x_count": 2, "output_step": 8}
+    put_weights(machine, np.zeros((0, 8), np.int8))
+    execute(machine, uneven)
+    assert outputs(machine, 16) == [*range(8), *range(8, 16)]
+    # The other way round the last row waits for ever.
+    fields = {**uneven, "input_base": 0x100, "input_step": 3}
+    assert error_of(machine, fields) == ErrorCode.TIMEOUT
 
 
 def test_programs_that_make_no_weights(machine):
@@ -213,7 +266,7 @@ def test_list_of_descriptors_without_an_end():
     """A scratchpad full of FILLs whose line lies in none of their fields that matter."""
     machine = Machine(configuration("ecp5-85f"))
     size = machine.config.columns
-    fill = {"opcode": Opcode.FILL, "y_count": 1, "run": 8, "output_base": size - 8}
+    fill = {"opcode": Opcode.FILL, "y_count": 1, "run": 1, "output_base": size // FILL_UNIT - 1}
     machine.write(0, store_descriptor(fill, size) * (len(machine.memory) // size))
     with pytest.raises(DeviceError, match="more than its limit of 16384 cycles") as caught:
         machine.run(descriptors=0, code=0, literals=0, limit=1 << 14)
@@ -269,9 +322,9 @@ def test_one_instruction_may_serve_two_layers(machine):
     rows = np.arange(-32, 32, dtype=np.int8).reshape(8, 8)
     put_weights(machine, rows, groups=2)
     assert machine.read(CODE_AT + 6, 2) == INSTRUCTION.pack(op=P0.END).to_bytes(2, "little")
-    machine.write(0x100, bytes([1, 2, 255, 0]))
+    put_inputs(machine, [1, 2, 3, 0])
     execute(machine, DENSE, {**DENSE, "output_base": 0x7008})
-    x = np.array([1, 2, -1, 0])
+    x = np.array([1, 2, 3, 0])
     assert outputs(machine, 16) == [*(x @ rows[:4]), *(x @ rows[4:])]
 
 
@@ -280,9 +333,9 @@ def test_coded_layer_by_hand(machine):
     rows = np.arange(-16, 16, dtype=np.int8).reshape(4, 8)
     program = [records(8, 2), predict(0, Reference(1, 1)), coded(4)]
     put_program(machine, program, record_rows(**IDENTITY), rows)
-    machine.write(0x100, bytes([1, 2, 255, 0]))
+    put_inputs(machine, [1, 2, 3, 0])
     execute(machine, DENSE)
-    assert outputs(machine) == (np.array([1, 2, -1, 0]) @ rows).tolist()
+    assert outputs(machine) == (np.array([1, 2, 3, 0]) @ rows).tolist()
 
 
 def test_coded_rows_need_an_entropy_engine():

@@ -9,7 +9,7 @@ import pytest
 from kolmogate.allocate import Region, allocate
 from kolmogate.config import configuration
 from kolmogate.errors import InputError
-from kolmogate.isa import ADDRESS_BITS, window_taps
+from kolmogate.isa import window_taps
 from kolmogate.layout import Layout
 from kolmogate.lower import lower
 from kolmogate.network import Add, Mean, Pad, Requantisation, Softmax
@@ -44,6 +44,13 @@ def test_border_fills_exactly_what_is_no_pixel(seed):
 def test_equal_borders_take_two_fills():
     assert len(Layout(25, 5, 64, (1, 1, 1, 1), 64, 0).border()) == 2
     assert Layout(25, 5, 64, (0, 0, 0, 0), 64, 0).border() == []
+
+
+def test_a_whole_region_takes_one_fill():
+    layout = Layout(25, 5, 64, (1, 1, 1, 1), 64, 0)
+    assert layout.whole() == [(0, layout.size, 1, 0)]
+    long = Layout(100, 5, 64, (1, 1, 1, 1), 64, 0)
+    assert long.whole() == long.border()
 
 
 def test_long_border_is_cut_to_what_a_descriptor_holds():
@@ -98,12 +105,12 @@ def test_dense_input_is_read_a_kernel_row_at_a_time(chain):
     assert layer.positions == 48
 
 
-def test_stride_steps_and_negative_wraps_are_residues(chain):
-    (layer,) = schedule(chain(1, 9, 2).conv(4, size=(1, 3), stride=(1, 2)).network(), UP5K).layers
-    assert layer.fields["input_step"] == 4
-    assert layer.fields["input_wrap"] == 18 - 3 * 4
-    (layer,) = schedule(chain(9, 1, 2).conv(4, size=(3, 1), padding=(0, 0, 0, 0)).network(), UP5K).layers
-    assert all(0 <= layer.fields[name] < 1 << ADDRESS_BITS for name in ("input_wrap", "output_wrap"))
+def test_steps_lead_from_one_position_to_the_next(chain):
+    (layer,) = schedule(chain(2, 9, 2).conv(4, size=(1, 3), stride=(1, 2)).network(), UP5K).layers
+    assert (layer.fields["input_step"], layer.fields["input_wrap"]) == (4, 18 - 3 * 4)
+    assert (layer.fields["output_step"], layer.fields["output_wrap"]) == (8, 8)
+    (layer,) = schedule(chain(1, 9, 200).conv(4, size=(1, 9)).network(), UP5K).layers
+    assert all(layer.fields[f"{end}_{name}"] == 0 for end in ("input", "output") for name in ("step", "wrap"))
 
 
 def test_depthwise_reads_words(chain):
@@ -146,12 +153,13 @@ def test_dense_over_a_bordered_image_is_a_window(chain):
     assert (fields["outer_count"], fields["inner_count"], fields["run"]) == (4, 4, 12)
 
 
-def test_zero_point_is_folded_into_the_bias(chain):
-    network = chain(4, 4, 3, zero_point=-7).conv(4).network()
+@pytest.mark.parametrize(("zero_point", "left"), [(-7, 121), (-128, 0)])
+def test_what_the_array_leaves_of_the_zero_point_is_folded_into_the_bias(chain, zero_point, left):
+    network = chain(4, 4, 3, zero_point=zero_point).conv(4).network()
     operation = network.operations[0]
     (layer,) = schedule(network, UP5K).layers
     sums = operation.weights.astype(int).sum(axis=(1, 2, 3))
-    assert (layer.parameters.bias == operation.bias + 7 * sums).all()
+    assert (layer.parameters.bias == operation.bias - left * sums).all()
 
 
 def test_channel_that_never_changes_takes_no_weights(chain):

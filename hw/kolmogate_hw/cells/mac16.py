@@ -8,11 +8,11 @@ __all__ = ["DualAccumulator"]
 
 
 class DualAccumulator(wiring.Component):
-    """Two sums of products of int8 in one SB_MAC16, which keeps their lowest 16 bits.
+    """Two sums of products in one SB_MAC16, which keeps their lowest 16 bits.
 
-    A product is at most 2**14 either way, a quarter of what 16 bits hold. So a sum moves by one quarter at
-    most, from the last to the first only upwards and from the first to the last only downwards: a counter
-    that watches its two highest bits has the bits above.
+    A product is less than 2**15 either way, half of what 16 bits hold. So a sum that moves upwards leaves the
+    upper half only beyond its end, and one that moves downwards the lower half: a counter that watches its
+    highest bit and the sign of what is added has the bits above.
 
     Parameters
     ----------
@@ -21,7 +21,7 @@ class DualAccumulator(wiring.Component):
 
     Members
     -------
-    a, b : the factors.
+    a, b : the factors, a without a sign.
     add : add their product.
     clear : begin at 0; not together with ``add``.
     low : the sum's lowest 16 bits, one cycle after the last product was added.
@@ -34,7 +34,7 @@ class DualAccumulator(wiring.Component):
         self.width = width
         super().__init__(
             {
-                "a": In(signed(8)).array(2),
+                "a": In(8).array(2),
                 "b": In(signed(8)).array(2),
                 "add": In(1),
                 "clear": In(1),
@@ -52,7 +52,7 @@ class DualAccumulator(wiring.Component):
             "SB_MAC16",
             # Two 8x8 products, each into the adder of its half, whose other input is its own register.
             p_MODE_8x8=1,
-            p_A_SIGNED=1,
+            p_A_SIGNED=0,
             p_B_SIGNED=1,
             p_TOPADDSUB_LOWERINPUT=Const(1, 2),
             p_BOTADDSUB_LOWERINPUT=Const(1, 2),
@@ -81,15 +81,14 @@ class DualAccumulator(wiring.Component):
         )
         cleared = Signal()
         m.d.sync += cleared.eq(self.clear)
-        for total, low, high in zip(sums, self.low, self.high, strict=True):
+        for total, factor, low, high in zip(sums, self.b, self.low, self.high, strict=True):
             m.d.comb += low.eq(total)
-            quarter = total[-2:]
-            before = Signal(2, reset_less=True)
+            before, downwards = (Signal(reset_less=True) for _ in range(2))
             up, down = Signal(), Signal()
-            m.d.sync += before.eq(quarter)
+            m.d.sync += [before.eq(total[-1]), downwards.eq(factor[-1])]
             m.d.comb += [
-                up.eq((before == 3) & (quarter == 0)),
-                down.eq((before == 0) & (quarter == 3)),
+                up.eq(~downwards & before & ~total[-1]),
+                down.eq(downwards & ~before & total[-1]),
             ]
             with m.If(cleared):
                 m.d.sync += high.eq(0)

@@ -52,9 +52,9 @@ class Link(wiring.Component):
 
     Attributes
     ----------
-    decoder, turn, receiving
+    decoder, turn, receiving, left
         Parts of it, for the proofs: all frames come through the decoder, the CRC is in `Turn`, and nothing is
-        done or answered while ``receiving`` is high.
+        done or answered while ``receiving`` is high. Otherwise ``left`` counts down to then.
     """
 
     i: stream.Interface
@@ -70,6 +70,7 @@ class Link(wiring.Component):
         self.decoder = Decoder()
         self.turn = Turn()
         self.receiving = Signal()
+        self.left = Signal(range(1024))
         super().__init__(
             {"i": In(stream.Signature(8)), "o": Out(stream.Signature(8)), "host": Out(HostPort())}
         )
@@ -160,8 +161,9 @@ class Link(wiring.Component):
         def below_size(address: Any) -> Any:
             return address[whole:] < size >> whole
 
+        last = Signal.like(place)  # of the answer's leading bytes
         m.d.sync += [start.eq(0), reset.eq(0), runs.eq(command == Command.RUN)]
-        with m.FSM():
+        with m.FSM() as machine:
             with m.State("RECEIVE"):
                 m.d.comb += decoder.o.ready.eq(~turn.turning)
                 m.d.comb += self.receiving.eq(1)
@@ -249,23 +251,23 @@ class Link(wiring.Component):
                         m.d.comb += host.fed.eq(command == Command.FEED)
                         m.next = "HEAD"
 
-            with m.State("HEAD"), m.If(free):
-                last = Signal.like(place)
-                take(low[:8] | Mux(place == 1, status, 0))
-                m.d.sync += [place.eq(place + 1), low.eq(chain[8:])]
-                with m.If(command == Command.IDENTIFY):
-                    m.d.sync += high.eq(high[8:])
+            with m.State("HEAD"):
                 m.d.comb += last.eq(_REPLY - 1)
                 with m.If(status == Status.OK), m.Switch(command):
                     with m.Case(Command.IDENTIFY):
                         m.d.comb += last.eq(_REPLY - 1 + IDENTITY.bits // 8)
                     with m.Case(Command.STATUS, Command.FEED):
                         m.d.comb += last.eq(_REPLY - 1 + PROGRESS.bits // 8)
-                with m.If(place == last):
-                    m.d.sync += place.eq(0)
-                    m.next = "CRC"
-                    with m.If((command == Command.READ) & (status == Status.OK)):
-                        m.next = "READ"
+                with m.If(free):
+                    take(low[:8] | Mux(place == 1, status, 0))
+                    m.d.sync += [place.eq(place + 1), low.eq(chain[8:])]
+                    with m.If(command == Command.IDENTIFY):
+                        m.d.sync += high.eq(high[8:])
+                    with m.If(place == last):
+                        m.d.sync += place.eq(0)
+                        m.next = "CRC"
+                        with m.If((command == Command.READ) & (status == Status.OK)):
+                            m.next = "READ"
 
             with m.State("READ"):
                 # What is read has nowhere to wait but the register.
@@ -290,4 +292,20 @@ class Link(wiring.Component):
                 with m.If(free):
                     m.d.sync += tail.eq(0)
                     m.next = "RECEIVE"
+
+        # Counters end where they are equal to something, so that they end from wherever they are.
+        bytes_left = (final[:8] - offset)[:8]
+        for state, left in (
+            ("CHECK", 1002),
+            ("ADDRESS", 1001),
+            ("EXECUTE", 1000),
+            ("WRITE", 740 + bytes_left),
+            ("HEAD", 720 + (last - place)[:4]),
+            ("READ", 101 + 2 * bytes_left),
+            ("AWAIT", 100 + 2 * bytes_left),
+            ("CRC", 2 + (_CRC - place)[:4]),
+            ("END", 1),
+        ):
+            with m.If(machine.ongoing(state)):
+                m.d.comb += self.left.eq(left)
         return m

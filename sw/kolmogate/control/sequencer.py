@@ -94,6 +94,6 @@ def clock_filler(machine: Registers, d: Registers, filler: Registers, granted: b
             filler.lines -= 1
     if start:
         filler.busy = 1
-        filler.address, filler.gap = d.output_base // FILL_UNIT, d.output_step // FILL_UNIT
+        filler.address, filler.gap = d.output_base, d.output_step
         filler.lines = d.y_count
-        filler.run, filler.left = d.run // FILL_UNIT, d.run // FILL_UNIT
+        filler.run, filler.left = d.run, d.run

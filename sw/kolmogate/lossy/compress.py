@@ -30,14 +30,23 @@ __all__ = ["Compressed", "compress", "round_network"]
 
 SEED = 0
 
-ATTEMPTS = 9
+TYPICAL_LOSS = 0.3
+"""With a budget of bytes the first price is that of about this loss."""
+
+ATTEMPTS = 8
 """Prices tried at most."""
 
-STRIDE = 4.0
-"""How far apart prices are tried until one is met and one is not."""
+STRIDES = 1.5, 8.0
+"""How far apart prices are tried, at least and at most, until one is met and one is not."""
 
-CLOSE = 1.05
+AIM, ENOUGH = 0.99, 0.98
+"""What part of a budget is aimed at, and what part is enough."""
+
+CLOSE = 1.02
 """Prices that are so near are not told apart."""
+
+LOSS_SLOPE, BYTES_SLOPE = 1.3, -0.3
+"""How the logarithms of loss and of bytes go with that of the price, about."""
 
 SCALE = 1.5
 """Steps are this times a power of two: all bytes of such a multiplier are 0 in a program
@@ -105,7 +114,8 @@ def compress(
             used = loss / max_loss if max_bytes is None else smallest(rewritten) / max_bytes
             return rewritten, loss, used
 
-        found, loss, used = _search(attempt, max_loss / weights, rising=max_bytes is None)
+        start = max_loss if max_bytes is None else TYPICAL_LOSS
+        found, loss, used = _search(attempt, start / weights, rising=max_bytes is None)
     if used > 1:
         raise InputError(
             f"the least loss found is {loss:.3g} ({measure}), more than {max_loss:g}: allow more loss"
@@ -137,26 +147,33 @@ def _search(
     """Of the attempts whose last result is at most 1 that with the highest price if that result rises with
     the price; if it falls, that with the least loss. One of more than 1 if there is none.
     """
-    met: float | None = None
-    missed: float | None = None
+    # The nearest prices that met the budget and that missed it, and what part of it they took.
+    met: tuple[float, float] | None = None
+    missed: tuple[float, float] | None = None
     best = None
+    slope = LOSS_SLOPE if rising else BYTES_SLOPE
     for _ in range(ATTEMPTS):
         result = attempt(price)
-        if result[2] <= 1:
-            met = price
+        used = max(result[2], 1e-9)
+        if used <= 1:
+            met = price, used
             if rising or best is None or best[2] > 1 or result[1] < best[1]:
                 best = result
-        else:
-            missed = price
-            best = result if best is None or (best[2] > 1 and result[2] < best[2]) else best
-        if met is not None and missed is not None:
-            if max(met, missed) < CLOSE * min(met, missed):
+            if used >= ENOUGH:
                 break
-            price = math.sqrt(met * missed)
-        elif (met is not None) == rising:
-            price *= STRIDE
         else:
-            price /= STRIDE
+            missed = price, used
+            best = result if best is None or (best[2] > 1 and result[2] < best[2]) else best
+        if met is None or missed is None:
+            change = (AIM / used) ** (1 / slope)
+            least, most = STRIDES if change > 1 else (1 / STRIDES[1], 1 / STRIDES[0])
+            price *= min(max(change, least), most)
+            continue
+        if max(met[0], missed[0]) < CLOSE * min(met[0], missed[0]):
+            break
+        # Between the two as far as the budget is, but not at an end.
+        share = math.log(AIM / met[1]) / math.log(missed[1] / met[1])
+        price = met[0] * (missed[0] / met[0]) ** min(max(share, 0.2), 0.8)
     assert best is not None
     return best
 

@@ -25,6 +25,7 @@ from ..errors import InputError
 from ..isa import P0, SEEK_WORDS
 from .entropy import Reference
 from .p0 import (
+    RECORD_KINDS,
     Instruction,
     Program,
     assemble,
@@ -42,7 +43,6 @@ from .p0 import (
 
 __all__ = ["disassembly", "parse"]
 
-_KINDS = ("literal", "coded", "coded differences")
 _FORMS: dict[str, Callable[..., Instruction]] = {
     r"GENERATE (\d+) new bits x (\d+) rows": lambda k, rows: generate(int(k), int(rows)),
     r"LITERAL (\d+) bits x (\d+) rows": lambda bits, rows: literal(int(bits), int(rows)),
@@ -50,8 +50,8 @@ _FORMS: dict[str, Callable[..., Instruction]] = {
     r"SKIP (\d+) bits": lambda bits: skip(int(bits)),
     r"SEEK literal word (\d+)": lambda word: _seek(int(word)),
     r"CODED (\d+)/8 columns x (\d+) rows": lambda eighths, rows: coded(int(rows), int(eighths)),
-    r"RECORDS (literal|coded|coded differences) x (\d+) rows": lambda kind, rows: records(
-        int(rows), _KINDS.index(kind)
+    rf"RECORDS ({'|'.join(RECORD_KINDS)}) x (\d+) rows": lambda kind, rows: records(
+        int(rows), RECORD_KINDS.index(kind)
     ),
     r"PREDICT term ([01]) nothing": lambda term: predict(int(term), Reference()),
     r"PREDICT term ([01]) 1/([124]) of left": lambda term, part: predict(

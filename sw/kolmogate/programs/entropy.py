@@ -3,14 +3,17 @@
 The model, which coder and decoder keep alike:
 
 - A number is coded as its *residual*, the difference, modulo 256, from a prediction (`isa.P0.PREDICT`).
-  Records that follow records, with nothing else coded in between, see those as the rows before theirs.
+  Records that follow records, with nothing else coded in between, see those as the rows before theirs; the
+  second term of their prediction counts for the bytes of `isa.RECORD_HEADS` only.
 - Its magnitude u (``~r`` for a negative residual r) is expected to be like those before it in its column,
-  whose running mean gives one of 8 classes, an octave each. The class says how many low bits, k, are noise:
+  whose running mean gives one of 8 classes, an octave each. The mean moves by 1/16 of the error, by a
+  quarter for records. The class says how many low bits, k, are noise:
   they and the sign are stored plain. What remains, ``u >> k``, is coded: a quarter of it in unary, the rest
   in two binary decisions. In classes without noise the sign of a small number is coded too.
 - In the lowest classes a decision comes first: whether r is 0. Where it is, that was all.
 - Each decision has a context, by class and place, whose probability adapts ever slower: first by a quarter
-  of the error, at last by 1/128.
+  of the error, at last by 1/128. Records are few: theirs go on adapting by 1/32. Bytes of a record are
+  unlike each other, so that its last one, the shift, has contexts of its own.
 
 The coder keeps a 9-bit range and multiplies its upper 4 bits with a 10-bit probability. Plain bits are not
 coded: they stand in the stream where the decoder comes by.
@@ -23,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ..isa import HISTORY_ROWS, NO_PREDICTION
+from ..isa import HISTORY_ROWS, NO_PREDICTION, RECORD_HEADS
 
 __all__ = ["CONTEXTS", "Coder", "Decoder", "Reference"]
 
@@ -35,8 +38,10 @@ CONTEXTS = 2 * KIND_CONTEXTS
 SIGNS, ZEROS, MEANS = 32, 36, 48
 """Addresses of contexts: first those of weights, then those of records. Within a class: unary decision i at
 4 i, the two after h at 4 h + 1 and, with the first of them added, 4 h + 2; signs of small magnitudes at
-SIGNS; whether a number is not 0 at ZEROS. The engine keeps the running means of 8 columns a class at
+SIGNS; whether a number is not 0 at ZEROS. Those of the last byte of a record have the bit SHIFT_CONTEXTS
+inverted, where there is room as it is small. The engine keeps the running means of 8 columns a class at
 MEANS."""
+SHIFT_CONTEXTS = 8
 ZERO_CLASSES = 2
 """Classes, the lowest, in which numbers may be just 0."""
 
@@ -48,8 +53,10 @@ LIMITS = (32, 4064)
 FIRST_MEAN = 1 << PROBABILITY_BITS - 8
 """The running means of the columns' magnitudes, which have as many bits, 5 of them behind the point, start
 here: they rise in a few numbers but fall slowly."""
-FIRST_RATE, LAST_RATE = 2, 7
-MEAN_RATE = 4
+FIRST_RATE = 2
+LAST_RATES = (7, 5)
+MEAN_RATES = (4, 2)
+"""Of weights and of records."""
 UNARY = 7
 """Unary decisions at most; after as many 1s the magnitude is stored plain, in 7 bits."""
 RANGE_BITS = 9
@@ -96,7 +103,7 @@ class _Model:
         means, ends = self._means[int(records)], np.zeros(len(rows), np.int64)
         state, known = self._registers, len(self._last_record) if records else 0
         whole = np.concatenate([self._last_record[:known], rows])
-        _code(whole, known, live, terms, contexts, means, state, encode, memory, order, times, ends)
+        _code(whole, known, live, terms, records, contexts, means, state, encode, memory, order, times, ends)
         rows[:] = whole[known:]
         self._last_record = whole[-1:] if records else whole[:0]
         return ends
@@ -268,7 +275,9 @@ def _normalise(registers: Any, encode: bool, memory: Any, order: Any, times: Any
 
 
 @njit(cache=True)
-def _decide(context: Any, bit: int, registers: Any, encode: bool, memory: Any, order: Any, times: Any) -> int:
+def _decide(
+    context: Any, last_rate: int, bit: int, registers: Any, encode: bool, memory: Any, order: Any, times: Any
+) -> int:
     """Code or decode one decision and adapt its context."""
     shifts = _normalise(registers, encode, memory, order, times)
     registers[_CYCLES] += 2 + max(shifts, 1)
@@ -284,7 +293,7 @@ def _decide(context: Any, bit: int, registers: Any, encode: bool, memory: Any, o
         if encode:
             _carry(registers, memory)
     context[0] += ((LIMITS[1] if bit else LIMITS[0]) - context[0]) >> context[1]
-    if context[1] < LAST_RATE:
+    if context[1] < last_rate:
         context[1] += 1
     registers[_RANGE] = size
     return bit
@@ -312,6 +321,7 @@ def _code(
     known: int,
     live: int,
     terms: Any,
+    records: bool,
     contexts: Any,
     means: Any,
     registers: Any,
@@ -326,13 +336,15 @@ def _code(
     When coding, ``memory`` takes decided bits, ``order`` what follows what.
     ``times`` takes the cycles in which bytes are read, ``ends`` those in which rows end.
     """
+    last_rate, mean_rate = LAST_RATES[int(records)], MEAN_RATES[int(records)]
     for t in range(known, rows.shape[0]):
         registers[_CYCLES] += 1
         for c in range(live):
             prediction = 0
             for i in range(2):
                 distance, shift = terms[i]
-                if shift != NO_PREDICTION:
+                counts = i == 0 or not records or c % RECORD_HEADS == RECORD_HEADS - 1
+                if shift != NO_PREDICTION and counts:
                     if distance == 0:
                         if c:
                             prediction += rows[t, c - 1] >> shift
@@ -348,9 +360,18 @@ def _code(
                 octave += 1
             k = max(octave - 2, 0)
             base = octave * CLASS_CONTEXTS
+            other = SHIFT_CONTEXTS if records and c & 7 == 7 else 0
+
             # Decisions are cheaper by a hair where 0 is the likely outcome, so that is asked.
             if octave < ZERO_CLASSES and not _decide(
-                contexts[base + ZEROS], 1 if residual else 0, registers, encode, memory, order, times
+                contexts[base + (ZEROS ^ other)],
+                last_rate,
+                1 if residual else 0,
+                registers,
+                encode,
+                memory,
+                order,
+                times,
             ):
                 u = negative = 0
                 registers[_CYCLES] += 1
@@ -359,30 +380,52 @@ def _code(
                 limit = min(127 >> (k + 2), UNARY)
                 h = 0
                 while h < limit and _decide(
-                    contexts[base + 4 * h], 1 if q >> 2 > h else 0, registers, encode, memory, order, times
+                    contexts[base + (4 * h ^ other)],
+                    last_rate,
+                    1 if q >> 2 > h else 0,
+                    registers,
+                    encode,
+                    memory,
+                    order,
+                    times,
                 ):
                     h += 1
                 if h == UNARY:
                     u = _plain(u, 7, registers, encode, memory, order, times)
                     q = 4 * UNARY
                 else:
+                    place = base + (4 * h ^ other)
                     first = _decide(
-                        contexts[base + 4 * h + 1], q >> 1 & 1, registers, encode, memory, order, times
+                        contexts[place + 1], last_rate, q >> 1 & 1, registers, encode, memory, order, times
                     )
                     second = _decide(
-                        contexts[base + 4 * h + 2 + first], q & 1, registers, encode, memory, order, times
+                        contexts[place + 2 + first],
+                        last_rate,
+                        q & 1,
+                        registers,
+                        encode,
+                        memory,
+                        order,
+                        times,
                     )
                     q = 4 * h + 2 * first + second
                     u = (q << k) | _plain(u & ((1 << k) - 1), k, registers, encode, memory, order, times)
                 if k == 0 and q < 4:
                     negative = _decide(
-                        contexts[base + SIGNS + q], negative, registers, encode, memory, order, times
+                        contexts[base + (SIGNS ^ other) + q],
+                        last_rate,
+                        negative,
+                        registers,
+                        encode,
+                        memory,
+                        order,
+                        times,
                     )
                     registers[_CYCLES] += 1
                 else:
                     negative = _plain(negative, 1, registers, encode, memory, order, times)
             registers[_CYCLES] += 1
-            means[c] += ((u << 5 | 16) - means[c]) >> MEAN_RATE
+            means[c] += ((u << 5 | 16) - means[c]) >> mean_rate
             if not encode:
                 residual = ~u if negative else u
                 rows[t, c] = ((residual + prediction + 128) & 255) - 128

@@ -27,6 +27,7 @@ from .generate import find
 
 __all__ = [
     "MAXIMUM_ROWS",
+    "RECORD_KINDS",
     "RECORD_REFERENCES",
     "SEEK_REACH",
     "Instruction",
@@ -61,7 +62,14 @@ EIGHTHS = 8
 SEEK_REACH = 8 * SEEK_WORDS * (MAXIMUM_ROWS << INSTRUCTION.widths["argument"]) - 8 * SEEK_WORDS
 """The last bit of a lane's literals that SEEK goes to."""
 
-RECORD_REFERENCES = {1: (Reference(), Reference()), 2: (Reference(1, 0), Reference())}
+RECORD_KINDS = ("literal", "coded", "coded differences", "coded differences of heads")
+"""How records are stored, by the argument of RECORDS."""
+
+RECORD_REFERENCES = {
+    1: (Reference(), Reference()),
+    2: (Reference(1, 0), Reference()),
+    3: (Reference(), Reference(1, 0)),
+}
 """How coded records are predicted, by the argument of RECORDS."""
 
 _ROWS = range(1, MAXIMUM_ROWS + 1)
@@ -76,7 +84,7 @@ _ARGUMENTS = {
     P0.LITERAL: range(1, 9),
     P0.SEEK: range(8),
     P0.CODED: range(1, EIGHTHS + 1),
-    P0.RECORDS: range(3),
+    P0.RECORDS: range(4),
     P0.PREDICT: range(2 * NO_PREDICTION + 2),
     P0.LOOP: range(1, 9),
 }
@@ -96,8 +104,8 @@ class Instruction:
     argument : int
         Of GENERATE the new bits of a weight, of LITERAL all of them, of CODED the eighths of the columns that
         are coded, of RECORDS how they are stored (0 as literals, 1 coded, 2 coded as differences to the row
-        above), of PREDICT twice the shift plus the term's index, of LOOP the instructions of its body, of
-        SEEK the upper bits.
+        above, 3 with such differences in the bytes of `isa.RECORD_HEADS` only), of PREDICT twice the shift
+        plus the term's index, of LOOP the instructions of its body, of SEEK the upper bits.
     """
 
     op: P0
@@ -159,8 +167,7 @@ class Instruction:
             case P0.CODED:
                 return f"CODED    {self.argument}/8 columns x {self.count} rows"
             case P0.RECORDS:
-                kind = ("literal", "coded", "coded differences")[self.argument]
-                return f"RECORDS  {kind} x {self.count} rows"
+                return f"RECORDS  {RECORD_KINDS[self.argument]} x {self.count} rows"
             case P0.PREDICT:
                 term, shift = self.argument & 1, self.argument >> 1
                 if shift == NO_PREDICTION:
@@ -193,9 +200,9 @@ class Instruction:
         if op == P0.GENERATE and fields["argument"] not in NEW_BITS:
             (op,) = (other for other, argument in WITHOUT_ARGUMENT.items() if argument == fields["argument"])
         counts, arguments = _COUNTS.get(op, _ROWS), _ARGUMENTS.get(op, range(1))
-        # The device does not look at bits that have no meaning: all ranges of counts are powers of two.
+        # The device does not look at bits that have no meaning: all ranges are powers of two.
         count = counts[fields["count"] % len(counts)]
-        argument = arguments[min(fields["argument"], len(arguments) - 1)]
+        argument = arguments[fields["argument"] % len(arguments)]
         return cls(op, count, argument)
 
 

@@ -100,6 +100,11 @@ class Reader:
             count -= len(block)
         return np.concatenate(blocks)
 
+    def give_back(self, rows: Int8Array) -> None:
+        """Let rows of weights be the next again."""
+        if len(rows):
+            self._weights.appendleft(rows)
+
     def records(self) -> Int8Array:
         """The rows of the next column group's records; raises as `weights` does."""
         while not self._records:

@@ -339,7 +339,7 @@ class Writer:
                 coder.write(block, self.columns, RECORD_REFERENCES[kind], records=True)
             return coder.bits
 
-        return min((1, 2), key=bits)
+        return min(RECORD_REFERENCES, key=bits)
 
 
 def _eighths(material: Material, group: int, columns: int) -> int:

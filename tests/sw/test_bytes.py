@@ -1,0 +1,44 @@
+"""The five networks of MLPerf Tiny: how few bytes exact images take, and how bytes are traded for cycles."""
+
+import pytest
+from kolmogate.compiler import compile
+from kolmogate.config import configuration
+from kolmogate.cycles import cycles
+from kolmogate.tflite_import import load_tflite
+
+TARGETS = {
+    "kws_ref_model": 24_900,
+    "pretrainedResnet_quant": 74_500,
+    "ad01_int8": 170_500,
+    "vww_96_int8": 34_000,
+    "str_ww_ref_model": 49_500,
+}
+"""Bytes that the smallest exact image may take on `up5k`: programs, constants and descriptors."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_smallest_images(name, models_folder):
+    network = load_tflite(models_folder / f"{name}.tflite")
+    image = compile(network, configuration("up5k"), objective="smallest")
+    assert image.device_bytes <= TARGETS[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["up5k", "ecp5-85f"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_bytes_fall_as_cycles_are_allowed(name, target, models_folder):
+    network = load_tflite(models_folder / f"{name}.tflite")
+    config = configuration(target)
+    if name == "ad01_int8" and target == "up5k":
+        pytest.skip("AD's programs alone are more than the scratchpad of an UP5K")
+    fastest = compile(network, config, objective="fastest")
+    least = sum(layer.total for layer in cycles(fastest))
+    sizes = [compile(network, config, max_cycles=int(part * least)).device_bytes for part in (1.0, 1.05, 1.5)]
+    # The entropy engine takes 1,033 cycles before its first number, more than 5% of a short inference, then
+    # 17 a number: half of AD's 9,147 cycles more are too few to code the constants of one layer.
+    assert sizes[2] <= sizes[1] <= sizes[0]
+    if least > 40_000:
+        assert sizes[1] < sizes[0]
+    if least > 10_000 or name != "ad01_int8":
+        assert sizes[2] < sizes[1]
