@@ -52,9 +52,13 @@ def mutate(image: Image, source: random.Random) -> Mutant:
         name, width = source.choice(list(record.widths.items()))
         bits = source.choice((0, 1, (1 << width) - 1, 1 << width - 1, source.getrandbits(width)))
         signed = name in record.signed and bits >> width - 1
-        fields[name] = bits - (1 << width) if signed else bits & (1 << width) - 1
-        # What it takes may have changed: what follows stays where it is.
-        changed = store_descriptor(fields, image.config.columns)[:size].ljust(size, b"\0")
+        changed = contents["descriptors"][place : place + size]
+        if name == "opcode":
+            changed[0] ^= fields["opcode"] ^ bits & (1 << width) - 1
+        else:
+            fields[name] = bits - (1 << width) if signed else bits & (1 << width) - 1
+            # What it takes may have changed: what follows stays where it is.
+            changed = store_descriptor(fields, image.config.columns)[:size].ljust(size, b"\0")
         contents["descriptors"][place : place + size] = changed
     elif kind == "descriptor":
         contents["descriptors"][place : place + size] = source.randbytes(size)
