@@ -16,7 +16,7 @@ class HostAccess(wiring.Component):
 
     Reads of both are one at a time, 4 cycles each when the scratchpad is idle, so that one selector takes
     their bytes out of the words. The host waits while a batch that was read is not yet taken. Its writes take
-    one cycle. ``request`` keeps its address until a read is answered.
+    two cycles. ``request`` keeps its address until a read is answered.
     """
 
     request: stream.Interface
@@ -47,15 +47,15 @@ class HostAccess(wiring.Component):
         # Whose read it is, or was last; while it waits for its grant it stays whose it is.
         for_host = Signal(reset_less=True)
         waiting = Signal()
-        host_reads = Signal()
+        # What has waited for a cycle, which keeps the link and the arbiter apart.
+        host_reads, host_writes = Signal(), Signal()
         choice = Signal()
         batch = Signal(8 * lanes, reset_less=True)
         m.d.comb += [
-            self.write_port.valid.eq(self.request.valid & request.write),
+            self.write_port.valid.eq(host_writes),
             self.write_port.payload.address.eq(word),
             self.write_port.payload.mask.eq(1 << request.address[:lane_bits]),
             self.write_port.payload.data.eq(request.data.replicate(columns)),
-            host_reads.eq(self.request.valid & ~request.write),
             choice.eq(Mux(waiting, for_host, host_reads)),
             self.read_port.request.valid.eq(
                 Mux(choice, host_reads, operands.request) & ~operands.valid & ~reading
@@ -64,13 +64,15 @@ class HostAccess(wiring.Component):
             self.data.eq(batch.word_select(request.address[:batch_bits], 8)),
             operands.data.eq(batch),
         ]
-        with m.If(request.write):
+        with m.If(host_writes):
             m.d.comb += self.request.ready.eq(self.write_port.ready)
         with m.Else():
             m.d.comb += self.request.ready.eq(
                 choice & self.read_port.request.ready & ~operands.valid & ~reading
             )
         m.d.sync += [
+            host_reads.eq(self.request.valid & ~self.request.ready & ~request.write),
+            host_writes.eq(self.request.valid & ~self.request.ready & request.write),
             self.valid.eq(self.read_port.valid & for_host),
             waiting.eq(self.read_port.request.valid & ~self.read_port.request.ready),
         ]

@@ -32,7 +32,7 @@ class WeightDecoder(wiring.Component):
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
     GENERATE k x n n, as long as the scratchpad grants one word of literals in 8 / k cycles
     SKIP n         n
-    SEEK           1, and from a row before it to a row of literals behind it 7; streamed, it does nothing
+    SEEK           1, and from a row before it to a row of literals behind it 8; streamed, it does nothing
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
     PREDICT        1
@@ -99,8 +99,6 @@ class WeightDecoder(wiring.Component):
             fetcher.base.eq(self.code),
             fetcher.streamed.eq(self.streamed),
             fetcher.limit.eq(self.limits.code),
-            lanes.start.eq(self.start),
-            lanes.base.eq(self.literals),
             lanes.streamed.eq(self.streamed),
             lanes.limit.eq(self.limits.literals),
             self.pages.code.eq(fetcher.page),
@@ -182,14 +180,19 @@ class WeightDecoder(wiring.Component):
         again = Signal(INSTRUCTION.widths["count"] + 1)
         instruction = fetcher.instruction
         looping = Signal()
-        # SEEK withdraws no request that waits for its grant.
+        # SEEK withdraws no request that waits for its grant. It resets much, so that it waits for the cycle
+        # after the last row.
         seeking = Signal()
         settled = Signal()
+        seek = Signal()
         m.d.comb += [
             seeking.eq(instruction.op == P0.SEEK),
             settled.eq(~lanes.port.request.valid | lanes.port.request.ready),
+            seek.eq(fetcher.valid & seeking & settled & ~running),
             looping.eq(instruction.op == P0.LOOP),
-            fetcher.take.eq(fetcher.valid & (free | looping) & (~seeking | settled)),
+            fetcher.take.eq(Mux(seeking, seek, fetcher.valid & (free | looping))),
+            # LOOP is always taken.
+            fetcher.jump.eq(fetcher.valid & looping & (again != 1)),
             fetcher.back.eq(instruction.argument),
         ]
 
@@ -225,19 +228,11 @@ class WeightDecoder(wiring.Component):
                     m.d.sync += [running.eq(1), kind.literal.eq(1)]
                     m.d.comb += fetcher.more.eq(1)
                 with m.Case(P0.SEEK):
-                    m.d.comb += [
-                        fetcher.more.eq(1),
-                        lanes.start.eq(~self.streamed),
-                        lanes.base.eq(
-                            first_literal + SEEK_WORDS * Cat(instruction.count, instruction.argument)
-                        ),
-                    ]
+                    m.d.comb += fetcher.more.eq(1)
                 with m.Case(P0.LOOP):
                     # Counts the runs that are left; 0 outside a loop.
                     m.d.comb += fetcher.more.eq(1)
                     m.d.sync += again.eq(Mux(again == 0, instruction.count + 1, again - 1))
-                    with m.If(again != 1):
-                        m.d.comb += fetcher.jump.eq(1)
                 with m.Case(P0.RECORDS):
                     m.d.sync += [running.eq(1), kind.record.eq(1), left[3:].eq(0)]
                     m.d.comb += fetcher.more.eq(1)
@@ -264,8 +259,12 @@ class WeightDecoder(wiring.Component):
                     # With an entropy engine there is no unknown instruction.
                     with m.Default():
                         unknown()
+        sought = first_literal + SEEK_WORDS * Cat(instruction.count, instruction.argument)
+        m.d.comb += [
+            lanes.start.eq(self.start | (seek & ~self.streamed)),
+            lanes.base.eq(Mux(self.start, self.literals, sought)),
+        ]
         with m.If(self.start):
-            m.d.comb += lanes.base.eq(self.literals)
             m.d.sync += [running.eq(0), again.eq(0), self.error.eq(0)]
             if terms is not None:
                 m.d.sync += [terms[term].shift.eq(NO_PREDICTION) for term in range(2)]
@@ -282,7 +281,8 @@ class InstructionFetcher(wiring.Component):
     start, base : begin with the first instruction at word ``base``.
     streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     valid, instruction : it is there.
-    take, more : it is taken; fetch the one behind it, or with ``jump`` the one ``back + 1`` before it.
+    take, more : it is taken; fetch the one behind it, or with ``jump``, which comes with ``take`` alone, the
+        one ``back + 1`` before it.
     """
 
     start: Signal
@@ -340,7 +340,7 @@ class InstructionFetcher(wiring.Component):
         place = Cat(slot, address)
         with m.If(self.take):
             m.d.sync += [self.valid.eq(0), asking.eq(self.more)]
-        with m.If(awaited[-1] | (self.take & self.jump)):
+        with m.If(awaited[-1] | self.jump):
             # The place is that behind the instruction which is here.
             m.d.sync += place.eq(ring.advance(place, Mux(self.jump, -2 - self.back, 1), len(slot)))
         with m.If(self.start):
@@ -441,7 +441,11 @@ class LiteralLanes(wiring.Component):
             read.addr.eq(oldest),
         ]
         # A word can be read from the cycle after it was written.
-        m.d.sync += [written.eq(written + write.en), taken.eq(oldest), present.eq(oldest != written)]
+        m.d.sync += [
+            written.eq(written + write.en),
+            taken.eq(oldest),
+            present.eq(Mux(pop, (taken + 1)[: len(taken)] != written, taken != written)),
+        ]
 
         # The words before it, oldest first, and how many there are.
         current = Signal(data.ArrayLayout(8 * columns, held), reset_less=True)

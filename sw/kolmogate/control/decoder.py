@@ -46,7 +46,9 @@ def clock_decoder(
     seeking = instruction.kind == SEEK
     # SEEK withdraws no request that waits for its grant.
     settled = literals.room == 0 or granted & LITERALS != 0
-    take = code.valid and (free or looping) and (not seeking or settled)
+    take = code.valid and (free or looping)
+    if seeking:
+        take = code.valid and settled and not decoder.running
 
     clock_literals(machine, literals, decoder.bits, step and decoder.reading, granted & LITERALS != 0)
     if take and seeking:

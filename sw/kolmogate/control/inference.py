@@ -128,7 +128,7 @@ def run(
         row = rows[machine.rows - 1]
         last = row.valid and window_end(row.head) and at_last(d, row)
         final = final_tile(row.head)
-        weighted = d.unit_weights or columns.written != columns.taken
+        weighted = d.unit_weights or columns.available
         step = fed and weighted and not (last and compute.undrained) and not compute.resting
         captured = compute.captured & 1
         for r in range(machine.rows):
@@ -180,10 +180,11 @@ def run(
         accepted = decoder.valid and decoder.of_records and constants.here != 2
         coding = decoder.running and decoder.coded
         clock_engine(row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
+        rows_written = columns.written
         clock_decoder(
             machine, program, row_ends, decoder, code, literals, engine, columns, constants, granted
         )
-        clock_columns(d, columns, step, last, final)
+        clock_columns(d, columns, rows_written, step, last, final)
         clock_compute(machine, compute, step and last, drained)
         clock_constants(constants, accepted and group_made, release)
         clock_drain(machine, drain, captured, transfer, batch_end, tile_end, follows)

@@ -40,7 +40,7 @@ def clock_pair_fetcher(
         for p in range(2):
             row = 2 * p + (fetcher.visited == SECOND and not fetcher.shared)
             lanes[p].visit = rows[row].base + fetcher.word_offset
-            advance = look_ahead(machine, lanes[p], rows, fetcher.bytes_left) and advance
+            advance = look_ahead(machine, lanes[p], rows, fetcher.bytes_left, lanes[p].rows) and advance
     for r in range(ROWS):
         rows[r].credits += rows[r].pop
     tile_end = False

@@ -31,8 +31,9 @@ def clock_visits(machine: Registers, lanes: Registers, granted: int) -> bool:
 
 
 @njit
-def look_ahead(machine: Registers, lane: Registers, rows: Registers, bytes_left: int) -> bool:
-    """What there is for the rows ``lane.rows`` in the word at ``lane.visit``; whether they have room for it.
+def look_ahead(machine: Registers, lane: Registers, rows: Registers, bytes_left: int, room_in: int) -> bool:
+    """What there is for the rows ``lane.rows`` in the word at ``lane.visit``; whether the rows ``room_in``
+    have room for it.
 
     So many bytes are left of the run for a row whose word begins at a multiple of the grain.
     """
@@ -41,7 +42,7 @@ def look_ahead(machine: Registers, lane: Registers, rows: Registers, bytes_left:
     lane.more = lane.rows != 0 and lane.remaining > machine.columns
     room = True
     for r in range(machine.rows):
-        room = room and not (lane.wanted and lane.rows >> r & 1 and rows[r].credits == 0)
+        room = room and not (lane.wanted and room_in >> r & 1 and rows[r].credits == 0)
     return room
 
 
