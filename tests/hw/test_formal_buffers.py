@@ -168,7 +168,7 @@ def test_constants_buffer_keeps_groups_apart(promised, tmp_path):
     with m.If(due):
         for lane in range(lanes):
             with m.If(place % lanes == lane):
-                m.d.comb += Assert(dut.constants[lane].bias[:24] == record[32:56])
+                m.d.comb += Assert(dut.constants[lane].bias[:16] == record[32:48])
                 m.d.comb += Assert(dut.constants[lane].shift == (record[56:62] + SHIFT_BASE)[:6])
     claim(m, ports, tmp_path, 10, promised)
 
