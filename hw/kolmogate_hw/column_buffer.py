@@ -18,8 +18,8 @@ def weight_row(config: MachineConfig) -> data.ArrayLayout:
 class ColumnBuffer(wiring.Component):
     """A ring of ``config.column_buffer_depth`` weight rows.
 
-    The decoder writes ahead through ``i`` as far as there is room; what is freed makes room a cycle later.
-    In fast machines a row that has been written is available a cycle later, too.
+    The decoder writes ahead through ``i`` as far as there is room; what is freed makes room a cycle later,
+    and what is written is available a cycle later.
     The array reads the rows of its column group again for every tile: ``step`` takes a row, the one with
     ``rewind`` returns to the group's first row, the one with ``release`` frees everything read so far and
     makes the next row the first.
@@ -75,14 +75,11 @@ class ColumnBuffer(wiring.Component):
             following.eq(taken + 1),
         ]
         m.d.sync += room.eq(used != depth)
-        if self.config.fast:
-            # Compared with what the pointer becomes, so that ``step`` need only choose.
-            back = self.rewind & ~self.release
-            m.d.sync += self.available.eq(
-                Mux(self.step, Mux(back, written != first, written != following), written != taken)
-            )
-        else:
-            m.d.comb += self.available.eq(written != taken)
+        # Compared with what the pointer becomes, so that ``step`` need only choose.
+        back = self.rewind & ~self.release
+        m.d.sync += self.available.eq(
+            Mux(self.step, Mux(back, written != first, written != following), written != taken)
+        )
         with m.If(rows.write.en):
             m.d.sync += written.eq(written + 1)
         with m.If(self.step):

@@ -68,10 +68,13 @@ class ConstantsBuffer(wiring.Component):
         per_word = lanes // records
         place = Signal(range(per_word))
         here = Signal(range(3))
+        following = Signal.like(here)
+        room = Signal(init=1)
         arrived = Signal()
         accepted = Signal()
         m.d.comb += [
-            self.i.ready.eq(here != 2),
+            following.eq(here + (accepted & self.i.payload.last) - self.release),
+            self.i.ready.eq(room),
             accepted.eq(self.i.valid & self.i.ready),
             Cat(place, write.addr).eq(Cat(arriving, filling)),
             write.data.as_value().eq(self.i.payload.row.as_value().replicate(per_word)),
@@ -81,7 +84,7 @@ class ConstantsBuffer(wiring.Component):
             m.d.sync += arriving.eq(arriving + 1)
             with m.If(self.i.payload.last):
                 m.d.sync += [arriving.eq(0), filling.eq(~filling)]
-        m.d.sync += here.eq(here + (accepted & self.i.payload.last) - self.release)
+        m.d.sync += [here.eq(following), room.eq(following != 2)]
         # A cycle late: the word being written is not yet what the read port gives.
         readable = Signal(range(3))
         m.d.sync += [

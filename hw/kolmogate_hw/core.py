@@ -56,7 +56,7 @@ class Core(wiring.Component):
         # all. The host's accesses are few, and must not wait for an inference that does not end.
         readers = ["code", "literals", "coded", "descriptors"]
         if config.scratchpad_ports == 1:
-            clients = [["outputs", "host_write", "bytes", "activations_0", *readers, "fill"]]
+            clients = [["outputs", "host_write", "activations_0", "bytes", *readers, "fill"]]
         else:
             clients = [
                 ["bytes", "activations_1", *readers],

@@ -79,10 +79,9 @@ class RowFeeder(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        fast = self.config.fast
         # A run of a single activation is marked when it comes.
         m.submodules.waiting = waiting = BlockRam(
-            data.StructLayout({"run": self.layout, **({"single": 1} if fast else {})}), FEEDER_DEPTH
+            data.StructLayout({"run": self.layout, "single": 1}), FEEDER_DEPTH
         )
         head = waiting.read_data.run
         written = Signal(range(FEEDER_DEPTH))
@@ -94,14 +93,17 @@ class RowFeeder(wiring.Component):
         pointer = Signal.like(head.last, reset_less=True)
         place = Signal.like(pointer)
         at_last = Signal()
+        pointer_at_last = Signal(reset_less=True)
         m.d.comb += [
             waiting.write.en.eq(self.push),
             waiting.write.addr.eq(written),
             waiting.write.data.run.eq(self.run),
+            waiting.write.data.single.eq(self.run.start == self.run.last),
             take.eq((self.pop | ~self.valid) & (count != 0)),
             waiting.read_enable.eq(take),
             waiting.read_address.eq(taken),
             place.eq(Mux(fresh, head.start, pointer)),
+            at_last.eq(self.word_mode | Mux(fresh, waiting.read_data.single, pointer_at_last)),
             self.pop.eq(self.step & at_last),
             self.byte.eq(head.word.word_select(place, 8)),
             self.word.eq(head.word),
@@ -115,17 +117,9 @@ class RowFeeder(wiring.Component):
             count.eq(count + self.push - take),
         ]
         with m.If(self.step):
-            m.d.sync += [pointer.eq(place + 1), fresh.eq(0)]
-        if fast:
-            pointer_at_last = Signal(reset_less=True)
-            m.d.comb += [
-                waiting.write.data.single.eq(self.run.start == self.run.last),
-                at_last.eq(self.word_mode | Mux(fresh, waiting.read_data.single, pointer_at_last)),
-            ]
-            with m.If(self.step):
-                m.d.sync += pointer_at_last.eq((place + 1)[: len(place)] == head.last)
-        else:
-            m.d.comb += at_last.eq(self.word_mode | (place == head.last))
+            following = Signal.like(place)
+            m.d.comb += following.eq(place + 1)
+            m.d.sync += [pointer.eq(following), pointer_at_last.eq(following == head.last), fresh.eq(0)]
         with m.If(self.pop):
             m.d.sync += self.valid.eq(0)
         with m.If(take):

@@ -21,8 +21,8 @@ class WindowFetcher(wiring.Component):
     """Turns an ARRAY descriptor into words for the row feeders, in the order the array uses them.
 
     For each column group, for each tile of R consecutive output positions, for each run of the window:
-    the words that hold the run, one visit a row and a cycle, until every row has its bytes. Rows beyond the
-    layer's last position get the last position's words.
+    the words that hold the run, one visit a row and a cycle, until every row has its bytes, and a cycle for
+    the next run. Rows beyond the layer's last position get the last position's words.
 
     The descriptor must be there from the cycle before ``start`` on. With ``next_group`` its ``input_base``
     must become ``group_base``, its ``channels`` those that are left, from the next cycle on.
@@ -112,29 +112,35 @@ class WindowFetcher(wiring.Component):
         far = Signal()
         m.d.comb += far.eq(~bytes_left[-1] & bytes_left[lane_bits + 1 :].any())
         advance = Signal()
+        run_end = Signal()
         more = Signal()
         m.submodules.port = port = VisitPort(config)
         visit = Signal(address)
         m.d.comb += visit.eq(Mux(placing, position, Array(bases)[step] + word_offset))
         # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
-        # Rows differ in alignment, so that one may need a word more than another.
+        # Rows differ in alignment, so that one may need a word more than another: in the first pass of a run
+        # all need one, then those that needed more. Where in its first word a row's run begins is found along
+        # with the run's offset, off the critical path.
+        skips = [Signal(grain_bits, name=f"skip_{r}", reset_less=True) for r in range(rows)]
+        needs = Signal(rows, reset_less=True)
         skip = Signal(grain_bits)
         remaining = Signal(signed(lane_bits + 3))
         wanted = Signal()
         m.d.comb += [
-            skip.eq(visit),
+            skip.eq(Mux(placing, position, Array(skips)[step])),
             remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
-            wanted.eq(far | (remaining > 0)),
+            wanted.eq(first_word | needs.bit_select(step, 1)),
             more.eq(far | (remaining > columns)),
         ]
-        # The last live row speaks for those beyond it.
+        # The last live row speaks for those beyond it. All of them must have room, which is known sooner than
+        # which one is the last.
         targets = Signal(rows)
         room = Signal()
         for r in range(rows):
             m.d.comb += targets[r].eq((step == r) | ((step < r) & last_step))
         m.d.comb += [
-            room.eq(~Cat(targets[r] & (credits[r] == 0) for r in range(rows)).any()),
-            advance.eq(walking & (~wanted | room) & port.free),
+            room.eq(~Cat((step <= r) & (credits[r] == 0) for r in range(rows)).any()),
+            advance.eq(walking & ~run_end & (~wanted | room) & port.free),
             port.advance.eq(advance),
             port.wanted.eq(wanted),
             port.address.eq(visit),
@@ -153,52 +159,61 @@ class WindowFetcher(wiring.Component):
             taken = advance & wanted & targets[r]
             m.d.sync += credits[r].eq(credits[r] - taken + self.pop[r])
 
+        # What ends with a pass that leaves no row in need takes place in the cycle after it, with nothing but
+        # registers to depend on.
         again = Signal()
         m.d.comb += self.group_base.eq(descriptor.input_base + Mux(descriptor.word_mode, columns, 0))
         with m.If(advance):
             with m.If(placing):
                 for r in range(rows):
                     with m.If(step == r):
-                        m.d.sync += bases[r].eq(position)
+                        m.d.sync += [bases[r].eq(position), skips[r].eq(position)]
                 m.d.sync += [live_step.eq(step), final_tile.eq(walk.end)]
                 m.d.comb += walk.step.eq(1)
                 m.d.sync += position.eq(following)
-            m.d.sync += [step.eq(step + 1), again.eq(again | more)]
+            m.d.sync += [step.eq(step + 1), again.eq(again | more), needs.bit_select(step, 1).eq(more)]
             with m.If(last_step):
-                m.d.sync += [step.eq(0), again.eq(0), first_word.eq(0)]
-                with m.If(again | more):
-                    m.d.sync += [word_offset.eq(word_offset + columns), bytes_left.eq(bytes_left - columns)]
-                with m.Else():
-                    m.d.sync += [first_word.eq(1), first_run.eq(0), bytes_left.eq(descriptor.run)]
-                    following_run = Signal(address)
-                    m.d.comb += following_run.eq(
-                        run_offset + Mux(last_inner, descriptor.outer_wrap, descriptor.inner_step)
-                    )
-                    m.d.sync += [
-                        *inner_becomes((inner + 1)[:10]),
-                        run_offset.eq(following_run),
-                        word_offset.eq(following_run),
-                    ]
-                    with m.If(last_inner):
-                        m.d.sync += [*inner_becomes(C(1)), *outer_becomes((outer + 1)[:10])]
-                        with m.If(last_outer):
-                            m.d.sync += [
-                                *outer_becomes(C(1)),
-                                run_offset.eq(0),
-                                word_offset.eq(0),
-                                first_run.eq(1),
-                            ]
-                            # When the window is a single word, the tile ends in the visit that places it.
-                            with m.If(Mux(placing, walk.end, final_tile)):
-                                m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]
-                                m.d.sync += [
-                                    position.eq(self.group_base),
-                                    walking.eq(descriptor.channels > columns),
-                                ]
+                m.d.sync += [
+                    step.eq(0),
+                    again.eq(0),
+                    first_word.eq(0),
+                    run_end.eq(~(again | more)),
+                    word_offset.eq(word_offset + columns),
+                    bytes_left.eq(bytes_left - columns),
+                ]
+        with m.If(run_end):
+            following_run = Signal(address)
+            m.d.comb += following_run.eq(
+                run_offset + Mux(last_inner, descriptor.outer_wrap, descriptor.inner_step)
+            )
+            m.d.sync += [
+                run_end.eq(0),
+                first_word.eq(1),
+                first_run.eq(last_inner & last_outer),
+                bytes_left.eq(descriptor.run),
+                run_offset.eq(following_run),
+                word_offset.eq(following_run),
+                *(
+                    skip.eq(base[:grain_bits] + following_run[:grain_bits])
+                    for skip, base in zip(skips, bases, strict=True)
+                ),
+                *inner_becomes((inner + 1)[:10]),
+            ]
+            with m.If(last_inner):
+                m.d.sync += [*inner_becomes(C(1)), *outer_becomes((outer + 1)[:10])]
+                with m.If(last_outer):
+                    m.d.sync += [*outer_becomes(C(1)), run_offset.eq(0), word_offset.eq(0)]
+                    with m.If(final_tile):
+                        m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]
+                        m.d.sync += [
+                            position.eq(self.group_base),
+                            walking.eq(descriptor.channels > columns),
+                        ]
         with m.If(self.start):
             m.d.comb += walk.start.eq(1)
             m.d.sync += [
                 walking.eq(1),
+                run_end.eq(0),
                 position.eq(descriptor.input_base),
                 step.eq(0),
                 *outer_becomes(C(1)),

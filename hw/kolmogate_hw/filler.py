@@ -49,37 +49,38 @@ class Filler(wiring.Component):
                 m.d.sync += register.eq(value)
             return register
 
-        # All in units: the address, the gap between lines, how many a line has and how many of it are there.
+        # All in units: the address, the gap between lines, how many a line has and how many of them are left.
         address = Signal.like(descriptor.output_base, reset_less=True)
         gap = kept("gap", descriptor.output_step)
         run = kept("run", descriptor.run)
         value = kept("value", descriptor.zero_point)
-        written = Signal.like(descriptor.run, reset_less=True)
+        left = Signal.like(descriptor.run, reset_less=True)
         lines = Signal.like(descriptor.y_count, reset_less=True)
 
         whole = Signal()
-        here = Signal(len(run))
         line_end = Signal()
         place = address[:lane_bits]
         taken = Mux(whole, units, 1)
         m.d.comb += [
-            whole.eq((place == 0) & (run - written >= units) if units > 1 else 1),
-            here.eq(written + taken),
-            line_end.eq(here == run),
+            whole.eq((place == 0) & (left >= units) if units > 1 else 1),
+            line_end.eq(left == taken),
             self.port.valid.eq(self.busy),
             self.port.payload.address.eq(address[lane_bits:]),
             self.port.payload.mask.eq(Cat((whole | (place == k)).replicate(FILL_UNIT) for k in range(units))),
             self.port.payload.data.eq(value.replicate(columns)),
         ]
         with m.If(self.busy & self.port.ready):
-            m.d.sync += [address.eq(address + Mux(line_end, gap, 0) + taken), written.eq(here)]
+            m.d.sync += [
+                address.eq(address + Mux(line_end, gap, 0) + taken),
+                left.eq(Mux(line_end, run, left - taken)),
+            ]
             with m.If(line_end):
-                m.d.sync += [written.eq(0), lines.eq(lines - 1), self.busy.eq(lines != 1)]
+                m.d.sync += [lines.eq(lines - 1), self.busy.eq(lines != 1)]
         with m.If(self.start):
             m.d.sync += [
                 self.busy.eq(1),
                 address.eq(descriptor.output_base),
                 lines.eq(descriptor.y_count),
-                written.eq(0),
+                left.eq(descriptor.run),
             ]
         return m

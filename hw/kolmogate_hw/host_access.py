@@ -14,10 +14,9 @@ __all__ = ["HostAccess"]
 class HostAccess(wiring.Component):
     """Turns the link's byte requests, and what the residual adder reads, into word accesses.
 
-    Reads of both are one at a time, 4 cycles each when the scratchpad is idle, so that one selector takes
-    their bytes out of the words; in fast machines 5. The host waits while a batch that was read is not yet
-    taken. Its writes take one cycle. In fast machines its requests first wait for a cycle, which keeps the
-    link and the arbiter apart. ``request`` keeps its address until a read is answered.
+    Reads of both are one at a time, 4 cycles each when the scratchpad is idle, 5 in fast machines, so that
+    one selector takes their bytes out of the words. The host waits while a batch that was read is not yet
+    taken. Its writes take two cycles. ``request`` keeps its address until a read is answered.
     """
 
     request: stream.Interface
@@ -45,21 +44,11 @@ class HostAccess(wiring.Component):
         request, operands = self.request.payload, self.operands
         word = request.address[lane_bits:ADDRESS_BITS]
         reading = Signal()
-        # What the host asks for, in fast machines when it has waited for a cycle.
-        host_writes, host_reads, waited = Signal(), Signal(), Signal()
-        asking = self.request.valid
-        if self.config.fast:
-            asking = self.request.valid & ~self.request.ready
-            m.d.comb += waited.eq(host_writes | host_reads)
-        else:
-            m.d.comb += waited.eq(1)
-        m.d["sync" if self.config.fast else "comb"] += [
-            host_writes.eq(asking & request.write),
-            host_reads.eq(asking & ~request.write),
-        ]
         # Whose read it is, or was last; while it waits for its grant it stays whose it is.
         for_host = Signal(reset_less=True)
         waiting = Signal()
+        # What has waited for a cycle, which keeps the link and the arbiter apart.
+        host_reads, host_writes = Signal(), Signal()
         choice = Signal()
         batch = Signal(8 * lanes, reset_less=True)
         m.d.comb += [
@@ -75,13 +64,15 @@ class HostAccess(wiring.Component):
             self.data.eq(batch.word_select(request.address[:batch_bits], 8)),
             operands.data.eq(batch),
         ]
-        with m.If(request.write):
-            m.d.comb += self.request.ready.eq(waited & self.write_port.ready)
+        with m.If(host_writes):
+            m.d.comb += self.request.ready.eq(self.write_port.ready)
         with m.Else():
             m.d.comb += self.request.ready.eq(
-                waited & choice & self.read_port.request.ready & ~operands.valid & ~reading
+                choice & self.read_port.request.ready & ~operands.valid & ~reading
             )
         m.d.sync += [
+            host_reads.eq(self.request.valid & ~self.request.ready & ~request.write),
+            host_writes.eq(self.request.valid & ~self.request.ready & request.write),
             self.valid.eq(self.read_port.valid & for_host),
             waiting.eq(self.read_port.request.valid & ~self.read_port.request.ready),
         ]

@@ -32,7 +32,7 @@ class WeightDecoder(wiring.Component):
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
     GENERATE k x n n, as long as the scratchpad grants one word of literals in 8 / k cycles
     SKIP n         n
-    SEEK           1, and from a row before it to a row of literals behind it 7, in fast machines 9; streamed,
+    SEEK           1, and from a row before it to a row of literals behind it 8, in fast machines 9; streamed,
                    it does nothing
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
@@ -191,17 +191,18 @@ class WeightDecoder(wiring.Component):
         m.d.sync += [not_again.eq(again == 0), once_more.eq(again == 1)]
         instruction = fetcher.instruction
         looping = Signal()
-        # SEEK withdraws no request that waits for its grant. It resets much, so that in fast machines it
-        # waits for the cycle after the last row.
+        # SEEK withdraws no request that waits for its grant. It resets much, so that it waits for the cycle
+        # after the last row.
         seeking = Signal()
         settled = Signal()
         seek = Signal()
         m.d.comb += [
             seeking.eq(instruction.op == P0.SEEK),
             settled.eq(~lanes.port.request.valid | lanes.port.request.ready),
-            seek.eq(fetcher.valid & seeking & settled & (~running if self.config.fast else free)),
+            seek.eq(fetcher.valid & seeking & settled & ~running),
             looping.eq(instruction.op == P0.LOOP),
             fetcher.take.eq(Mux(seeking, seek, fetcher.valid & (free | looping))),
+            # LOOP is always taken.
             fetcher.jump.eq(fetcher.valid & looping & ~once_more),
             fetcher.back.eq(instruction.argument),
         ]
@@ -273,15 +274,10 @@ class WeightDecoder(wiring.Component):
                     # With an entropy engine there is no unknown instruction.
                     with m.Default():
                         unknown()
+        sought = first_literal + SEEK_WORDS * Cat(instruction.count, instruction.argument)
         m.d.comb += [
             lanes.start.eq(self.start | (seek & ~self.streamed)),
-            lanes.base.eq(
-                Mux(
-                    self.start,
-                    self.literals,
-                    first_literal + SEEK_WORDS * Cat(instruction.count, instruction.argument),
-                )
-            ),
+            lanes.base.eq(Mux(self.start, self.literals, sought)),
         ]
         with m.If(self.start):
             m.d.sync += [running.eq(0), again.eq(0), self.error.eq(0)]
@@ -300,8 +296,8 @@ class InstructionFetcher(wiring.Component):
     start, base : begin with the first instruction at word ``base``.
     streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     valid, instruction : it is there.
-    take, more : it is taken; fetch the one behind it, or with ``jump``, only while it is taken, the one
-        ``back + 1`` before it.
+    take, more : it is taken; fetch the one behind it, or with ``jump``, which comes with ``take`` alone, the
+        one ``back + 1`` before it.
     """
 
     start: Signal

@@ -1,4 +1,4 @@
-"""Batches and output positions, as the drain and the writer count them."""
+"""Batches of outputs, as the drain and the writer count them."""
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
@@ -8,7 +8,7 @@ from kolmogate.isa import DESCRIPTOR
 
 from .records import struct_layout
 
-__all__ = ["BatchCounter", "PositionCounter", "place_layout"]
+__all__ = ["BatchCounter", "place_layout"]
 
 
 def place_layout(config: MachineConfig) -> data.StructLayout:
@@ -84,50 +84,4 @@ class BatchCounter(wiring.Component):
                 m.d.sync += channels_left.eq(channels_left - config.columns)
         with m.If(self.start):
             m.d.sync += [self.batch.eq(0), channels_left.eq(self.descriptor.channels)]
-        return m
-
-
-class PositionCounter(wiring.Component):
-    """Counts the positions of a layer in raster order, again for each column group.
-
-    Members
-    -------
-    start : begin with the layer whose descriptor is given.
-    next : the present position is finished.
-    line_end, end : it is the last of a line, and of all.
-    """
-
-    start: Signal
-    next: Signal
-    line_end: Signal
-    end: Signal
-
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "start": In(1),
-                "descriptor": In(struct_layout(DESCRIPTOR)),
-                "next": In(1),
-                "line_end": Out(1),
-                "end": Out(1),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        # Both count from 1, so that they meet the descriptor's fields as these are.
-        x = Signal(12, reset_less=True)
-        y = Signal(12, reset_less=True)
-        m.d.comb += [
-            self.line_end.eq(x == self.descriptor.x_count),
-            self.end.eq(self.line_end & (y == self.descriptor.y_count)),
-        ]
-        with m.If(self.next):
-            m.d.sync += x.eq(x + 1)
-            with m.If(self.line_end):
-                m.d.sync += [x.eq(1), y.eq(y + 1)]
-            with m.If(self.end):
-                m.d.sync += y.eq(1)
-        with m.If(self.start):
-            m.d.sync += [x.eq(1), y.eq(1)]
         return m

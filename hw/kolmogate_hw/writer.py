@@ -7,7 +7,8 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
 
 from .ports import write_port
-from .positions import BatchCounter, PositionCounter
+from .positions import BatchCounter
+from .raster import RasterWalk
 from .records import struct_layout
 
 __all__ = ["OutputWriter"]
@@ -58,13 +59,16 @@ class OutputWriter(wiring.Component):
         batch_bits = lanes.bit_length() - 1
 
         m.submodules.counter = counter = BatchCounter(config)
-        m.submodules.positions = positions = PositionCounter()
+        m.submodules.walk = walk = RasterWalk()
         last = counter.last
-        for part in (counter, positions):
-            m.d.comb += [part.start.eq(self.start), part.descriptor.eq(descriptor)]
         m.d.comb += [
-            counter.group_end.eq(positions.end),
-            positions.next.eq(counter.next_position),
+            counter.start.eq(self.start),
+            counter.descriptor.eq(descriptor),
+            counter.group_end.eq(walk.end),
+            walk.x_count.eq(descriptor.x_count),
+            walk.y_count.eq(descriptor.y_count),
+            walk.start.eq(self.start | (counter.next_position & walk.end)),
+            walk.step.eq(counter.next_position),
             counter.next_batch.eq(self.accept & ~last.batch),
             counter.next_position.eq(self.accept & last.batch),
             self.i.ready.eq(1),
@@ -77,10 +81,10 @@ class OutputWriter(wiring.Component):
             with m.If(last.batch):
                 following = Signal(ADDRESS_BITS)
                 m.d.comb += following.eq(
-                    position + Mux(positions.line_end, descriptor.output_wrap, descriptor.output_step)
+                    position + Mux(walk.line_end, descriptor.output_wrap, descriptor.output_step)
                 )
                 m.d.sync += [position.eq(following), address.eq(following)]
-                with m.If(positions.end):
+                with m.If(walk.end):
                     m.d.comb += self.next_group.eq(1)
                     m.d.sync += [position.eq(self.group_base), address.eq(self.group_base)]
         with m.If(self.start):
@@ -104,7 +108,7 @@ class OutputWriter(wiring.Component):
             Cat(accepted.slot, accepted.piece).eq(address[batch_bits:lane_bits]),
             accepted.live.eq(last.live),
             accepted.flush.eq(last.batch | (accepted.slot == together - 1)),
-            accepted.finish.eq(last.batch & positions.end & last.group),
+            accepted.finish.eq(last.batch & walk.end & last.group),
             present.eq(accepted),
         ]
         with m.If(self.accept):

@@ -58,7 +58,7 @@ def mutate(image: Image, source: random.Random) -> Mutant:
         else:
             fields[name] = bits - (1 << width) if signed else bits & (1 << width) - 1
             # What it takes may have changed: what follows stays where it is.
-            changed = store_descriptor(fields, image.config.columns)[:size].ljust(size, b"\0")
+            changed[:] = store_descriptor(fields, image.config.columns)[:size].ljust(size, b"\0")
         contents["descriptors"][place : place + size] = changed
     elif kind == "descriptor":
         contents["descriptors"][place : place + size] = source.randbytes(size)

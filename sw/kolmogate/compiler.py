@@ -94,11 +94,11 @@ def compile(
     live = simplified.network if rewritten is None else simplify(rewritten).network
     smallest = objective == "smallest" and max_cycles is None and max_bytes is None
 
-    def image(variant: Network, reordered: tuple[str, ...]) -> Image:
+    def job(variant: Network, reordered: tuple[str, ...]) -> _Job:
         lowered = lower(variant)
         # Filters that are folded are longer.
         plan = schedule(lowered, config, folding=not smallest)
-        job = _Job(
+        return _Job(
             config,
             lowered,
             plan,
@@ -108,12 +108,13 @@ def compile(
             smallest,
             reordered,
         )
-        return _image(job, objective, max_cycles, max_bytes, streamed)
 
-    images = [image(live, ())]
-    if smallest:
+    jobs = [job(live, ())]
+    # In another order a hash no longer makes the weights that it makes.
+    if smallest and not any(material.computed for material in jobs[0].materials):
         ordered, moved = reorder(live)
-        images += [image(ordered, moved)] if moved else []
+        jobs += [job(ordered, moved)] if moved else []
+    images = [_image(one, objective, max_cycles, max_bytes, streamed) for one in jobs]
     return min(images, key=lambda one: one.device_bytes)
 
 

@@ -77,6 +77,8 @@ class Device:
         self._link = link
         self._sequence = 0
         self._connected = False
+        # An inference may still run that was to be ended.
+        self._abandoned = False
         # An answer that still waits for an earlier user of the link is not for us.
         link.read(0)
         answer = self._request(Command.IDENTIFY)
@@ -176,6 +178,8 @@ class Device:
         waited for, because of an error or an interrupt, is ended by `reset`.
         """
         streamed = program is not None
+        if self._abandoned:
+            self.reset()
         try:
             self.start(descriptors=descriptors, code=code, literals=literals, limit=limit, streamed=streamed)
             if program is not None:
@@ -183,6 +187,7 @@ class Device:
                 self._stream(feeds(padded(program, self.identity["columns"]), addresses))
             return self.wait(_PATIENCE_SECONDS)
         except BaseException:
+            self._abandoned = True
             with suppress(DeviceError):
                 self.reset()
             raise
@@ -190,6 +195,7 @@ class Device:
     def reset(self) -> None:
         """End whatever runs; the scratchpad keeps its contents."""
         self._request(Command.RESET)
+        self._abandoned = False
 
     def attempt(self, command: int, payload: bytes) -> int:
         """Send any request, a wrong one too; returns the status that the device answers with."""

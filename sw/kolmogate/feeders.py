@@ -16,7 +16,6 @@ import numpy.typing as npt
 from .axis import PAIR, shares, words_apart
 from .config import MachineConfig
 from .isa import ADDRESS_BITS, WORD_GRAIN
-from .network import Int8Array
 
 __all__ = ["FEEDER_DEPTH", "Feeders", "Starved", "is_even", "positions"]
 
@@ -24,6 +23,7 @@ FEEDER_DEPTH = 8
 """Words that a row's feeder holds; the window fetcher counts its credits with it."""
 
 Int64Array = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
 
 
 class Starved(Exception):
@@ -34,7 +34,7 @@ class Starved(Exception):
 class _Word:
     """A word in front of a row, as `kolmogate_hw.feeder.RunLayout`; ``place`` is that of the next byte."""
 
-    content: Int8Array
+    content: Bytes
     place: int
     last: int
     window_end: bool = False
@@ -74,13 +74,13 @@ class Feeders:
     def empty(self) -> bool:
         return not any(self._rows)
 
-    def tiles(self, fields: Mapping[str, int], memory: Int8Array, limit: int) -> Iterator[Int8Array]:
+    def tiles(self, fields: Mapping[str, int], memory: Bytes, limit: int) -> Iterator[Bytes]:
         """The activations of each tile of a layer: (taps, rows), or (taps, rows, columns) in word mode.
 
         ``memory`` is looked at when the fetcher comes by. Raises `Starved` where no further tile is finished,
         or not within ``limit`` visits.
         """
-        tile: list[Int8Array] = []
+        tile: list[Bytes] = []
         for visit in self._visits(fields, memory, limit):
             while any(len(self._rows[row]) == FEEDER_DEPTH for row, _ in visit):
                 if not all(self._rows):
@@ -96,7 +96,7 @@ class Feeders:
                 tile.clear()
         raise Starved
 
-    def _step(self, tile: list[Int8Array], word_mode: int) -> bool:
+    def _step(self, tile: list[Bytes], word_mode: int) -> bool:
         """A tap, from each row's head; whether the tile is finished with it, which the last row says."""
         taken, end = [], False
         for row in self._rows:
@@ -107,11 +107,11 @@ class Feeders:
             head.place = (head.place + 1) % self._config.columns
             if at_last:
                 row.popleft()
-        tile.append(np.array(taken, np.int8))
+        tile.append(np.array(taken, np.uint8))
         return end
 
     def _visits(
-        self, fields: Mapping[str, int], memory: Int8Array, limit: int
+        self, fields: Mapping[str, int], memory: Bytes, limit: int
     ) -> Iterator[list[tuple[int, _Word]]]:
         """What the fetcher asks for in a cycle: words, and the rows that they go to."""
         config, run = self._config, fields["run"]
@@ -171,7 +171,7 @@ class Feeders:
                 ]
                 yield (line, word) == (fields["outer_count"] - 1, words + apart - 1), [visits]
 
-    def _word(self, memory: Int8Array, address: int, run: int, left: int) -> tuple[_Word | None, bool]:
+    def _word(self, memory: Bytes, address: int, run: int, left: int) -> tuple[_Word | None, bool]:
         """The word of a run from ``address`` on for which so many of its bytes are ``left``, or none, and
         whether another one follows."""
         columns = self._config.columns

@@ -11,7 +11,8 @@ import numpy as np
 from . import golden
 from .config import MachineConfig
 from .errors import InputError
-from .isa import COUNTS, Opcode, load_descriptor, window_taps
+from .feeders import positions
+from .isa import COUNTS, FILL_UNIT, Opcode, load_descriptor, window_taps
 from .layout import Layout
 from .network import Int8Array, Network, Tensor
 from .programs.p0 import Program
@@ -235,6 +236,20 @@ class Image:
     def tail(self) -> Network:
         """What the host runs on the output; may have no operations."""
         return split_tail(self.skeleton)[1]
+
+    @cached_property
+    def written_end(self) -> int:
+        """The end of all that an inference, or the host for it, writes to."""
+        ends = [part.address + part.layout.size for part in (self.input, self.output)]
+        for fields in self.descriptors():
+            if fields["opcode"] == Opcode.ARRAY:
+                ends.append(int(positions(fields, "output").max()) + fields["channels"])
+            elif fields["opcode"] == Opcode.FILL:
+                line = fields["run"] + fields["output_step"]
+                ends.append(
+                    FILL_UNIT * (fields["output_base"] + (fields["y_count"] - 1) * line + fields["run"])
+                )
+        return max(ends)
 
     @property
     def device_bytes(self) -> int:

@@ -309,7 +309,7 @@ def store_descriptors(descriptors: Iterable[Mapping[str, int]], columns: int) ->
 
 def load_descriptor(data: bytes, columns: int, before: int = 0) -> tuple[dict[str, int], int, int]:
     """The fields of the descriptor that ``data`` begins with, the bytes that it takes, and what is ``before``
-    for the next: the ARRAY descriptor whose units it may keep.
+    for the next: the ARRAY descriptor whose units it may keep. That of an earlier inference serves the first.
 
     What has no opcode of `Opcode` is taken for an ARRAY descriptor that keeps nothing.
     """

@@ -228,7 +228,7 @@ class Machine:
         """A layer whose tiles may have different numbers of taps."""
         rows, columns, channels = self.config.rows, self.config.columns, fields["channels"]
         outputs = positions(fields, "output")
-        tiles = feeders.tiles(fields, self.memory.view(np.int8), limit)
+        tiles = feeders.tiles(fields, self.memory, limit)
         taps = "trc,tc->rc" if fields["word_mode"] else "tr,tc->rc"
         for first_channel in range(0, channels, columns):
             constants = _constants(self._records(reader)[: channels - first_channel])
@@ -241,8 +241,7 @@ class Machine:
                     weights = np.ones((depth, columns), np.int8)
                 else:
                     weights = np.concatenate([weights, reader.weights(max(depth - len(weights), 0))])
-                factors = activations.astype(np.int64) + INPUT_OFFSET
-                sums = np.einsum(taps, factors, weights[:depth], dtype=np.int64)
+                sums = np.einsum(taps, activations ^ INPUT_OFFSET, weights[:depth], dtype=np.int64)
                 accumulators = _wrapped(sums, self.config.accumulator_bits)[:, : len(constants["bias"])]
                 part = outputs[first : first + rows]
                 self._finish(fields, accumulators[: len(part)], constants, part + first_channel, residual)

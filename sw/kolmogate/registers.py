@@ -71,7 +71,7 @@ STATE = np.dtype(
                 ),
                 *("outer", "inner", "run_offset", "word_offset", "bytes_left", "first_word", "again"),
                 # with one scratchpad port
-                *("step", "live_step", "first_run"),
+                *("step", "live_step", "first_run", "run_end"),
                 # with two: the tile at hand, and the next one
                 *("active", "last_row", "ends", "shared", "visited"),
                 *("finding", "found", "row", "next_last_row", "next_final", "next_shared"),

@@ -62,12 +62,15 @@ class LoadedNetwork:
     compute_seconds : list of float
         The same in seconds of the image's nominal clock; of a streamed image the cycles predicted, as those
         measured are spent waiting for the program.
+    moved : int
+        Bytes by which it lies lower in the device's memory than the image says, to be beside another.
     link_seconds : list of float
         What each inference took beside: moving input, output and a streamed program, and asking for the end.
     """
 
     def __init__(self, opened: "Opened", image: Image) -> None:
         self.image = image
+        self.moved = 0
         self.cycles: list[int] = []
         self.compute_seconds: list[float] = []
         self.link_seconds: list[float] = []
@@ -110,7 +113,9 @@ class LoadedNetwork:
         started = self._opened.now()
         target.write(image.input.address, image.pack_input(x))
         # Empty sections have addresses too: coded bytes lie just below the literals, if there are any or not.
-        entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
+        entry = {
+            name: image.sections[name].address - self.moved for name in ("descriptors", "code", "literals")
+        }
         program = image.program() if image.streamed else None
         measured = target.run(**entry, limit=self._limit, program=program)
         region = target.read(image.output.address, image.output.layout.size)
@@ -127,14 +132,15 @@ class LoadedNetwork:
 class Opened(AbstractContextManager["Opened"]):
     """An open device; load networks into it. Closes its link at the end of a ``with`` block.
 
-    Images have fixed addresses, and all use the scratchpad from its ends, so one network is resident at a
-    time. Any number may be loaded and called in turn: each is uploaded again when another was in between.
+    Networks share the memory of their activations, at its lower end, and as many as fit above are resident
+    at once. Any number may be loaded and called in turn: one that had to make room is uploaded again.
     """
 
     def __init__(self, target: Machine | Device, spent: _Spent | None = None) -> None:
         self._target = target
         self.spent = spent
-        self._resident: LoadedNetwork | None = None
+        # In the order in which they came.
+        self._residents: list[LoadedNetwork] = []
 
     def load(self, image: Image | str | PathLike[str]) -> LoadedNetwork:
         """Put an image, or the one in a file, into the device's memory.
@@ -152,14 +158,36 @@ class Opened(AbstractContextManager["Opened"]):
     def resident(self, network: LoadedNetwork) -> Iterator[_Target]:
         """The device with ``network`` in its memory. After an error nobody knows what is in there."""
         try:
-            if self._resident is not network:
+            if network not in self._residents:
+                self._make_room(network)
                 for address, content in _with_progress(_pieces(network.image), "load"):
-                    self._target.write(address, content)
-                self._resident = network
+                    self._target.write(address - network.moved, content)
+                self._residents.append(network)
             yield self._target
         except BaseException:
-            self._resident = None
+            self._residents.clear()
             raise
+
+    def _make_room(self, network: LoadedNetwork) -> None:
+        """Find ``network`` a place beside those that are resident; the oldest go if there is none."""
+        start, end = _span(network.image)
+        while True:
+            others = [
+                (one.image.written_end, *(place - one.moved for place in _span(one.image)))
+                for one in self._residents
+            ]
+            lowest = max([network.image.written_end, *(written for written, _, _ in others)])
+            beside = [] if network.image.streamed else [end - other for _, other, _ in others]
+            for moved in sorted({0, *beside}):
+                clear = all(end - moved <= low or high <= start - moved for _, low, high in others)
+                if moved >= 0 and clear and lowest <= min([start - moved, *(low for _, low, _ in others)]):
+                    network.moved = moved
+                    return
+            if not self._residents:
+                # An image keeps clear of itself.
+                network.moved = 0
+                return
+            del self._residents[0]
 
     @property
     def device(self) -> Device:
@@ -268,6 +296,15 @@ def _find(baud: int) -> Device:
     if found:
         raise UsageError(f"devices answer at {' and '.join(found)}: name the one to use")
     raise DeviceError(f"no device answers at {baud:,} baud ({'; '.join(failures)})")
+
+
+def _span(image: Image) -> tuple[int, int]:
+    """The first and the past-the-end address of what stays in the device, rings included."""
+    sections = image.sections.values()
+    start = min(section.address for section in sections)
+    if image.streamed:
+        return start, image.config.scratchpad_bytes
+    return start, max(section.address + len(section.data) for section in sections)
 
 
 def _pieces(image: Image) -> list[tuple[int, bytes]]:

@@ -80,8 +80,8 @@ def test_holds_its_depth_and_no_more(shallow: MachineConfig, source: random.Rand
         assert not ctx.get(dut.available)
         await ctx.tick()
         ctx.set(dut.i.valid, 0)
-        if shallow.fast:
-            await ctx.tick()
+        # What was written can be taken a cycle later.
+        await ctx.tick()
         assert ctx.get(dut.available)
 
     simulate(dut, bench, cycles=100)

@@ -53,6 +53,11 @@ def reader(m: Module, dut: Any) -> None:
         m.d.comb += Assume(dut.passed <= 8)
 
 
+def instructions(m: Module, dut: Any) -> None:
+    reader(m, dut)
+    m.d.comb += Assume(~dut.jump | dut.take)
+
+
 def decoder(m: Module, dut: Any) -> None:
     for name in ("code", "literals"):
         within_ring(m, dut.limits[name], dut.pages[name])
@@ -85,7 +90,7 @@ CASES: list[tuple[str, Callable[[], Any], Callable[[Module, Any], None], str, bo
     ("window fetcher, one port", lambda: WindowFetcher(UP5K), walk, "start", True, 3),
     ("window fetcher, two ports", lambda: WindowFetcher(ECP5), walk, "start", True, 3),
     ("sequencer", lambda: Sequencer(UP5K), nothing, "start", False, 20),
-    ("instruction fetcher", lambda: InstructionFetcher(UP5K), reader, "start", False, 16),
+    ("instruction fetcher", lambda: InstructionFetcher(UP5K), instructions, "start", False, 16),
     ("literal lanes", lambda: LiteralLanes(UP5K), reader, "start", False, 16),
     ("bit reader", lambda: BitReader(UP5K), reader, "start", False, 20),
     ("row pipeline", lambda: RowPipeline(UP5K), nothing, "start", True, 3),

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from kolmogate.config import MachineConfig
-from kolmogate_hw.positions import BatchCounter, PositionCounter
+from kolmogate_hw.positions import BatchCounter
+from kolmogate_hw.raster import RasterWalk
 from kolmogate_hw.writer import OutputWriter
 from kolmogate_sim.memories import random_memory, serve_writes
 from kolmogate_sim.models import groups, positions, random_layer, store
@@ -55,18 +56,24 @@ def batches(config: MachineConfig, layer: dict[str, int]) -> Iterator[tuple[int,
 def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], source: random.Random) -> None:
     dut = Module()
     dut.submodules.batches = counter = BatchCounter(config)
-    dut.submodules.positions = raster = PositionCounter()
-    dut.d.comb += [raster.next.eq(counter.next_position), counter.group_end.eq(raster.end)]
+    dut.submodules.raster = raster = RasterWalk()
+    start = Signal()
+    dut.d.comb += [
+        counter.start.eq(start),
+        raster.x_count.eq(counter.descriptor.x_count),
+        raster.y_count.eq(counter.descriptor.y_count),
+        raster.start.eq(start | (counter.next_position & raster.end)),
+        raster.step.eq(counter.next_position),
+        counter.group_end.eq(raster.end),
+    ]
 
     async def bench(ctx: Any) -> None:
         pauses = stalls(source)
         for layer in layers.values():
-            for part in (counter, raster):
-                ctx.set(part.descriptor, layer)
-                ctx.set(part.start, 1)
+            ctx.set(counter.descriptor, layer)
+            ctx.set(start, 1)
             await ctx.tick()
-            for part in (counter, raster):
-                ctx.set(part.start, 0)
+            ctx.set(start, 0)
             count = layer["x_count"] * layer["y_count"]
             for group, position, batch, live in batches(config, layer):
                 while next(pauses):

@@ -46,6 +46,7 @@ def seeds():
 
 def on_machine(machine, mutant, x):
     """The code in which a run ends on the model, and whether a layer has written over the image."""
+    forget(machine)
     machine.memory[:] = 0
     for address, content in mutant.sections():
         machine.write(address, content)
@@ -119,6 +120,7 @@ def test_mutants_on_the_rtl(count, seeds, capsys):
 
 
 def on_rtl(device, mutant, x, limit=LIMIT):
+    forget(device)
     device.write(0, bytes(CONFIG.scratchpad_bytes))
     for address, content in mutant.sections():
         device.write(address, content)
@@ -132,6 +134,14 @@ def on_rtl(device, mutant, x, limit=LIMIT):
         return ErrorCode(error.code)
     assert cycles <= limit
     return ErrorCode.NONE
+
+
+def forget(target):
+    """Have a device or machine forget the descriptors of which a first one could keep something."""
+    target.write(0, store_descriptor({"opcode": Opcode.ARRAY}, CONFIG.columns))
+    with pytest.raises(DeviceError) as caught:
+        target.run(descriptors=0, code=0, literals=0, limit=40)
+    assert caught.value.code == ErrorCode.TIMEOUT
 
 
 def infer(device, image, x):

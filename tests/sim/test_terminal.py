@@ -55,10 +55,11 @@ def test_networks_through_the_port(board, small, tmp_path):
     save_image(image, tmp_path / "m.kg")
     with kolmogate.open(board) as device:
         one, two = device.load(tmp_path / "m.kg"), device.load(other)
-        # Each takes the other's place, and comes back when it is called.
+        # One beside the other.
         for _ in range(2):
             assert (one(x) == golden.run(first, x)).all()
             assert (two(z) == golden.run(second, z)).all()
+        assert (one.moved, two.moved) == (0, image.device_bytes)
         assert len(one.cycles) == len(one.link_seconds) == len(one.compute_seconds) == len(x)
         assert all(seconds > 0 for seconds in one.link_seconds)
         assert one.compute_seconds[0] == pytest.approx(one.cycles[0] / CONFIG.clock_hz)

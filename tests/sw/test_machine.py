@@ -194,15 +194,15 @@ def test_a_count_of_nothing_is_one_more_than_the_largest(machine):
     put_inputs(machine, [1, 2, 3, 0])
     execute(machine, {**DENSE, "channels": 0})
     assert outputs(machine) == (np.array([1, 2, 3, 0]) @ rows).tolist()
-    execute(machine, {"opcode": Opcode.FILL, "y_count": 1, "run": 0, "output_base": 0x400, "zero_point": 3})
+    execute(machine, {"opcode": Opcode.FILL, "y_count": 1, "output_base": 0x400, "zero_point": 3})
     assert outputs(machine, (1 << 14) + 16, 0x2000 - 8) == [0] * 8 + [3] * (1 << 14) + [0] * 8
-    execute(machine, {"opcode": Opcode.FILL, "run": 1, "output_base": 0, "output_step": (1 << FILL_BITS) - 1})
-    assert outputs(machine, 16, 0) == [0] * 16
+    execute(machine, {"opcode": Opcode.FILL, "run": 1, "output_step": 1, "zero_point": 5})
+    assert outputs(machine, 1 << 12, 0) == ([5] * 8 + [0] * 8) * (1 << 8)
 
 
 def test_shifts_out_of_range(machine):
     rows = np.arange(-16, 16, dtype=np.int8).reshape(4, 8)
-    put_inputs(machine, [228] * 4)
+    put_inputs(machine, [100] * 4)
     for shift, like in ((1, 25), (23, 31)):
         put_weights(machine, rows, constants={**IDENTITY, "multiplier": 1 << 20, "shift": shift})
         execute(machine, DENSE)

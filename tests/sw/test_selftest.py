@@ -173,7 +173,7 @@ def test_a_sound_device():
     ("link", "failed", "detail"),
     [
         (StuckBit, {"memory"}, r"1 of 98,304 bytes differ, the first at 0x1234: 0x.[89a-f], written was"),
-        (NeighboursWritten, {"memory", "errors"}, r"of \d+ bytes differ, the first at 0x"),
+        (NeighboursWritten, {"memory"}, r"of \d+ bytes differ, the first at 0x"),
         (WrongProducts, {"network", "errors"}, "10 of 10 digits have other outputs than the golden model"),
         (Careless, {"refusals", "errors"}, "an unknown command was answered with OK instead of BAD_COMMAND"),
         (NeverFails, {"errors"}, "a damaged image ended well instead of with BAD_DESCRIPTOR"),

@@ -21,7 +21,7 @@ _FULL = 255  # the code of a block without a zero after it
 
 
 class Decoder(wiring.Component):
-    """Stuffed bytes to tokens, without latency, a byte a cycle.
+    """Stuffed bytes to tokens, a byte every two cycles: one to look at it.
 
     The ``data`` of an end token is 0 if the frame was whole, else 1: it ended inside a block. Frames
     without a byte, such as repeated delimiters, are passed on too.
@@ -41,13 +41,16 @@ class Decoder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         left = Signal(8)  # bytes of the block still to come, and one
+        inside = Signal()  # there are any
         zero = Signal()  # a zero was left out after the block
 
-        delimiter, inside = self.i.payload == 0, left[1:].any()
+        seen = Signal()
+        delimiter = Signal()
+        m.d.sync += [seen.eq(self.i.valid & ~self.i.ready), delimiter.eq(self.i.payload == 0)]
         m.d.comb += [
-            self.o.valid.eq(self.i.valid & (delimiter | inside | zero)),
+            self.o.valid.eq(seen & (delimiter | inside | zero)),
             self.o.p.end.eq(delimiter),
-            self.i.ready.eq(self.o.ready | ~(delimiter | inside | zero)),
+            self.i.ready.eq(seen & (self.o.ready | ~(delimiter | inside | zero))),
         ]
         with m.If(delimiter | ~inside):
             m.d.comb += self.o.p.data.eq(delimiter & inside)
@@ -56,9 +59,10 @@ class Decoder(wiring.Component):
 
         with m.If(self.i.valid & self.i.ready):
             with m.If(inside & ~delimiter):
-                m.d.sync += left.eq(left - 1)
+                m.d.sync += [left.eq(left - 1), inside.eq(left[2:].any() | left[:2].all())]
             with m.Else():
-                m.d.sync += [left.eq(self.i.payload), zero.eq(~delimiter & (self.i.payload != _FULL))]
+                m.d.sync += [left.eq(self.i.payload), inside.eq(self.i.payload[1:].any())]
+                m.d.sync += [zero.eq(~delimiter & (self.i.payload != _FULL))]
         return m
 
 

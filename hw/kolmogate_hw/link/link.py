@@ -35,9 +35,8 @@ class Link(wiring.Component):
     """Answers the requests of `kolmogate.protocol`.
 
     Half duplex: a request is received into one block RAM, checked, carried out and answered before the
-    next is taken from ``i``. The CRC takes a bit a cycle, so a byte takes 9 cycles to receive and 11 to
-    answer, which is much faster than any UART; a WRITE then takes one cycle a byte as long as ``host``
-    takes them.
+    next is taken from ``i``. The CRC takes a bit a cycle, so a byte takes 10 cycles to receive and 11 to
+    answer, which is much faster than any UART; a WRITE then takes as long as ``host`` takes for its bytes.
 
     Parameters
     ----------
@@ -103,6 +102,8 @@ class Link(wiring.Component):
         status = Signal(Status, reset_less=True)
         previous = Signal(8, reset_less=True)  # sequence number of the request before
         started = Signal()  # that request started an inference
+        start, reset = Signal(), Signal()  # the request to execute does
+        runs = Signal(reset_less=True)  # the command is RUN; a cycle late
 
         # Every byte, received or sent, turns round once. One to send then waits for the encoder.
         pending = Signal()
@@ -131,6 +132,8 @@ class Link(wiring.Component):
             host.literals.eq(run.literals),
             host.limit.eq(run.limit),
             host.streamed.eq(run.streamed),
+            host.start.eq(start),
+            host.reset.eq(reset),
             progress.busy.eq(host.busy),
             progress.error.eq(host.error),
             progress.cycles.eq(host.cycles),
@@ -159,6 +162,7 @@ class Link(wiring.Component):
             return address[whole:] < size >> whole
 
         last = Signal.like(place)  # of the answer's leading bytes
+        m.d.sync += [start.eq(0), reset.eq(0), runs.eq(command == Command.RUN)]
         with m.FSM() as machine:
             with m.State("RECEIVE"):
                 m.d.comb += decoder.o.ready.eq(~turn.turning)
@@ -175,10 +179,7 @@ class Link(wiring.Component):
                         m.d.sync += sequence.eq(decoder.o.p.data)
                     with m.Elif(place == 1):
                         m.d.sync += command.eq(decoder.o.p.data)
-                    with m.Elif(
-                        (place < _HEAD + _ACCESS)
-                        | ((command == Command.RUN) & (place < _HEAD + RUN.bits // 8))
-                    ):
+                    with m.Elif((place < _HEAD + _ACCESS) | (runs & (place < _HEAD + RUN.bits // 8))):
                         m.d.sync += chain.eq(Cat(chain[8:], decoder.o.p.data))
                 with m.If(decoder.o.valid & decoder.o.ready & decoder.o.p.end):
                     m.d.comb += turn.restart.eq(1)
@@ -207,17 +208,29 @@ class Link(wiring.Component):
                         expect(length(RUN.bits // 8), Status.BAD_LENGTH)
                     with m.Default():
                         m.d.sync += status.eq(Status.BAD_COMMAND)
-                m.next = "EXECUTE"
+                m.next = "ADDRESS"
                 with m.If((command != Command.IDENTIFY) & distance[1:].any()):
                     m.d.sync += count.eq(_START)
                     m.next = "RECEIVE"
+
+            with m.State("ADDRESS"):
+                m.next = "EXECUTE"
+                with m.If(status == Status.OK), m.Switch(command):
+                    with m.Case(Command.WRITE, Command.READ, Command.FEED):
+                        expect(~final[8] & below_size(access.address), Status.BAD_ADDRESS)
+                    with m.Case(Command.RUN):
+                        inside = Cat(map(below_size, (run.descriptors, run.code, run.literals))).all()
+                        expect(inside, Status.BAD_ADDRESS)
+                        m.d.sync += start.eq(inside & ~repeated)
+                    with m.Case(Command.RESET):
+                        m.d.sync += reset.eq(1)
 
             with m.State("EXECUTE"):
                 m.d.comb += request.read_enable.eq(1)
                 m.d.sync += [
                     count.eq(count + 1),
                     previous.eq(sequence),
-                    started.eq((command == Command.RUN) & repeated),
+                    started.eq(start | ((command == Command.RUN) & repeated)),
                 ]
                 constant = Const(IDENTITY.pack(**identity(self.config)), IDENTITY.bits)
                 reply = Cat(sequence, Const(0, 8), Mux(command == Command.IDENTIFY, constant, progress))
@@ -225,20 +238,9 @@ class Link(wiring.Component):
                 with m.If(command == Command.IDENTIFY):
                     m.d.sync += high.eq(reply[len(low) :])
                 m.next = "HEAD"
-                with m.If(status == Status.OK), m.Switch(command):
-                    with m.Case(Command.WRITE, Command.READ, Command.FEED):
-                        inside = ~final[8] & below_size(access.address)
-                        expect(inside, Status.BAD_ADDRESS)
-                        with m.If(inside & (command != Command.READ)):
-                            m.next = "WRITE"
-                    with m.Case(Command.RUN):
-                        inside = Cat(map(below_size, (run.descriptors, run.code, run.literals))).all()
-                        expect(inside, Status.BAD_ADDRESS)
-                        with m.If(inside & ~repeated):
-                            m.d.comb += host.start.eq(1)
-                            m.d.sync += started.eq(1)
-                    with m.Case(Command.RESET):
-                        m.d.comb += host.reset.eq(1)
+                writes = (command == Command.WRITE) | (command == Command.FEED)
+                with m.If((status == Status.OK) & writes):
+                    m.next = "WRITE"
 
             with m.State("WRITE"):
                 m.d.comb += [host.request.valid.eq(1), host.request.p.write.eq(1)]
@@ -294,7 +296,8 @@ class Link(wiring.Component):
         # Counters end where they are equal to something, so that they end from wherever they are.
         bytes_left = (final[:8] - offset)[:8]
         for state, left in (
-            ("CHECK", 1001),
+            ("CHECK", 1002),
+            ("ADDRESS", 1001),
             ("EXECUTE", 1000),
             ("WRITE", 740 + bytes_left),
             ("HEAD", 720 + (last - place)[:4]),

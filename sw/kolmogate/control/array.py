@@ -57,16 +57,14 @@ def clock_feeders(
 
 
 @njit
-def clock_columns(
-    machine: Registers, d: Registers, columns: Registers, written: int, step: int, last: int, final: int
-) -> None:
+def clock_columns(d: Registers, columns: Registers, written: int, step: int, last: int, final: int) -> None:
     """``written`` is what it was in this cycle."""
     if step and not d.unit_weights:
         following = columns.taken + 1
         columns.taken = columns.first if last else following
         if (last and final) or d.stream_weights:
             columns.first, columns.taken = following, following
-    columns.available = (written if machine.fast else columns.written) != columns.taken
+    columns.available = written != columns.taken
 
 
 @njit

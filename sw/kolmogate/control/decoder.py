@@ -48,7 +48,7 @@ def clock_decoder(
     settled = literals.room == 0 or granted & LITERALS != 0
     take = code.valid and (free or looping)
     if seeking:
-        take = code.valid and settled and not (decoder.running if machine.fast else not free)
+        take = code.valid and settled and not decoder.running
 
     clock_literals(machine, literals, decoder.bits, step and decoder.reading, granted & LITERALS != 0)
     if take and seeking:

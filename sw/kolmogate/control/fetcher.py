@@ -25,15 +25,17 @@ def clock_fetcher(
     last_step = step == fetcher.live_step
     if placing:
         last_step = end or step == machine.rows - 1
-    advance = clock_visits(machine, lanes, granted) and fetcher.walking
+    run_end = fetcher.run_end
+    advance = clock_visits(machine, lanes, granted) and fetcher.walking and not run_end
     if advance:
         lane.visit = fetcher.position if placing else rows[step].base + fetcher.word_offset
-        # The last live row speaks for those beyond it.
-        lane.rows = (1 << machine.rows) - (1 << step) if last_step else 1 << step
+        # The last live row speaks for those beyond it. All of them must have room.
+        onward = (1 << machine.rows) - (1 << step)
+        lane.rows = onward if last_step else 1 << step
         window_last = fetcher.inner == d.inner_count - 1 and fetcher.outer == d.outer_count - 1
         final_tile = end if placing else fetcher.final_tile
         look_ahead(machine, lane, fetcher.bytes_left, fetcher.first_word, window_last, final_tile)
-        advance = has_room(machine, lane, rows)
+        advance = has_room(machine, lane, rows, onward)
     for r in range(machine.rows):
         rows[r].credits += rows[r].pop
     if advance:
@@ -53,8 +55,13 @@ def clock_fetcher(
                 fetcher.word_offset += machine.columns
                 fetcher.bytes_left -= machine.columns
             else:
-                next_run(machine, d, fetcher)
+                fetcher.run_end = 1
+    if run_end:
+        # The cycle after a run's last visit.
+        fetcher.run_end = 0
+        next_run(machine, d, fetcher)
     if start:
+        fetcher.run_end = 0
         fetcher.walking = 1
         fetcher.channels_left = d.channels
         fetcher.group_base, fetcher.position = d.input_base, d.input_base

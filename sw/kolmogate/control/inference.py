@@ -179,12 +179,12 @@ def run(
         group_made = decoder.last
         accepted = decoder.valid and decoder.of_records and constants.here != 2
         coding = decoder.running and decoder.coded
-        rows_written = columns.written
         clock_engine(machine, row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
+        rows_written = columns.written
         clock_decoder(
             machine, program, row_ends, decoder, code, literals, engine, columns, constants, granted
         )
-        clock_columns(machine, d, columns, rows_written, step, last, final)
+        clock_columns(d, columns, rows_written, step, last, final)
         clock_compute(machine, compute, step and last, drained)
         clock_constants(constants, accepted and group_made, release)
         clock_drain(machine, drain, captured, transfer, batch_end, tile_end, follows)

@@ -36,7 +36,7 @@ def clock_pair_fetcher(
     # The lanes' next requests come when all have been granted; they were found a cycle before, or earlier.
     asking = clock_visits(machine, lanes, granted) and fetcher.pending
     for p in range(2):
-        asking = asking and has_room(machine, lanes[p], rows)
+        asking = asking and has_room(machine, lanes[p], rows, lanes[p].rows)
     for r in range(ROWS):
         rows[r].credits += rows[r].pop
     if asking:

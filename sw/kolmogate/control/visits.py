@@ -60,11 +60,11 @@ def look_ahead(
 
 
 @njit
-def has_room(machine: Registers, lane: Registers, rows: Registers) -> bool:
-    """Whether the feeders have room for what `look_ahead` looked at."""
+def has_room(machine: Registers, lane: Registers, rows: Registers, room_in: int) -> bool:
+    """Whether the rows ``room_in`` have room for what `look_ahead` looked at."""
     room = True
     for r in range(machine.rows):
-        room = room and not (lane.wanted and lane.rows >> r & 1 and rows[r].credits == 0)
+        room = room and not (lane.wanted and room_in >> r & 1 and rows[r].credits == 0)
     return room
 
 

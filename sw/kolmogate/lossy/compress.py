@@ -36,7 +36,7 @@ TYPICAL_LOSS = 0.3
 ATTEMPTS = 8
 """Prices tried at most."""
 
-STRIDES = 1.5, 8.0
+STRIDES = 1.15, 8.0
 """How far apart prices are tried, at least and at most, until one is met and one is not."""
 
 AIM, ENOUGH = 0.99, 0.98
@@ -79,7 +79,8 @@ def compress(
     max_loss : float
         The greatest loss of the outputs (`kolmogate.lossy.outputs`) on the calibration inputs.
     calibration : int8 array (inputs, *input shape) or None
-        Of more than `capacity`, so many are drawn. None: `synthetic` inputs.
+        Of more than `capacity`, so many are drawn. None: `synthetic` inputs, and the loss is that of as many
+        others.
     objective, max_cycles, max_bytes, streamed
         As for `kolmogate.compile`. Without ``max_bytes`` it is the network with the fewest bits found within
         ``max_loss``; with it, the one with the least loss found within so many bytes.
@@ -98,7 +99,9 @@ def compress(
     x = synthetic(small, rng) if calibration is None else calibration
     x = x[np.sort(rng.permutation(len(x))[: capacity(small)])]
     reference = observe(small, np.concatenate([x, mixtures(x, rng)]), rng)
-    outputs = Outputs.of(small, golden.run_tensors(small, x))
+    # Where inputs cost nothing, the loss is that of others than filters are fitted to.
+    judged = synthetic(small, rng) if calibration is None else x
+    outputs = Outputs.of(small, golden.run_tensors(small, judged))
     measure = outputs.measure
 
     def smallest(rewritten: Network) -> int:
@@ -110,7 +113,7 @@ def compress(
         def attempt(price: float) -> tuple[Network, float, float]:
             """The network, its loss, and what has to be at most 1."""
             rewritten = round_network(small, reference, price, config.columns, bar.update)
-            loss = outputs.loss(golden.run_tensors(rewritten, x))
+            loss = outputs.loss(golden.run_tensors(rewritten, judged))
             used = loss / max_loss if max_bytes is None else smallest(rewritten) / max_bytes
             return rewritten, loss, used
 
@@ -137,7 +140,7 @@ def compress(
         streamed=streamed,
         rewritten=found,
     )
-    lossy = Lossy(loss, measure, len(x), calibration is None)
+    lossy = Lossy(loss, measure, len(judged), calibration is None)
     return Compressed(found, replace(image, lossy=lossy))
 
 
