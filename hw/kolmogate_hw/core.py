@@ -1,7 +1,7 @@
 """The core: sequencer, fetcher, decoder, array, drain and filler around one scratchpad."""
 
 from amaranth.hdl import Cat, Module, ResetInserter, Signal
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ErrorCode
@@ -13,7 +13,7 @@ from .filler import Filler
 from .host_access import HostAccess
 from .lanes import WeightDecoder
 from .pair_fetcher import window_fetcher
-from .ports import ACTIVITY, HostPort
+from .ports import ACTIVITY, HostPort, ReadPort, word_address_bits
 from .rings import Rings
 from .scratchpad import Scratchpad
 from .sequencer import Sequencer
@@ -43,7 +43,7 @@ class Core(wiring.Component):
         # under way are answered. A new one clears what a program of the wrong length may have left. Both come
         # a cycle late, as they go everywhere.
         abort = Signal()
-        aborted = Signal(2)
+        aborted = Signal(ReadPort(config).latency)
         stop = Signal()
         clear = Signal()
         m.d.sync += [
@@ -92,19 +92,38 @@ class Core(wiring.Component):
         wiring.connect(m, decoder.o, compute.weights)
         wiring.connect(m, decoder.records, drain.records)
 
+        # What an inference begins with. In fast machines it is kept for a cycle, as the link makes it late
+        # and it goes everywhere.
+        beginning = data.StructLayout(
+            {
+                "start": 1,
+                **dict.fromkeys(("descriptors", "code", "literals"), word_address_bits(config)),
+                "streamed": 1,
+            }
+        )
+        given, begun = Signal(beginning), Signal(beginning)
+        m.d.comb += [
+            given.start.eq(host.start & ~host.busy),
+            given.descriptors.eq(host.descriptors[lane_bits:]),
+            given.code.eq(host.code[lane_bits:]),
+            given.literals.eq(host.literals[lane_bits:]),
+            given.streamed.eq(host.streamed),
+        ]
+        m.d["sync" if config.fast else "comb"] += begun.eq(given)
+
         m.d.comb += [
             host_access.request.payload.eq(host.request.payload),
             host_access.request.valid.eq(host.request.valid),
             host.request.ready.eq(host_access.request.ready),
             host.valid.eq(host_access.valid),
             host.data.eq(host_access.data),
-            sequencer.start.eq(host.start & ~host.busy),
-            sequencer.base.eq(host.descriptors[lane_bits:]),
-            decoder.start.eq(sequencer.start),
-            decoder.code.eq(host.code[lane_bits:]),
-            decoder.literals.eq(host.literals[lane_bits:]),
-            rings.start.eq(sequencer.start),
-            rings.stream.eq(host.streamed),
+            sequencer.start.eq(begun.start),
+            sequencer.base.eq(begun.descriptors),
+            decoder.start.eq(begun.start),
+            decoder.code.eq(begun.code),
+            decoder.literals.eq(begun.literals),
+            rings.start.eq(begun.start),
+            rings.stream.eq(begun.streamed),
             rings.fed.eq(host.fed),
             Cat(rings.page, rings.ring).eq(host.request.payload.address[PAGE_BYTES.bit_length() - 1 :]),
             decoder.streamed.eq(rings.streamed),
@@ -138,19 +157,19 @@ class Core(wiring.Component):
         ]
 
         activity = self.activity
-        begun = Signal()
+        stepped = Signal()
         m.d.comb += [
             activity.busy.eq(host.busy),
             activity.end_layer.eq(sequencer.end_layer),
             activity.compute.eq(compute.step),
             activity.decode.eq(compute.fed & ~compute.weighted),
             activity.drain.eq(compute.fed & compute.weighted & ~compute.step),
-            activity.memory.eq(~compute.fed & fetcher.walking & begun),
+            activity.memory.eq(~compute.fed & fetcher.walking & stepped),
         ]
         with m.If(compute.step):
-            m.d.sync += begun.eq(1)
+            m.d.sync += stepped.eq(1)
         with m.If(sequencer.start_layer):
-            m.d.sync += begun.eq(0)
+            m.d.sync += stepped.eq(0)
 
         cycles_left = Signal(32)
         with m.If(host.busy):

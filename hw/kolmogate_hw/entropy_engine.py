@@ -231,10 +231,8 @@ class RowDecoder(wiring.Component):
             rest.eq(code - bound),
             one.eq(rest[-1]),
         ]
-        with m.If(shift):
-            m.d.comb += self.bit_take.eq(self.bit_valid)
-            with m.If(self.bit_valid):
-                m.d.sync += [size.eq(size << 1), code.eq(Cat(self.bit, code))]
+        with m.If(shift & self.bit_valid):
+            m.d.sync += [size.eq(size << 1), code.eq(Cat(self.bit, code))]
 
         # What was read from the context memory moves a part of the way to where it tends. All that is worked
         # out from registers, a cycle after the decision; until then nobody reads the same context.
@@ -280,7 +278,7 @@ class RowDecoder(wiring.Component):
                 write_context.data.rate.eq(entropy.FIRST_RATE),
             ]
 
-        # The prediction: term 0 is read first, then term 1; each is added two cycles later.
+        # The prediction: term 0 is read first, then term 1; each is added three cycles later.
         prediction = Signal(8, reset_less=True)
         which = Signal()
         term = Signal(Terms.elem_shape)
@@ -289,13 +287,19 @@ class RowDecoder(wiring.Component):
         whole_row = Signal()
         # The second term of records is for their heads.
         counts = Signal()
-        # Term 0 is read in the cycle of the first, and in `value` in that of the second; term 1 follows it.
+        # Term 0 is read in the cycle of the first, and in `value` in that of the third; term 1 follows it.
         term_0_read = Signal()
+        term_0_picked = Signal()
         term_0_here = Signal()
         term_1_here = Signal()
         source = Signal(range(columns), reset_less=True)
         used = Signal(reset_less=True)
         by = Signal(2, reset_less=True)
+        # Of the row that is read, the eight columns with the term's.
+        picked = Signal(64, reset_less=True)
+        picked_source = Signal(3, reset_less=True)
+        picked_used = Signal(reset_less=True)
+        picked_by = Signal.like(by, reset_less=True)
         value = Signal(signed(8), reset_less=True)
         value_by = Signal.like(by, reset_less=True)
         m.d.comb += [
@@ -310,9 +314,14 @@ class RowDecoder(wiring.Component):
             source.eq(c - left),
             used.eq((term.shift != NO_PREDICTION) & counts & Mux(left, c != 0, t >= term.distance)),
             by.eq(term.shift),
-            value.eq(Mux(used, read_history.data.as_value().word_select(source, 8), 0)),
-            value_by.eq(by),
-            term_0_here.eq(term_0_read),
+            picked.eq(read_history.data.as_value().word_select(source[3:], 64)),
+            picked_source.eq(source),
+            picked_used.eq(used),
+            picked_by.eq(by),
+            value.eq(Mux(picked_used, picked.word_select(picked_source, 8), 0)),
+            value_by.eq(picked_by),
+            term_0_picked.eq(term_0_read),
+            term_0_here.eq(term_0_picked),
             term_1_here.eq(term_0_here),
         ]
         with m.If(term_0_here | term_1_here):
@@ -330,8 +339,9 @@ class RowDecoder(wiring.Component):
         were_records = Signal()
         clearing = Signal(range(entropy.CONTEXTS))
         last = Signal()
-        m.d.comb += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
-        with m.FSM(init="CLEAR"):
+        # A cycle late; `c` stays longer.
+        m.d.sync += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
+        with m.FSM(init="CLEAR") as fsm:
             with m.State("CLEAR"):
                 m.d.comb += update.eq(1)
                 m.d.sync += [
@@ -425,7 +435,6 @@ class RowDecoder(wiring.Component):
                 # Bits of the magnitude and then the sign, after those that normalise the range.
                 m.d.comb += [shift.eq(~normal), at_mean.eq(1)]
                 with m.If(normal & self.bit_valid):
-                    m.d.comb += self.bit_take.eq(1)
                     m.d.sync += plain.eq(plain - 1)
                     with m.If(plain == 1):
                         m.d.sync += negative.eq(self.bit)
@@ -455,6 +464,10 @@ class RowDecoder(wiring.Component):
                     m.next = "ROW"
                     with m.If(~self.more):
                         m.next = "IDLE"
+        # Normalising the range takes bits, plain ones are taken.
+        m.d.comb += self.bit_take.eq(
+            fsm.ongoing("HEAD") | fsm.ongoing("PLAIN") | (fsm.ongoing("READ") & ~normal)
+        )
         return m
 
 
@@ -467,7 +480,7 @@ class BitReader(wiring.Component):
     -------
     start, base : begin with the byte below word ``base``.
     streamed, limit, page : of the ring, see `Ring` and `reader_page`.
-    valid, bit : the next bit; ``take`` it.
+    valid, bit : the next bit; ``take`` it, if it is there.
     """
 
     start: Signal
@@ -498,12 +511,13 @@ class BitReader(wiring.Component):
         slot = Signal(range(self.config.columns), reset_less=True)
         address = Signal(word_address_bits(self.config), reset_less=True)
         asking = Signal()
-        # Answers come two cycles after their grant; those of grants before a start are not awaited.
-        awaited = Signal(2)
+        # Answers to grants before a start are not awaited.
+        awaited = Signal(ReadPort(self.config).latency)
         ahead = Signal(8, reset_less=True)
         present = Signal()
         current = Signal(8, reset_less=True)
-        left = Signal(range(9))
+        # Bits of it behind the next.
+        left = Signal(3, reset_less=True)
         load = Signal()
         ring = Ring(self.config, self.streamed, self.limit)
         granted = Signal()
@@ -512,9 +526,8 @@ class BitReader(wiring.Component):
             self.port.request.payload.eq(address),
             self.page.eq(reader_page(self.config, address)),
             granted.eq(self.port.request.valid & self.port.request.ready),
-            self.valid.eq(left != 0),
             self.bit.eq(current[-1]),
-            load.eq(present & ((left == 0) | ((left == 1) & self.take))),
+            load.eq(present & (~self.valid | ((left == 0) & self.take))),
         ]
         m.d.sync += awaited.eq(Cat(granted, awaited))
         with m.If(granted):
@@ -527,8 +540,10 @@ class BitReader(wiring.Component):
             ]
         with m.If(self.take):
             m.d.sync += [current.eq(current << 1), left.eq(left - 1)]
+            with m.If(left == 0):
+                m.d.sync += self.valid.eq(0)
         with m.If(load):
-            m.d.sync += [current.eq(ahead), left.eq(8), present.eq(0), asking.eq(1)]
+            m.d.sync += [current.eq(ahead), left.eq(7), self.valid.eq(1), present.eq(0), asking.eq(1)]
         with m.If(self.start):
             m.d.sync += [
                 slot.eq(-1),
@@ -536,6 +551,6 @@ class BitReader(wiring.Component):
                 asking.eq(1),
                 awaited.eq(0),
                 present.eq(0),
-                left.eq(0),
+                self.valid.eq(0),
             ]
         return m

@@ -14,9 +14,9 @@ __all__ = ["HostAccess"]
 class HostAccess(wiring.Component):
     """Turns the link's byte requests, and what the residual adder reads, into word accesses.
 
-    Reads of both are one at a time, 4 cycles each when the scratchpad is idle, so that one selector takes
-    their bytes out of the words. The host waits while a batch that was read is not yet taken. Its writes take
-    two cycles. ``request`` keeps its address until a read is answered.
+    Reads of both are one at a time, 4 cycles each when the scratchpad is idle, 5 in fast machines, so that
+    one selector takes their bytes out of the words. The host waits while a batch that was read is not yet
+    taken. Its writes take two cycles. ``request`` keeps its address until a read is answered.
     """
 
     request: stream.Interface

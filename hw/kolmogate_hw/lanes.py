@@ -32,7 +32,8 @@ class WeightDecoder(wiring.Component):
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
     GENERATE k x n n, as long as the scratchpad grants one word of literals in 8 / k cycles
     SKIP n         n
-    SEEK           1, and from a row before it to a row of literals behind it 8; streamed, it does nothing
+    SEEK           1, and from a row before it to a row of literals behind it 8, in fast machines 9; streamed,
+                   it does nothing
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
     PREDICT        1
@@ -40,9 +41,10 @@ class WeightDecoder(wiring.Component):
     END            none
     =============  ==========================================================================
 
-    The next instruction is fetched while one runs. That takes 4 cycles and those it waits for its grant;
-    what the one that runs is shorter is lost. The first row is at ``o`` 8 cycles after ``start``, 10 if it
-    takes literals, 9 without a generator; a cycle less of all where there is no engine either.
+    The next instruction is fetched while one runs. That takes 4 cycles, in fast machines 5, and those it
+    waits for its grant; what the one that runs is shorter is lost. The first row is at ``o`` 8 cycles after
+    ``start``, 10 if it takes literals, 9 without a generator; a cycle less of all where there is no engine
+    either, and one more in fast machines.
 
     Members
     -------
@@ -123,17 +125,18 @@ class WeightDecoder(wiring.Component):
         available = Signal()
         step = Signal()
         free = Signal()
+        ending = Signal(reset_less=True)
         reading = kind.literal | kind.generated
         m.d.comb += [
             available.eq(~reading | lanes.available),
             step.eq(running & pipeline.ready & available),
-            free.eq(~running | (step & (left == 0))),
+            free.eq(~running | (step & ending)),
             lanes.passed.eq(argument + kind.literal),
             lanes.take.eq(step & reading),
             pipeline.valid.eq(step & ~silent),
             pipeline.kind.eq(kind),
             pipeline.kind.highest_bit.eq(argument),
-            pipeline.kind.last.eq(left == 0),
+            pipeline.kind.last.eq(ending),
             pipeline.view.eq(lanes.view),
         ]
         if self.config.generator:
@@ -175,9 +178,17 @@ class WeightDecoder(wiring.Component):
                 m.d.comb += available.eq(engine.coming & ~pipeline.coding)
         with m.If(step):
             m.d.sync += left.eq(left - 1)
+        if self.config.fast:
+            with m.If(step):
+                m.d.sync += ending.eq(left == 1)
+        else:
+            m.d.comb += ending.eq(left == 0)
 
         # LOOP does not wait for the instruction before it, which may still be making rows.
         again = Signal(INSTRUCTION.widths["count"] + 1)
+        # A cycle late; the next LOOP is further away.
+        not_again, once_more = Signal(init=1), Signal()
+        m.d.sync += [not_again.eq(again == 0), once_more.eq(again == 1)]
         instruction = fetcher.instruction
         looping = Signal()
         # SEEK withdraws no request that waits for its grant. It resets much, so that it waits for the cycle
@@ -192,7 +203,7 @@ class WeightDecoder(wiring.Component):
             looping.eq(instruction.op == P0.LOOP),
             fetcher.take.eq(Mux(seeking, seek, fetcher.valid & (free | looping))),
             # LOOP is always taken.
-            fetcher.jump.eq(fetcher.valid & looping & (again != 1)),
+            fetcher.jump.eq(fetcher.valid & looping & ~once_more),
             fetcher.back.eq(instruction.argument),
         ]
 
@@ -210,6 +221,10 @@ class WeightDecoder(wiring.Component):
                     kind.eq(0),
                     silent.eq(0),
                 ]
+                if self.config.fast:
+                    m.d.sync += ending.eq(
+                        Mux(instruction.op == P0.RECORDS, instruction.count[:3], instruction.count) == 0
+                    )
                 if self.config.generator:
                     m.d.sync += stirred.eq(0)
             with m.Switch(instruction.op):
@@ -232,7 +247,7 @@ class WeightDecoder(wiring.Component):
                 with m.Case(P0.LOOP):
                     # Counts the runs that are left; 0 outside a loop.
                     m.d.comb += fetcher.more.eq(1)
-                    m.d.sync += again.eq(Mux(again == 0, instruction.count + 1, again - 1))
+                    m.d.sync += again.eq(Mux(not_again, instruction.count + 1, again - 1))
                 with m.Case(P0.RECORDS):
                     m.d.sync += [running.eq(1), kind.record.eq(1), left[3:].eq(0)]
                     m.d.comb += fetcher.more.eq(1)
@@ -319,8 +334,8 @@ class InstructionFetcher(wiring.Component):
         address = Signal(word_address_bits(self.config), reset_less=True)
         slot = Signal(range(slots), reset_less=True)
         asking = Signal()
-        # Answers come two cycles after their grant; those of grants before a start are not awaited.
-        awaited = Signal(2)
+        # Answers to grants before a start are not awaited.
+        awaited = Signal(ReadPort(self.config).latency)
         ring = Ring(self.config, self.streamed, self.limit)
         granted = Signal()
         m.d.comb += [
@@ -407,13 +422,12 @@ class LiteralLanes(wiring.Component):
         write = words.write_port()
         read = words.read_port(domain="comb")
         following = Signal(8 * columns, name=UNDEFINED, reset_less=True)
-        m.d.sync += following.eq(read.data)
 
         # Requests as long as there is room for their answers.
         address = Signal(word_address_bits(self.config), reset_less=True)
         room = Signal(range(self.WORDS + 1))
         granted = Signal()
-        awaited = Signal(2)
+        awaited = Signal(ReadPort(self.config).latency)
         pop = Signal()
         ring = Ring(self.config, self.streamed, self.limit)
         m.d.comb += [
@@ -424,28 +438,28 @@ class LiteralLanes(wiring.Component):
         ]
         m.d.sync += [
             awaited.eq(Cat(granted, awaited)),
-            address.eq(ring.advance(address, granted, 0)),
             room.eq(room - granted + pop),
         ]
 
-        # A ring of words whose oldest is in `following`. Its pointers count modulo twice the depth.
+        with m.If(granted):
+            m.d.sync += address.eq(ring.advance(address, 1, 0))
+
+        # A ring of words behind the one in `following`. Its pointers count modulo twice the depth.
         written = Signal(range(2 * self.WORDS))
         taken = Signal(range(2 * self.WORDS))
-        oldest = Signal.like(taken)
+        some = Signal()
         present = Signal()
         m.d.comb += [
             write.en.eq(awaited[-1]),
             write.addr.eq(written),
             write.data.eq(self.port.data),
-            oldest.eq(taken + pop),
-            read.addr.eq(oldest),
+            read.addr.eq(taken),
+            some.eq(taken != written),
         ]
         # A word can be read from the cycle after it was written.
-        m.d.sync += [
-            written.eq(written + write.en),
-            taken.eq(oldest),
-            present.eq(Mux(pop, (taken + 1)[: len(taken)] != written, taken != written)),
-        ]
+        m.d.sync += [written.eq(written + write.en), present.eq(some | (present & ~pop))]
+        with m.If(some & (pop | ~present)):
+            m.d.sync += [following.eq(read.data), taken.eq(taken + 1)]
 
         # The words before it, oldest first, and how many there are.
         current = Signal(data.ArrayLayout(8 * columns, held), reset_less=True)

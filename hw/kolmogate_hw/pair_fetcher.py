@@ -1,11 +1,11 @@
 """The window fetcher of machines with two scratchpad ports, whose rows share words in pairs."""
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, ValueLike, signed
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
 
-from .feeder import FEEDER_DEPTH
+from .feeder import FEEDER_DEPTH, RunLayout
 from .fetcher import WindowFetcher
 from .tiles import TILE_ROWS, TileFinder, TileLayout
 from .visits import VisitPort
@@ -62,7 +62,7 @@ class PairFetcher(WindowFetcher):
 
         # The tile at hand, and where the walk is in it. What ends at a count is counted from 1, so that it
         # meets it as it is; whether it has is registered along with it, off the critical path.
-        walking = self.walking
+        walking = Signal()
         active = Signal()
         tile = Signal(TileLayout, reset_less=True)
         bases, last_row, shared = tile.bases, tile.last_row, tile.shared
@@ -86,26 +86,48 @@ class PairFetcher(WindowFetcher):
         odd = Signal(reset_less=True)
         second_after = Signal(reset_less=True)
 
-        def word_offset_becomes(value: Value) -> list[ValueLike]:
-            return [
-                word_offset.eq(value),
-                *(skip.eq(bases[r][:grain_bits] + value[:grain_bits]) for r, skip in enumerate(skips)),
-            ]
-
         # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word
-        # (as rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
-        far = Signal()
+        # (as rows differ in alignment) and less than two, few bits tell how many the word at hand holds for a
+        # row: some, or more than it can.
+        far = Signal(reset_less=True)
+        some = Signal(ROWS, reset_less=True)
+        beyond = Signal(ROWS, reset_less=True)
         last_visit = Signal()
-        m.d.comb += [
-            far.eq(~bytes_left[-1] & bytes_left[lane_bits + 1 :].any()),
-            last_visit.eq(single | shared | odd),
-        ]
+        m.d.comb += last_visit.eq(single | shared | odd)
+
+        def word_becomes(left: Value, starts: list[Value]) -> list[ValueLike]:
+            """Bytes left, and where the rows' words begin, with what follows from both."""
+            assignments: list[ValueLike] = [
+                bytes_left.eq(left),
+                far.eq(~left[-1] & left[lane_bits + 1 :].any()),
+            ]
+            for r, start in enumerate(starts):
+                skip = Signal(grain_bits, name=f"next_skip_of_{r}")
+                remaining = Signal(signed(lane_bits + 3), name=f"next_remaining_of_{r}")
+                m.d.comb += [
+                    skip.eq(start),
+                    remaining.eq(left[: lane_bits + 2].as_signed() + skip),
+                ]
+                assignments += [
+                    skips[r].eq(skip),
+                    some[r].eq(remaining > 0),
+                    beyond[r].eq(remaining > columns),
+                ]
+            return assignments
+
+        run = Cat(descriptor.run, C(0, len(bytes_left) - len(descriptor.run)))
+
         credits = [
             Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(ROWS)
         ]
         empty = Signal(ROWS)
         m.d.comb += empty.eq(Cat(credit == 0 for credit in credits))
+        # The walk goes on; what it found is asked for. Between the two visits wait, up to two of each port,
+        # so that the walk need not know whether the feeders have room and the ports are free.
         advance = Signal()
+        ask = Signal()
+        pending = Signal()
+        behind = Signal()
         possible, free, more = Signal(PORTS), Signal(PORTS), Signal(PORTS)
         reserved: Value = C(0)
         # The last live row speaks for those beyond it.
@@ -118,6 +140,16 @@ class PairFetcher(WindowFetcher):
         for p in range(PORTS):
             m.submodules[f"port_{p}"] = port = VisitPort(config)
             wiring.connect(m, port.port, wiring.flipped(self.ports[p]))
+            visit_layout = data.StructLayout(
+                {"wanted": 1, "address": address, "targets": ROWS, "tag": RunLayout(config)}
+            )
+            made = Signal(visit_layout, name=f"made_{p}")
+            here = Signal(visit_layout, name=f"here_{p}", reset_less=True)
+            following = Signal(visit_layout, name=f"following_{p}", reset_less=True)
+            with m.If(~behind):
+                m.d.sync += following.eq(made)
+            with m.If(ask | ~pending):
+                m.d.sync += here.eq(Mux(behind, following, made))
             targets = Signal(ROWS, name=f"targets_{p}")
             visit = Signal(address, name=f"visit_{p}")
             skip = Signal(grain_bits, name=f"skip_{p}")
@@ -130,25 +162,36 @@ class PairFetcher(WindowFetcher):
                 visit.eq(Mux(odd, bases[2 * p + 1], bases[2 * p]) + word_offset),
                 skip.eq(Mux(odd, skips[2 * p + 1], skips[2 * p])),
                 remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
-                wanted.eq(targets.any() & (far | (remaining > 0))),
-                more[p].eq(targets.any() & (far | (remaining > columns))),
+                wanted.eq(targets.any() & (far | Mux(odd, some[2 * p + 1], some[2 * p]))),
+                more[p].eq(targets.any() & (far | Mux(odd, beyond[2 * p + 1], beyond[2 * p]))),
                 free[p].eq(port.free),
-                possible[p].eq(~wanted | ~(targets & empty).any()),
-                port.advance.eq(advance),
-                port.wanted.eq(wanted),
-                port.address.eq(visit),
-                port.targets.eq(targets),
-                port.tag.start.eq(Mux(first_word, skip, 0)),
-                port.tag.last.eq(Mux(more[p], columns - 1, remaining - 1)),
-                port.tag.window_end.eq(last_inner & last_outer & ~more[p]),
-                port.tag.final_tile.eq(tile.final),
-                port.tag.last_row.eq(last_row),
+                made.wanted.eq(wanted),
+                made.address.eq(visit),
+                made.targets.eq(targets),
+                made.tag.start.eq(Mux(first_word, skip, 0)),
+                made.tag.last.eq(Mux(more[p], columns - 1, remaining - 1)),
+                made.tag.window_end.eq(last_inner & last_outer & ~more[p]),
+                made.tag.final_tile.eq(tile.final),
+                made.tag.last_row.eq(last_row),
+                possible[p].eq(~here.wanted | ~(here.targets & empty).any()),
+                port.advance.eq(ask),
+                port.wanted.eq(here.wanted),
+                port.address.eq(here.address),
+                port.targets.eq(here.targets),
+                port.tag.eq(here.tag),
                 self.push[p].eq(port.push),
                 self.run[p].eq(port.run),
             ]
-            reserved = reserved | Mux(advance & wanted, targets, 0)
+            reserved = reserved | Mux(ask & here.wanted, here.targets, 0)
         # The ports ask again when both are granted, so that no request overtakes another.
-        m.d.comb += advance.eq(active & possible.all() & free.all())
+        m.d.comb += [
+            ask.eq(pending & possible.all() & free.all()),
+            advance.eq(active & ~behind),
+            self.walking.eq(walking | pending),
+        ]
+        m.d.sync += behind.eq(pending & ~ask & (behind | advance))
+        with m.If(ask | ~pending):
+            m.d.sync += pending.eq(behind | advance)
         for r in range(ROWS):
             m.d.sync += credits[r].eq(credits[r] - reserved[r] + self.pop[r])
 
@@ -160,17 +203,17 @@ class PairFetcher(WindowFetcher):
                 m.d.sync += [again.eq(0), first_word.eq(0), visited.eq(Mux(shared, visited, 0b01)), odd.eq(0)]
                 with m.If(again | more.any()):
                     m.d.sync += [
-                        *word_offset_becomes(word_offset + columns),
-                        bytes_left.eq(bytes_left - columns),
+                        word_offset.eq(word_offset + columns),
+                        *word_becomes((bytes_left - columns)[: len(bytes_left)], skips),
                     ]
                 with m.Else():
-                    following = Signal(address)
-                    m.d.comb += following.eq(run_offset + Mux(last_inner, wrap, descriptor.inner_step))
+                    next_run = Signal(address)
+                    m.d.comb += next_run.eq(run_offset + Mux(last_inner, wrap, descriptor.inner_step))
                     m.d.sync += [
                         first_word.eq(1),
-                        bytes_left.eq(descriptor.run),
-                        run_offset.eq(following),
-                        *word_offset_becomes(following),
+                        run_offset.eq(next_run),
+                        word_offset.eq(next_run),
+                        *word_becomes(run, [base[:grain_bits] + next_run[:grain_bits] for base in bases]),
                         inner.eq(inner + 1),
                         last_inner.eq(inner + 1 == inner_end),
                         last_of_first.eq(inner + 1 == descriptor.inner_count),
@@ -203,7 +246,7 @@ class PairFetcher(WindowFetcher):
                 active.eq(1),
                 tile.eq(tiles.tile),
                 single.eq(tiles.tile.last_row == 0),
-                *(skip.eq(tiles.tile.bases[r][:grain_bits]) for r, skip in enumerate(skips)),
+                *word_becomes(run, [base[:grain_bits] for base in tiles.tile.bases]),
                 inner_end.eq(Mux(following_shares, shared_count, descriptor.inner_count)),
                 wrap.eq(Mux(following_shares, shared_wrap, descriptor.outer_wrap)),
                 inner.eq(1),
@@ -213,7 +256,6 @@ class PairFetcher(WindowFetcher):
                 last_outer.eq(descriptor.single_run | (descriptor.outer_count == 1)),
                 run_offset.eq(0),
                 word_offset.eq(0),
-                bytes_left.eq(descriptor.run),
                 first_word.eq(1),
                 again.eq(0),
                 visited.eq(0b01),

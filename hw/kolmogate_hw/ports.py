@@ -35,11 +35,13 @@ class ReadPort(wiring.Signature):
     """A client's read access to the scratchpad.
 
     ``request`` carries word addresses; a transfer on it is a granted read, and its word appears on
-    ``data`` with ``valid`` high exactly two cycles later. There is no back-pressure on the answer: a
-    client asks only for what it has room for.
+    ``data`` with ``valid`` high exactly ``latency`` cycles later: 2, in fast machines 3, as they register
+    what comes out of the memory's blocks. There is no back-pressure on the answer: a client asks only for
+    what it has room for.
     """
 
     def __init__(self, config: MachineConfig) -> None:
+        self.latency = 3 if config.fast else 2
         super().__init__(
             {
                 "request": Out(stream.Signature(word_address_bits(config))),
@@ -78,10 +80,11 @@ class UnalignedReadPort(wiring.Signature):
     """As `ReadPort`, for words that begin at any multiple of `isa.WORD_GRAIN` bytes, which is what
     ``request`` counts in.
 
-    Where that makes a difference (`turned`), the answer comes three cycles later.
+    Where that makes a difference (`turned`), the answer comes a cycle later.
     """
 
     def __init__(self, config: MachineConfig) -> None:
+        self.latency = ReadPort(config).latency + turned(config)
         super().__init__(
             {
                 "request": Out(stream.Signature(ADDRESS_BITS - (WORD_GRAIN.bit_length() - 1))),

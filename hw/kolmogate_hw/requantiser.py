@@ -1,7 +1,7 @@
 """The requantiser: from accumulators to int8 outputs, TFLite's arithmetic to the bit."""
 
 from amaranth.hdl import C, Cat, EnableInserter, Module, Mux, Shape, Signal, Value, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import CONSTANTS, SHIFTS
@@ -12,6 +12,9 @@ from .records import struct_layout
 __all__ = ["Requantiser"]
 
 LOWEST_BIT = SHIFTS[0] - 1
+
+WAITING = 16
+"""Batches that the pipelined form has room for; a row of LUT RAM."""
 
 
 def sum_shape(config: MachineConfig) -> Shape:
@@ -39,7 +42,8 @@ class Requantiser(wiring.Component):
     """Q = ``config.requantisers`` outputs in lockstep, by the formula of `kolmogate.isa.CONSTANTS`.
 
     With 32-bit digits each output has a pipelined multiplier and a rounding unit: a batch a cycle, 7 cycles
-    from ``i`` to ``o``. With smaller digits of d bits one digit-serial multiplier and one rounding unit take
+    from ``i`` to ``o``. The pipeline never stops: as many batches are taken as there is room for where ``o``
+    is not. With smaller digits of d bits one digit-serial multiplier and one rounding unit take
     the outputs of a batch one after the other: a batch in Q * 32 / d cycles, 6 more from ``i`` to ``o``.
     Both do not depend on the constants (`kolmogate.machine_arithmetic.requantiser_interval`).
 
@@ -91,25 +95,51 @@ class Requantiser(wiring.Component):
         return unit
 
     def _pipelined(self, m: Module) -> None:
-        advance = Signal()
         valid = Signal(PipelinedMultiplier.LATENCY + RoundingUnit.LATENCY)
-        m.d.comb += [advance.eq(~self.o.valid | self.o.ready), self.i.ready.eq(advance)]
+        made = Signal.like(self.o.payload)
         for q in range(self.config.requantisers):
-            m.submodules[f"multiplier_{q}"] = EnableInserter(advance)(
-                multiplier := PipelinedMultiplier(self.config)
-            )
-            rounding = self._rounding_unit(m, advance, f"rounding_{q}")
+            m.submodules[f"multiplier_{q}"] = multiplier = PipelinedMultiplier(self.config)
+            rounding = self._rounding_unit(m, C(1), f"rounding_{q}")
             m.d.comb += [
                 multiplier.accumulator.eq(self.i.payload.accumulators[q]),
                 multiplier.constants.eq(self.i.payload.constants[q]),
                 multiplier.single_rounding.eq(self.single_rounding),
                 rounding.product.eq(multiplier.product),
                 rounding.shift.eq(multiplier.shift),
+                made[q].eq(rounding.y),
             ]
-            with m.If(advance):
-                m.d.sync += self.o.payload[q].eq(rounding.y)
-        with m.If(advance):
-            m.d.sync += Cat(valid, self.o.valid).eq(Cat(self.i.valid, valid))
+        m.d.sync += valid.eq(Cat(self.i.valid & self.i.ready, valid))
+
+        # Batches that find others before them wait.
+        m.submodules.waiting = waiting = memory.Memory(
+            shape=self.o.payload.shape(), depth=WAITING, init=[], attrs={"ram_style": "distributed"}
+        )
+        write, read = waiting.write_port(), waiting.read_port(domain="comb")
+        some = Signal()
+        move = Signal()
+        behind = Signal()
+        m.d.comb += [
+            move.eq(~self.o.valid | self.o.ready),
+            behind.eq(valid[-1] & (some | ~move)),
+            write.data.eq(made),
+            write.en.eq(behind),
+        ]
+        count = Signal(range(WAITING + 1))
+        following = Signal.like(count)
+        m.d.comb += following.eq(count + behind - (move & some))
+        m.d.sync += [
+            count.eq(following),
+            some.eq(following != 0),
+            write.addr.eq(write.addr + behind),
+            read.addr.eq(read.addr + (move & some)),
+        ]
+        with m.If(move):
+            m.d.sync += [self.o.valid.eq(some | valid[-1]), self.o.payload.eq(Mux(some, read.data, made))]
+        # Those taken at ``i`` and not yet at ``o``.
+        room = Signal(range(WAITING + 1), init=WAITING)
+        left = Signal.like(room)
+        m.d.comb += left.eq(room - (self.i.valid & self.i.ready) + (self.o.valid & self.o.ready))
+        m.d.sync += [room.eq(left), self.i.ready.eq(left != 0)]
 
     def _digit_serial(self, m: Module) -> None:
         config, lanes = self.config, self.config.requantisers

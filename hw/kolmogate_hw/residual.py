@@ -154,8 +154,13 @@ class ResidualAdder(wiring.Component):
                 ]
             value = with_carry(total, zero_point, half)
             lowest = Mux(largest, operand, minimum)
-            result = Mux(value < lowest, lowest, value)
-            result = Mux(result > maximum, maximum, result)
+            if config.fast:
+                # All compared at once.
+                least = Mux(lowest > maximum, maximum, lowest)
+                result = Mux(value < lowest, least, Mux(value > maximum, maximum, value))
+            else:
+                result = Mux(value < lowest, lowest, value)
+                result = Mux(result > maximum, maximum, result)
             m.d.comb += self.o.payload[q].eq(Mux(self.adding, result[:8], self.i.payload[q]))
         return m
 

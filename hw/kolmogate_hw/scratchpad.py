@@ -1,5 +1,6 @@
 """The scratchpad: one memory for activations, programs and constants, and its arbiter."""
 
+import itertools
 from collections.abc import Sequence
 from functools import reduce
 from itertools import chain
@@ -90,8 +91,9 @@ class Scratchpad(wiring.Component):
         All of them clients of the last port.
     unaligned : set of str
 
-    Latency: a read granted in cycle t answers in cycle t + 2 (request and memory registers), an unaligned one
-    that has to be turned in cycle t + 3. Throughput: one transfer a port a cycle.
+    Latency: a read granted in cycle t answers in cycle t + 2 (request and memory registers), t + 3 in fast
+    machines (what the blocks of the memory give is chosen from, and registered again), an unaligned one that
+    has to be turned a cycle after that. Throughput: one transfer a port a cycle.
     """
 
     def __init__(
@@ -121,13 +123,19 @@ class Scratchpad(wiring.Component):
         ):
             addresses: list[Value] = []
             enables: list[Value] = []
+            firsts = [address[:bank_bits]]
+            if self.config.fast:
+                chosen = Signal.like(read_data, reset_less=True)
+                m.d.sync += chosen.eq(read_data)
+                read_data = chosen
+                firsts.append(Signal(bank_bits, reset_less=True))
             in_order: Value = read_data
             if turned(self.config):
-                first = Signal(bank_bits, reset_less=True)
+                firsts.append(first := Signal(bank_bits, reset_less=True))
                 in_order = Signal(8 * self.config.columns, reset_less=True)
                 banks = Array(read_data.word_select(bank, 8 * WORD_GRAIN) for bank in range(1 << bank_bits))
                 m.d.sync += [
-                    first.eq(address),
+                    *(later.eq(sooner) for sooner, later in itertools.pairwise(firsts)),
                     in_order.eq(Cat(banks[(first + bank)[:bank_bits]] for bank in range(1 << bank_bits))),
                 ]
             # Whether a client of higher priority asks.
@@ -135,6 +143,7 @@ class Scratchpad(wiring.Component):
             for name in names:
                 client = getattr(self, name)
                 writes, unaligned = name in self.writers, name in self.unaligned
+                port = (UnalignedReadPort if unaligned else ReadPort)(self.config)
                 request = client if writes else client.request
                 granted = Signal(name=f"{name}_granted")
                 m.d.comb += [request.ready.eq(~busy), granted.eq(request.valid & request.ready)]
@@ -148,7 +157,7 @@ class Scratchpad(wiring.Component):
                     continue
                 enables.append(granted)
                 answered: Value = granted
-                for stage in range(3 if unaligned and turned(self.config) else 2):
+                for stage in range(port.latency):
                     following = Signal(name=f"{name}_answered_{stage}")
                     m.d.sync += following.eq(answered)
                     answered = following

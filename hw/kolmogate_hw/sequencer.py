@@ -31,8 +31,8 @@ class Sequencer(wiring.Component):
     done, bad_descriptor : high for one cycle at END, and at an unknown opcode.
 
     Each descriptor is read as if it were the longest; the next begins behind the words that it has. The units
-    that an ARRAY descriptor keeps are still there, as no other descriptor is so long. Loading
-    takes the longest's words plus 4 cycles, RESIDUAL records another 8.
+    that an ARRAY descriptor keeps are still there, as no other descriptor is so long. Loading takes the
+    longest's words plus 4 cycles (5 in fast machines), RESIDUAL records another 8.
     """
 
     start: Signal

@@ -7,7 +7,7 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
 
 from .feeder import RunLayout
-from .ports import UnalignedReadPort, turned
+from .ports import UnalignedReadPort
 
 __all__ = ["VisitPort"]
 
@@ -66,7 +66,7 @@ class VisitPort(wiring.Component):
         # The tags wait as long as the answers.
         pushed: Value = Mux(request.valid & request.ready, targets, 0)
         answer = tag
-        for stage in range(3 if turned(config) else 2):
+        for stage in range(UnalignedReadPort(config).latency):
             delayed = Signal(RunLayout(config), name=f"delayed_{stage}", reset_less=True)
             pushing = Signal(config.rows, name=f"pushed_{stage}")
             m.d.sync += [delayed.eq(answer), pushing.eq(pushed)]

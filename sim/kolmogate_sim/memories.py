@@ -29,7 +29,7 @@ async def serve_reads(ctx: Any, port: Any, memory: Memory, pauses: Iterator[bool
     bits = len(port.data)
     columns = bits // 8
     grain = 1 << ADDRESS_BITS - len(port.request.payload)
-    waiting: deque[int | None] = deque([None] * (1 if grain == columns else 2))
+    waiting: deque[int | None] = deque([None] * (port.signature.latency - 1))
     while True:
         ctx.set(port.request.ready, not next(pauses))
         _, _, granted, word = await ctx.tick().sample(

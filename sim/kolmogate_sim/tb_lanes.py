@@ -14,6 +14,7 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 from kolmogate.config import configuration
+from kolmogate_hw.ports import ReadPort
 
 from .bench import parameters
 from .stimuli import random_program
@@ -25,7 +26,7 @@ WATCHDOG_CYCLES = 200_000
 class Port:
     """The memory behind one of the decoder's read ports."""
 
-    def __init__(self, dut: Any, name: str, columns: int, pauses: Iterator[bool]) -> None:
+    def __init__(self, dut: Any, name: str, columns: int, latency: int, pauses: Iterator[bool]) -> None:
         self.ports = {
             part: getattr(dut, f"{name}__{part}")
             for part in ("request__valid", "request__ready", "request__payload", "valid", "data")
@@ -35,7 +36,7 @@ class Port:
         self.noise = random.Random(seed())
         self.content = b""
         self.base = 0
-        self.answers: list[int | None] = [None, None]
+        self.answers: list[int | None] = [None] * latency
 
     def load(self, content: bytes, base: int) -> None:
         self.content, self.base = content, base
@@ -45,7 +46,7 @@ class Port:
             self.ports[part].value = 0
 
     def drive(self) -> None:
-        """Answer the read that was granted two cycles ago; grant or stall the present one."""
+        """Answer the read that was granted ``latency`` cycles ago; grant or stall the present one."""
         answer = self.answers.pop(0)
         self.ports["valid"].value = answer is not None
         self.ports["data"].value = self.noise.getrandbits(8 * self.columns) if answer is None else answer
@@ -71,7 +72,7 @@ async def random_programs(dut: Any) -> None:
     source = random.Random(seed())
     Clock(dut.clk, 10, "ns").start()
     ports = {
-        name: Port(dut, f"{port}_port", config.columns, stalls(source))
+        name: Port(dut, f"{port}_port", config.columns, ReadPort(config).latency, stalls(source))
         for name, port in (("code", "code"), ("literals", "literal"), ("coded", "coded"))
     }
     dut.start.value = dut.o__ready.value = dut.records__ready.value = 0

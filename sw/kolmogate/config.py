@@ -109,6 +109,15 @@ class MachineConfig:
         return self.rows * self.columns
 
     @property
+    def fast(self) -> bool:
+        """Whether flags and answers that come late in a cycle have registers of their own.
+
+        The chips of machines with two scratchpad ports have the cells for it; it costs them a cycle where
+        something begins or is asked for, none where it goes on.
+        """
+        return self.scratchpad_ports == 2
+
+    @property
     def written_bytes(self) -> int:
         """Outputs that are written together: a word, or two batches where a single port makes the rows wait
         for each other, which leaves it time for that."""

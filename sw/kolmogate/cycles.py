@@ -33,6 +33,8 @@ _CYCLES_A_CALL = 1_000_000
 
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
 _LITERAL_WORDS = 8
+_REQUANTISER_ROOM = 16
+_READ_LATENCY = {False: 2, True: 3}
 _RESIDUAL_ROWS = 8
 
 
@@ -86,6 +88,8 @@ def cycles(image: Image) -> list[LayerCycles]:
     if arrays != len(image.layers):
         raise InputError(f"{arrays} layers have descriptors, {len(image.layers)} are described")
     spent = np.zeros(len(image.layers) + 1, registers.SPENT)
+    # What an inference begins with waits for a cycle.
+    spent["total"][0] = config.fast
     arguments = (
         _machine(config)[0],
         descriptors,
@@ -130,6 +134,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
         "word_grain": WORD_GRAIN,
         "residual_rows": _RESIDUAL_ROWS,
+        "read_latency": _READ_LATENCY[config.fast],
         "literal_words": _LITERAL_WORDS,
         "literals_only": not (config.generator or config.entropy_engines),
         "words_held": 2 if config.generator else 1,
@@ -145,6 +150,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
         state["engine"]["asking"], state["engine"]["idle"] = 1, 1
     state["literals"]["room"] = _LITERAL_WORDS
     state["requantiser"]["room"] = 1
+    state["requantiser"]["left"] = _REQUANTISER_ROOM
     state["columns"]["room"] = 1
     return state
 

@@ -16,9 +16,11 @@ def _registers(*names: str) -> np.dtype[np.void]:
 
 MACHINE = _registers(
     *("rows", "columns", "requantisers", "scratchpad_ports", "column_buffer_depth"),
-    *("tile_gap", "capture_latency", "written_bytes"),
+    *("tile_gap", "capture_latency", "written_bytes", "fast"),
     # cycles from a batch of the requantisers to the next; 1 is the pipelined form
     "interval",
+    # cycles from a granted read of the scratchpad to its answer
+    "read_latency",
     # scratchpad words of a descriptor
     "descriptor_words",
     # words of activations begin at multiples of so many bytes
@@ -56,7 +58,17 @@ STATE = np.dtype(
         (
             "fetcher",
             _registers(
-                *("walking", "channels_left", "group_base", "x", "y", "position", "final_tile"),
+                *(
+                    "walking",
+                    "pending",
+                    "behind",
+                    "channels_left",
+                    "group_base",
+                    "x",
+                    "y",
+                    "position",
+                    "final_tile",
+                ),
                 *("outer", "inner", "run_offset", "word_offset", "bytes_left", "first_word", "again"),
                 # with one scratchpad port
                 *("step", "live_step", "first_run", "run_end"),
@@ -88,7 +100,11 @@ STATE = np.dtype(
         ("constants", _registers("here", "arrived", "readable", "released")),
         ("drain", _registers("draining", "skipping", "row", "column", "follows")),
         ("draining", _COUNTER),
-        ("requantiser", _registers("valid", "pipeline", "busy", "room", "step", "batch")),
+        (
+            "requantiser",
+            # batches that wait behind the pipelined form, and those that it can take before one leaves
+            _registers("valid", "pipeline", "busy", "room", "step", "batch", "waiting", "left"),
+        ),
         ("residual", _registers("adding", "asked", "here", "rows_left", "full", "answers")),
         (
             "writer",
@@ -109,8 +125,11 @@ ROW = _registers(
 """Registers of an array row, in fetcher and feeder."""
 
 LANE = _registers(
-    *("request", "targets", "tag", "delayed", "turned", "answer", "pushed", "turning", "push"),
+    *("request", "targets", "tag", "chosen", "delayed", "turned", "answer"),
+    *("choosing", "pushed", "turning", "push"),
+    # the next visit, with two lanes in registers: rows that it is for, tag
+    *("wanted", "rows", "made", "next_wanted", "next_rows", "next_made"),
     # not registers: what is looked at, and what is found out of it
-    *("visit", "rows", "remaining", "wanted", "more"),
+    *("visit", "remaining", "more"),
 )
 """Registers of the fetcher for a scratchpad port that reads activations."""

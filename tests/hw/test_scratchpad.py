@@ -40,7 +40,7 @@ def test_clients_share_the_memory(
     config = dataclasses.replace(config, rows=4, scratchpad_bytes=8 * config.columns, scratchpad_ports=ports)
     monkeypatch.setattr(scratchpad, "ScratchpadMemory", StrictMemory)
     dut = Scratchpad(config, PORTS[ports], WRITERS, UNALIGNED)
-    latency = {name: 3 if name in UNALIGNED and config.columns > WORD_GRAIN else 2 for name in READERS}
+    latency = {name: getattr(dut, name).signature.latency for name in READERS}
     grain = config.columns // WORD_GRAIN
     memory = [0] * config.scratchpad_words
     cycles = 600
@@ -88,7 +88,7 @@ def test_clients_share_the_memory(
         answers = [
             signal for name in READERS for signal in (getattr(dut, name).valid, getattr(dut, name).data)
         ]
-        due: list[dict[str, int | None]] = [{}, {}, {}]
+        due: list[dict[str, int | None]] = [{} for _ in range(max(latency.values()))]
         seen = dict.fromkeys(CLIENTS, 0)
         tick = ctx.tick().sample(*signals, *answers)
         for _ in range(cycles):

@@ -85,7 +85,7 @@ def clock_decoder(
 
     # Instruction fetcher.
     answered = code.answers & 1
-    code.answers = code.answers >> 1 | (granted & CODE != 0) << 1
+    code.answers = code.answers >> 1 | (granted & CODE != 0) << machine.read_latency - 1
     if granted & CODE:
         code.asking = 0
     if answered:
@@ -104,7 +104,13 @@ ENGINE_START = 1034
 
 @njit
 def clock_engine(
-    row_ends: Any, byte_times: Any, engine: Registers, running: bool, granted: bool, cycle: int
+    machine: Registers,
+    row_ends: Any,
+    byte_times: Any,
+    engine: Registers,
+    running: bool,
+    granted: bool,
+    cycle: int,
 ) -> None:
     # The ninth bit is of the second byte.
     emptied = cycle == ENGINE_START - 1
@@ -121,7 +127,7 @@ def clock_engine(
         engine.holding = 0
     # Reader.
     answered = engine.answers & 1
-    engine.answers = engine.answers >> 1 | granted << 1
+    engine.answers = engine.answers >> 1 | granted << machine.read_latency - 1
     if granted:
         engine.asking = 0
     if engine.present and not engine.holding:
@@ -136,7 +142,7 @@ def clock_literals(machine: Registers, literals: Registers, bits: int, take: boo
     primed = literals.primed == machine.words_held
     pop = (take and end >= 8) if primed else literals.present
     answered = literals.answers & 1
-    literals.answers = literals.answers >> 1 | granted << 1
+    literals.answers = literals.answers >> 1 | granted << machine.read_latency - 1
     literals.room += pop - granted
     literals.taken += pop
     # A word can be read from the cycle after it was written.

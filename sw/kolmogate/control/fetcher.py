@@ -3,7 +3,7 @@
 from numba import njit
 
 from ..registers import Registers
-from .visits import ask, clock_visits, look_ahead
+from .visits import ask, clock_visits, has_room, look_ahead
 
 __all__ = ["clock_fetcher"]
 
@@ -32,7 +32,10 @@ def clock_fetcher(
         # The last live row speaks for those beyond it. All of them must have room.
         onward = (1 << machine.rows) - (1 << step)
         lane.rows = onward if last_step else 1 << step
-        advance = look_ahead(machine, lane, rows, fetcher.bytes_left, onward)
+        window_last = fetcher.inner == d.inner_count - 1 and fetcher.outer == d.outer_count - 1
+        final_tile = end if placing else fetcher.final_tile
+        look_ahead(machine, lane, fetcher.bytes_left, fetcher.first_word, window_last, final_tile)
+        advance = has_room(machine, lane, rows, onward)
     for r in range(machine.rows):
         rows[r].credits += rows[r].pop
     if advance:
@@ -42,8 +45,7 @@ def clock_fetcher(
             fetcher.position += d.input_wrap if line_end else d.input_step
             fetcher.x = 0 if line_end else fetcher.x + 1
             fetcher.y += line_end
-        window_last = fetcher.inner == d.inner_count - 1 and fetcher.outer == d.outer_count - 1
-        ask(machine, lane, rows, fetcher.first_word, window_last, fetcher.final_tile)
+        ask(machine, lane, rows)
         more = fetcher.again or lane.more
         fetcher.step += 1
         fetcher.again = more

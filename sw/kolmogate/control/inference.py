@@ -137,7 +137,7 @@ def run(
         # Drain: a batch goes to the requantisers.
         offered = drain.draining and not drain.skipping and constants.readable != 0
         offered = offered and not (machine.interval == 1 and constants.released)
-        transfer = offered and requantiser_ready(machine, requantiser, residual)
+        transfer = offered and requantiser_ready(machine, requantiser)
         batch_end = last_batch(machine, draining)
         position_end = last_position(d, draining)
         next_position = transfer and batch_end
@@ -159,7 +159,7 @@ def run(
         spent.compute += step
         spent.decode += fed and not weighted
         spent.drain += fed and weighted and not step
-        spent.memory += not fed and fetcher.walking and core.begun
+        spent.memory += not fed and (fetcher.walking or fetcher.pending) and core.begun
         core.begun = (core.begun or step) and not start_layer
         core.layer += end_layer
         if done:
@@ -179,7 +179,7 @@ def run(
         group_made = decoder.last
         accepted = decoder.valid and decoder.of_records and constants.here != 2
         coding = decoder.running and decoder.coded
-        clock_engine(row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
+        clock_engine(machine, row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
         rows_written = columns.written
         clock_decoder(
             machine, program, row_ends, decoder, code, literals, engine, columns, constants, granted

@@ -3,7 +3,7 @@
 from numba import njit
 
 from ..registers import Registers
-from .visits import ask, clock_visits, look_ahead
+from .visits import ask, clock_visits, has_room, look_ahead
 
 __all__ = ["clock_pair_fetcher"]
 
@@ -33,24 +33,44 @@ def clock_pair_fetcher(
     granted: int,
     start: bool,
 ) -> None:
-    # The lanes' next requests come when all have been granted.
-    advance = clock_visits(machine, lanes, granted) and fetcher.active
-    if advance:
-        lanes[0].rows, lanes[1].rows = rows_of_visit(fetcher)
-        for p in range(2):
-            row = 2 * p + (fetcher.visited == SECOND and not fetcher.shared)
-            lanes[p].visit = rows[row].base + fetcher.word_offset
-            advance = look_ahead(machine, lanes[p], rows, fetcher.bytes_left, lanes[p].rows) and advance
+    # The lanes' next requests come when all have been granted; they were found a cycle before, or earlier.
+    asking = clock_visits(machine, lanes, granted) and fetcher.pending
+    for p in range(2):
+        asking = asking and has_room(machine, lanes[p], rows, lanes[p].rows)
     for r in range(ROWS):
         rows[r].credits += rows[r].pop
+    if asking:
+        for p in range(2):
+            ask(machine, lanes[p], rows)
+    # Two visits may wait.
+    advance = fetcher.active and not fetcher.behind
+    here = asking or not fetcher.pending
+    if here:
+        fetcher.pending = fetcher.behind or advance
+        for p in range(2):
+            lane = lanes[p]
+            if fetcher.behind:
+                lane.wanted, lane.rows, lane.made = lane.next_wanted, lane.next_rows, lane.next_made
+        fetcher.behind = 0
+    else:
+        fetcher.behind = fetcher.behind or advance
     tile_end = False
     if advance:
         inner_end = d.inner_count + (words_apart(d) if fetcher.shared else 0)
         window_last = fetcher.inner == inner_end - 1 and fetcher.outer == d.outer_count - 1
+        for_rows = rows_of_visit(fetcher)
         more = False
         for p in range(2):
-            ask(machine, lanes[p], rows, fetcher.first_word, window_last, fetcher.final_tile)
-            more = more or lanes[p].more
+            lane = lanes[p]
+            wanted, waiting_rows, made = lane.wanted, lane.rows, lane.made
+            lane.rows = for_rows[p]
+            row = 2 * p + (fetcher.visited == SECOND and not fetcher.shared)
+            lane.visit = rows[row].base + fetcher.word_offset
+            look_ahead(machine, lane, fetcher.bytes_left, fetcher.first_word, window_last, fetcher.final_tile)
+            more = more or lane.more
+            if not here:
+                lane.next_wanted, lane.next_rows, lane.next_made = lane.wanted, lane.rows, lane.made
+                lane.wanted, lane.rows, lane.made = wanted, waiting_rows, made
         more = more or fetcher.again
         if not fetcher.shared and fetcher.last_row != 0 and fetcher.visited == FIRST:
             fetcher.visited, fetcher.again = SECOND, more

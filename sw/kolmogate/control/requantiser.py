@@ -12,9 +12,9 @@ SERIAL_LATENCY = 5
 
 
 @njit
-def requantiser_ready(machine: Registers, requantiser: Registers, residual: Registers) -> bool:
+def requantiser_ready(machine: Registers, requantiser: Registers) -> bool:
     if machine.interval == 1:
-        return not requantiser.valid or residual_takes(machine, requantiser, residual)
+        return requantiser.left != 0
     return requantiser_advances(requantiser) and requantiser.room != 0
 
 
@@ -27,9 +27,17 @@ def requantiser_advances(requantiser: Registers) -> bool:
 @njit
 def clock_requantiser(machine: Registers, requantiser: Registers, offered: bool, taken: bool) -> None:
     if machine.interval == 1:
-        if not requantiser.valid or taken:
-            requantiser.valid = requantiser.pipeline & 1
-            requantiser.pipeline = requantiser.pipeline >> 1 | offered << PIPELINED_LATENCY - 1
+        entered = offered and requantiser.left != 0
+        if requantiser.valid and taken:
+            requantiser.left += 1
+            requantiser.valid = 0
+        requantiser.left -= entered
+        # The pipeline never stops: behind it batches wait for each other.
+        requantiser.waiting += requantiser.pipeline & 1
+        if requantiser.waiting != 0 and not requantiser.valid:
+            requantiser.waiting -= 1
+            requantiser.valid = 1
+        requantiser.pipeline = requantiser.pipeline >> 1 | entered << PIPELINED_LATENCY - 1
         return
     advance = requantiser_advances(requantiser)
     digits = machine.interval // machine.requantisers
@@ -64,7 +72,7 @@ def clock_residual(
     machine: Registers, residual: Registers, granted: bool, take: bool, done: bool, start: bool
 ) -> None:
     answered = residual.answers & 1
-    residual.answers = residual.answers >> 1 | granted << 1
+    residual.answers = residual.answers >> 1 | granted << machine.read_latency - 1
     residual.asked = (residual.asked or granted) and not take
     residual.here = (residual.here or answered) and not take
     # The writer takes what is there.

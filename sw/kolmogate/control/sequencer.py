@@ -38,7 +38,7 @@ def clock_sequencer(
     filled: bool,
 ) -> None:
     answered = sequencer.answers & 1
-    sequencer.answers = sequencer.answers >> 1 | granted << 1
+    sequencer.answers = sequencer.answers >> 1 | granted << machine.read_latency - 1
     state = sequencer.state
     if state == LOAD:
         sequencer.asked += granted
