@@ -1,6 +1,6 @@
 """The sequencer: reads layer descriptors and starts the units that execute them."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -106,14 +106,15 @@ class Sequencer(wiring.Component):
                     m.d.comb += beyond.eq(self.descriptor.keeps_window + self.descriptor.keeps_image)
         place = Signal.like(loaded)
         own = Signal()
-        m.d.comb += [place.eq(loaded), own.eq(1)]
         if columns == UNIT:
             # Behind the first two words, which all but the shortest have, is what may be kept.
-            with m.If(loaded[1]):
-                m.d.comb += [
-                    own.eq((self.descriptor.opcode == Opcode.ARRAY) & (loaded + beyond < words)),
-                    place[0].eq(loaded[0] | self.descriptor.keeps_window),
-                ]
+            unkept = (self.descriptor.opcode == Opcode.ARRAY) & (loaded + beyond < words)
+            m.d.comb += [
+                own.eq(~loaded[1] | unkept),
+                place.eq(Cat(loaded[0] | (loaded[1] & self.descriptor.keeps_window), loaded[1:])),
+            ]
+        else:
+            m.d.comb += [own.eq(1), place.eq(loaded)]
         with m.If(self.port.valid):
             m.d.sync += loaded.eq(loaded + 1)
             with m.If(own):

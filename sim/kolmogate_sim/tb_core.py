@@ -79,10 +79,11 @@ class Bench:
 
     async def read(self, address: int, count: int) -> bytes:
         self.answers.clear()
-        for place in range(address, address + count):
-            await self.request(place)
-        while len(self.answers) < count:
-            await self.cycle()
+        for number in range(count):
+            await self.request(address + number)
+            # The address stays until the byte is here.
+            while len(self.answers) == number:
+                await self.cycle()
         return bytes(self.answers)
 
     async def run(self, image: Image, limit: int) -> int:

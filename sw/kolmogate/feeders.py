@@ -177,7 +177,8 @@ class Feeders:
         columns = self._config.columns
         skip = address % WORD_GRAIN
         here = left + skip
-        if here <= 0:
+        # With one port the first pass of a run asks for a word of each row, whatever is left.
+        if here <= 0 and (left < run or self._config.scratchpad_ports == PAIR):
             return None, False
         start = address - skip + run - left
         addresses = (start + np.arange(columns)) % (1 << ADDRESS_BITS) % len(memory)

@@ -234,4 +234,4 @@ def test_odd_layers_are_the_same_on_the_rtl(capsys):
             assert ends[0] == ends[1], (number, layers)
     with capsys.disabled():
         print(f"\n200 pairs of odd layers, the same on the RTL: {dict(sorted(outcomes.items()))}")
-    assert min(outcomes.values()) > 40
+    assert min(outcomes.values()) > 10

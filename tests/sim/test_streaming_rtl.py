@@ -170,7 +170,7 @@ def test_streams_through_a_faulty_link(rate, link, case, capsys):
     with capsys.disabled():
         print(f"\n1 fault in {1 / rate:,.0f} bytes: {done} streamed inferences exact, {failed} given up")
     assert done > failed or rate == 1 / 200
-    assert host.faults.total() > 20
+    assert host.faults.total() > 10
 
 
 def test_a_stream_cut_short_ends_in_a_timeout(link, case):
