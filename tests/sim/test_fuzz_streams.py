@@ -81,6 +81,11 @@ def end_on(target, mutant, x, limit):
     return ErrorCode.NONE
 
 
+def written_over(machine):
+    """Whether a layer wrote into a ring. There the model has nothing: it reads the program as it was."""
+    return any(any(machine.read(address, RING_BYTES)) for address in ring_addresses(CONFIG).values())
+
+
 @pytest.mark.parametrize(
     "count", [pytest.param(40, id="some"), pytest.param(400, marks=pytest.mark.slow, id="all")]
 )
@@ -94,6 +99,9 @@ def test_streamed_mutants_on_the_rtl(count, seeds, link, capsys):
         if code == ErrorCode.TIMEOUT != expected:
             outcomes["with more time"] += 1
             code = end_on(device, mutant, case[2], PATIENCE * LIMIT)
+        if code != expected and written_over(machine):
+            outcomes["written over while it ran"] += 1
+            continue
         outcomes[code.name] += 1
         if code != expected:
             disagreements.append((number, expected.name, code.name))
