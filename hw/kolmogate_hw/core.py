@@ -52,8 +52,9 @@ class Core(wiring.Component):
             clear.eq(abort | aborted.any() | sequencer.start),
         ]
         # The port that writes has the fetcher's visits to the first pair of rows: in dense layers, which have
-        # one position, the other port is the weights' alone. Without a second port it has
-        # all. The host's accesses are few, and must not wait for an inference that does not end.
+        # one position, the other port is the weights' alone. Without a second port it has all. The host must
+        # not wait for an inference that does not end: its accesses come first, or, where they would lengthen
+        # the fetcher's path, behind visits that leave a cycle free between two runs.
         readers = ["code", "literals", "coded", "descriptors"]
         if config.scratchpad_ports == 1:
             clients = [["outputs", "host_write", "activations_0", "bytes", *readers, "fill"]]

@@ -41,7 +41,7 @@ class ReadPort(wiring.Signature):
     """
 
     def __init__(self, config: MachineConfig) -> None:
-        self.latency = 3 if config.fast else 2
+        self.latency = config.read_latency
         super().__init__(
             {
                 "request": Out(stream.Signature(word_address_bits(config))),
@@ -55,8 +55,8 @@ class BatchPort(wiring.Signature):
     """Read access to Q bytes at a time, at a multiple of Q, one after the other.
 
     ``request`` and the byte ``address`` are held until the bytes, which are on ``data`` while ``valid`` is
-    high, are taken with ``take``; ``valid`` comes three cycles after the scratchpad's grant. A
-    request that is withdrawn instead is not answered, if the next comes three cycles later or more.
+    high, are taken with ``take``; ``valid`` comes a cycle after the scratchpad's
+    answer. A request that is withdrawn instead is not answered, if the next comes as late or later.
     """
 
     def __init__(self, config: MachineConfig) -> None:

@@ -1,9 +1,8 @@
 """The scratchpad: one memory for activations, programs and constants, and its arbiter."""
 
-import itertools
 from collections.abc import Sequence
 from functools import reduce
-from itertools import chain
+from itertools import chain, pairwise
 from operator import or_
 
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike
@@ -135,7 +134,7 @@ class Scratchpad(wiring.Component):
                 in_order = Signal(8 * self.config.columns, reset_less=True)
                 banks = Array(read_data.word_select(bank, 8 * WORD_GRAIN) for bank in range(1 << bank_bits))
                 m.d.sync += [
-                    *(later.eq(sooner) for sooner, later in itertools.pairwise(firsts)),
+                    *(later.eq(sooner) for sooner, later in pairwise(firsts)),
                     in_order.eq(Cat(banks[(first + bank)[:bank_bits]] for bank in range(1 << bank_bits))),
                 ]
             # Whether a client of higher priority asks.

@@ -3,6 +3,7 @@
 from amaranth.hdl import Array, C, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
+from kolmogate.axis import PAIR
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
 
@@ -11,7 +12,7 @@ from .records import struct_layout
 
 __all__ = ["TILE_ROWS", "TileFinder", "TileLayout"]
 
-TILE_ROWS = 4
+TILE_ROWS = 2 * PAIR
 
 TileLayout = data.StructLayout(
     {

@@ -15,7 +15,7 @@ from amaranth.back import rtlil
 from amaranth.hdl import Assert, Assume, Const, Fragment, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from kolmogate.errors import ToolMissingError
-from kolmogate_hw.ports import ReadPort, UnalignedReadPort, turned
+from kolmogate_hw.ports import ReadPort, UnalignedReadPort
 
 __all__ = ["assert_stream", "assume_stream", "follows", "free", "harness", "prove", "steady"]
 
@@ -68,8 +68,7 @@ def harness(m: Module, dut: wiring.Component, *, anew: str = "", broken: bool = 
             request = port.request
             ports += free(m, request.ready, port.data)
             ports += assert_stream(m, request, begins, broken)
-            late = isinstance(member.signature, UnalignedReadPort) and turned(dut.config)
-            granted = Signal(3 if late else 2, name=f"{path}_granted")
+            granted = Signal(member.signature.latency, name=f"{path}_granted")
             m.d.sync += granted.eq((request.valid & request.ready) | granted << 1)
             m.d.comb += port.valid.eq(granted[-1])
         elif member.is_signature:

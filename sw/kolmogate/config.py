@@ -118,6 +118,11 @@ class MachineConfig:
         return self.scratchpad_ports == 2
 
     @property
+    def read_latency(self) -> int:
+        """Cycles from a granted read of the scratchpad to its answer."""
+        return 3 if self.fast else 2
+
+    @property
     def written_bytes(self) -> int:
         """Outputs that are written together: a word, or two batches where a single port makes the rows wait
         for each other, which leaves it time for that."""

@@ -34,7 +34,6 @@ _CYCLES_A_CALL = 1_000_000
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
 _LITERAL_WORDS = 8
 _REQUANTISER_ROOM = 16
-_READ_LATENCY = {False: 2, True: 3}
 _RESIDUAL_ROWS = 8
 
 
@@ -134,7 +133,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
         "word_grain": WORD_GRAIN,
         "residual_rows": _RESIDUAL_ROWS,
-        "read_latency": _READ_LATENCY[config.fast],
+        "read_latency": config.read_latency,
         "literal_words": _LITERAL_WORDS,
         "literals_only": not (config.generator or config.entropy_engines),
         "words_held": 2 if config.generator else 1,

@@ -58,22 +58,12 @@ STATE = np.dtype(
         (
             "fetcher",
             _registers(
-                *(
-                    "walking",
-                    "pending",
-                    "behind",
-                    "channels_left",
-                    "group_base",
-                    "x",
-                    "y",
-                    "position",
-                    "final_tile",
-                ),
+                *("walking", "channels_left", "group_base", "x", "y", "position", "final_tile"),
                 *("outer", "inner", "run_offset", "word_offset", "bytes_left", "first_word", "again"),
                 # with one scratchpad port
                 *("step", "live_step", "first_run", "run_end"),
                 # with two: the tile at hand, and the next one
-                *("active", "last_row", "ends", "shared", "visited"),
+                *("active", "last_row", "ends", "shared", "visited", "pending", "behind"),
                 *("finding", "found", "row", "next_last_row", "next_final", "next_shared"),
             ),
         ),

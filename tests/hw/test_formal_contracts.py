@@ -8,10 +8,10 @@ import pytest
 from amaranth.hdl import Assert, Assume, Module, Signal
 from kolmogate.config import CONFIGURATIONS
 from kolmogate_hw.entropy_engine import BitReader
-from kolmogate_hw.fetcher import WindowFetcher
 from kolmogate_hw.filler import Filler
 from kolmogate_hw.host_access import HostAccess
 from kolmogate_hw.lanes import InstructionFetcher, LiteralLanes, WeightDecoder
+from kolmogate_hw.pair_fetcher import window_fetcher
 from kolmogate_hw.requantiser import Requantiser
 from kolmogate_hw.residual import ResidualAdder
 from kolmogate_hw.row_pipeline import RowPipeline
@@ -87,8 +87,8 @@ CASES: list[tuple[str, Callable[[], Any], Callable[[Module, Any], None], str, bo
     ("requantiser, digit-serial", lambda: Requantiser(UP5K), settings, "", True, 3),
     ("requantiser, pipelined", lambda: Requantiser(ECP5), settings, "", True, 3),
     ("residual adder", lambda: ResidualAdder(UP5K), operand, "", False, 20),
-    ("window fetcher, one port", lambda: WindowFetcher(UP5K), walk, "start", True, 3),
-    ("window fetcher, two ports", lambda: WindowFetcher(ECP5), walk, "start", True, 3),
+    ("window fetcher, one port", lambda: window_fetcher(UP5K), walk, "start", True, 3),
+    ("window fetcher, two ports", lambda: window_fetcher(ECP5), walk, "start", True, 3),
     ("sequencer", lambda: Sequencer(UP5K), nothing, "start", False, 20),
     ("instruction fetcher", lambda: InstructionFetcher(UP5K), instructions, "start", False, 16),
     ("literal lanes", lambda: LiteralLanes(UP5K), reader, "start", False, 16),

@@ -271,6 +271,8 @@ def test_numbers_beyond_the_machine_are_refused(chain):
     builder.operations[0].requantisation.shift[0] = -19
     assert "its bias reaches" in refused(builder.network())
     assert "x_count must be in [0, 4096)" in refused(chain(1, 5000, 1).conv(1, size=(1, 1)).network())
+    far = chain(1, 4, 1024).conv(1, size=(1, 1), stride=(1, 2)).network()
+    assert "input_step must be in [-2048, 2048), not 2048; `--on golden` runs" in refused(far)
 
 
 def test_unused_views_are_no_layers(chain):

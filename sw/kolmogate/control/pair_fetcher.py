@@ -2,12 +2,13 @@
 
 from numba import njit
 
+from ..axis import PAIR
 from ..registers import Registers
 from .visits import ask, clock_visits, has_room, look_ahead
 
 __all__ = ["clock_pair_fetcher"]
 
-ROWS = 4
+ROWS = 2 * PAIR
 
 # Rows of the pairs that a visit is for.
 FIRST, SECOND = 1, 2

@@ -2,6 +2,7 @@
 
 from numba import njit
 
+from ..isa import FILL_UNIT
 from ..registers import Registers
 
 __all__ = [
@@ -73,9 +74,6 @@ def clock_sequencer(
         sequencer.index += 1
         sequencer.state = LOAD
     sequencer.loaded += answered
-
-
-FILL_UNIT = 8
 
 
 @njit
