@@ -15,7 +15,7 @@ from .lanes import WeightDecoder
 from .pair_fetcher import window_fetcher
 from .ports import ACTIVITY, HostPort, ReadPort, word_address_bits
 from .rings import Rings
-from .scratchpad import Scratchpad
+from .scratchpad import Scratchpad, page_bits
 from .sequencer import Sequencer
 
 __all__ = ["Core"]
@@ -65,7 +65,7 @@ class Core(wiring.Component):
             ]
         writers = {"outputs", "host_write", "fill"}
         m.submodules.scratchpad = scratchpad = Scratchpad(
-            config, clients, writers, {"activations_0", "activations_1"}
+            config, clients, writers, {"activations_0", "activations_1"}, {"outputs", "fill"}
         )
         fetcher = window_fetcher(config)
         decoder = WeightDecoder(config)
@@ -99,6 +99,7 @@ class Core(wiring.Component):
             {
                 "start": 1,
                 **dict.fromkeys(("descriptors", "code", "literals"), word_address_bits(config)),
+                "last_page": page_bits(config),
                 "streamed": 1,
             }
         )
@@ -108,9 +109,12 @@ class Core(wiring.Component):
             given.descriptors.eq(host.descriptors[lane_bits:]),
             given.code.eq(host.code[lane_bits:]),
             given.literals.eq(host.literals[lane_bits:]),
+            given.last_page.eq(host.last_page),
             given.streamed.eq(host.streamed),
         ]
         m.d["sync" if config.fast else "comb"] += begun.eq(given)
+        with m.If(begun.start):
+            m.d.sync += scratchpad.last_page.eq(begun.last_page)
 
         m.d.comb += [
             host_access.request.payload.eq(host.request.payload),
@@ -180,7 +184,7 @@ class Core(wiring.Component):
             for condition, code in (
                 (cycles_left == 0, ErrorCode.TIMEOUT),
                 (decoder.error, ErrorCode.BAD_PROGRAM),
-                (sequencer.bad_descriptor, ErrorCode.BAD_DESCRIPTOR),
+                (sequencer.bad_descriptor | scratchpad.refused, ErrorCode.BAD_DESCRIPTOR),
             ):
                 with m.If(condition):
                     m.d.comb += abort.eq(1)

@@ -4,6 +4,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
+from kolmogate.protocol import PAGE_NUMBER_BITS
 
 from .rings import PAGES
 
@@ -99,11 +100,11 @@ class HostPort(wiring.Signature):
 
     ``request`` moves one byte of scratchpad; a read is answered by ``data`` with ``valid`` high, in order,
     some cycles later, and the link has room for every answer it asked for. ``start`` is high for one cycle
-    with the three base addresses, the cycle limit and whether the program is ``streamed``; ``busy`` is high
-    from the next cycle until the inference has ended. ``fed`` is high in the cycle of the request that
-    completes a page of a ring; ``pages`` are those that the readers of the rings are in. ``error`` and
-    ``cycles`` keep the last inference's outcome. ``reset`` returns the core to its state after power-up; the
-    scratchpad keeps its contents.
+    with the three base addresses, the cycle limit, the last page that layers may write to and whether the
+    program is ``streamed``; ``busy`` is high from the next cycle until the inference has ended. ``fed`` is
+    high in the cycle of the request that completes a page of a ring; ``pages`` are those that the readers of
+    the rings are in. ``error`` and ``cycles`` keep the last inference's outcome. ``reset`` returns the core
+    to its state after power-up; the scratchpad keeps its contents.
     """
 
     def __init__(self) -> None:
@@ -119,6 +120,7 @@ class HostPort(wiring.Signature):
                 "code": Out(ADDRESS_BITS),
                 "literals": Out(ADDRESS_BITS),
                 "limit": Out(32),
+                "last_page": Out(PAGE_NUMBER_BITS),
                 "streamed": Out(1),
                 "fed": Out(1),
                 "pages": In(PAGES),

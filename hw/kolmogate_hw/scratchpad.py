@@ -8,16 +8,24 @@ from operator import or_
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.utils import ceil_log2
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
+from kolmogate.protocol import PAGE_BYTES
 
 from .cells import ICE40_ULTRAPLUS, family
 from .cells.spram import spram_memory
 from .ports import ReadPort, UnalignedReadPort, turned, word_address_bits, write_port
 
-__all__ = ["Scratchpad", "ScratchpadMemory"]
+__all__ = ["Scratchpad", "ScratchpadMemory", "page_bits"]
 
 GRAIN_BITS = WORD_GRAIN.bit_length() - 1
+_PAGE = PAGE_BYTES.bit_length() - 1
+
+
+def page_bits(config: MachineConfig) -> int:
+    """Width of the number of a page of the scratchpad."""
+    return ceil_log2(config.scratchpad_bytes) - _PAGE
 
 
 class ScratchpadMemory(wiring.Component):
@@ -28,8 +36,8 @@ class ScratchpadMemory(wiring.Component):
     banks. Words that are written begin in the first bank.
 
     It has ``config.scratchpad_ports`` ports. The last one also writes: with a mask other than 0 it writes and
-    must not read. What a port reads while the other writes the same word is undefined. On the iCE40 UltraPlus
-    it is made of SPRAM.
+    must not read; while ``protect`` is high it does not write. What a port reads while the other writes the
+    same word is undefined. On the iCE40 UltraPlus it is made of SPRAM.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -41,6 +49,7 @@ class ScratchpadMemory(wiring.Component):
                 "address": In(ADDRESS_BITS - GRAIN_BITS).array(ports),
                 "read_data": Out(8 * config.columns).array(ports),
                 "write_mask": In(config.columns),
+                "protect": In(1),
                 "write_data": In(8 * config.columns),
             }
         )
@@ -69,7 +78,9 @@ class ScratchpadMemory(wiring.Component):
                     m.d.sync += register.eq(read.data)
             write = words.write_port(granularity=8)
             m.d.comb += [
-                write.en.eq(self.write_mask[WORD_GRAIN * bank : WORD_GRAIN * (bank + 1)]),
+                write.en.eq(
+                    Mux(self.protect, 0, self.write_mask[WORD_GRAIN * bank : WORD_GRAIN * (bank + 1)])
+                ),
                 write.addr.eq(place),
                 write.data.eq(self.write_data[span]),
             ]
@@ -89,6 +100,9 @@ class Scratchpad(wiring.Component):
     writers : set of str
         All of them clients of the last port.
     unaligned : set of str
+    layers : set of str
+        Writers that may not go beyond ``last_page``: such a write is granted, but changes nothing, and
+        ``refused`` is high in the cycle after its grant.
 
     Latency: a read granted in cycle t answers in cycle t + 2 (request and memory registers), t + 3 in fast
     machines (what the blocks of the memory give is chosen from, and registered again), an unaligned one that
@@ -96,13 +110,19 @@ class Scratchpad(wiring.Component):
     """
 
     def __init__(
-        self, config: MachineConfig, clients: Sequence[Sequence[str]], writers: set[str], unaligned: set[str]
+        self,
+        config: MachineConfig,
+        clients: Sequence[Sequence[str]],
+        writers: set[str],
+        unaligned: set[str],
+        layers: set[str],
     ) -> None:
         self.config = config
         self.clients = clients
         self.writers = writers
         self.unaligned = unaligned
-        ports = {}
+        self.layers = layers
+        ports = {"last_page": In(page_bits(config)), "refused": Out(1)}
         for name in chain.from_iterable(clients):
             if name in writers:
                 ports[name] = In(write_port(config))
@@ -117,6 +137,9 @@ class Scratchpad(wiring.Component):
         # What is granted, the others gated to 0, so that an OR merges them.
         masks: list[Value] = []
         words: list[Value] = []
+        # A layer's write comes to the memory; it is there.
+        writes_of_layers: list[Value] = []
+        writing = Signal()
         for names, enable, address, read_data in zip(
             self.clients, memory.read_enable, memory.address, memory.read_data, strict=True
         ):
@@ -150,6 +173,8 @@ class Scratchpad(wiring.Component):
                 asked = client.payload.address if writes else client.request.payload
                 place = asked if unaligned else Cat(C(0, bank_bits), asked)
                 addresses.append(Mux(granted, place, 0))
+                if name in self.layers:
+                    writes_of_layers.append(granted)
                 if writes:
                     masks.append(Mux(granted, client.payload.mask, 0))
                     words.append(Mux(granted, client.payload.data, 0))
@@ -162,5 +187,11 @@ class Scratchpad(wiring.Component):
                     answered = following
                 m.d.comb += [client.valid.eq(answered), client.data.eq(in_order if unaligned else read_data)]
             m.d.sync += [enable.eq(Cat(enables).any()), address.eq(reduce(or_, addresses))]
-        m.d.sync += [memory.write_mask.eq(reduce(or_, masks)), memory.write_data.eq(reduce(or_, words))]
+        page = memory.address[-1][_PAGE - GRAIN_BITS :][: len(self.last_page)]
+        m.d.comb += [self.refused.eq(writing & (page > self.last_page)), memory.protect.eq(self.refused)]
+        m.d.sync += [
+            memory.write_mask.eq(reduce(or_, masks)),
+            memory.write_data.eq(reduce(or_, words)),
+            writing.eq(reduce(or_, writes_of_layers)),
+        ]
         return m

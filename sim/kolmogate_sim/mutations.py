@@ -12,7 +12,8 @@ __all__ = ["Mutant", "mutate"]
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """What a device is given: the bytes of each section, and where an inference begins."""
+    """What a device is given: the bytes of each section, and where an inference begins. Of where layers may
+    write a sound host has told it (`Image.written_end`)."""
 
     image: Image
     contents: Mapping[str, bytes]

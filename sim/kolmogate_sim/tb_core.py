@@ -19,6 +19,7 @@ from kolmogate.errors import InputError
 from kolmogate.image import Image
 from kolmogate.isa import ADDRESS_BITS, ErrorCode
 from kolmogate.network import Network, Softmax
+from kolmogate.protocol import PAGE_BYTES
 from kolmogate.random_network import random_network
 
 from .bench import parameters
@@ -47,7 +48,7 @@ class Bench:
         Clock(self.dut.clk, 10, "ns").start()
         for name in ("request__valid", "request__payload", "start", "reset", "streamed", "fed"):
             self.port(name).value = 0
-        for name in ("descriptors", "code", "literals", "limit"):
+        for name in ("descriptors", "code", "literals", "last_page", "limit"):
             self.port(name).value = 0
         self.dut.rst.value = 1
         for _ in range(2):
@@ -91,6 +92,7 @@ class Bench:
         for name in ("descriptors", "code", "literals"):
             self.port(name).value = image.sections[name].address
         self.port("limit").value = limit
+        self.port("last_page").value = image.written_end // PAGE_BYTES - 1
         self.port("start").value = 1
         await self.cycle()
         self.port("start").value = 0

@@ -13,7 +13,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import FallingEdge, ReadOnly
 from kolmogate import protocol
 from kolmogate.config import configuration
-from kolmogate.isa import ADDRESS_BITS, Record
+from kolmogate.isa import ADDRESS_BITS, UNIT, Record
 from kolmogate.protocol import Command, Status
 from kolmogate.rings import RING_PAGES, RINGS
 from kolmogate_hw.rings import PAGES
@@ -80,7 +80,7 @@ class Bench:
         if transfers["host__request"] is not None:
             self.access(transfers["host__request"])
         if self.port("host__start").value:
-            entry = ("host__descriptors", "host__code", "host__literals", "host__limit")
+            entry = ("host__descriptors", "host__code", "host__literals", "host__last_page", "host__limit")
             self.runs.append(tuple(int(self.port(name).value) for name in entry))
         self.resets += int(self.port("host__reset").value)
 
@@ -177,10 +177,12 @@ async def starts_and_resets(dut: Any) -> None:
     await bench.request(Command.IDENTIFY)
     size, expected = bench.config.scratchpad_bytes, []
     for number in range(10):
-        entry = {name: bench.source.randrange(size) for name in ("descriptors", "code", "literals")}
+        entry = {name: bench.source.randrange(size // UNIT) for name in ("descriptors", "code", "literals")}
+        entry["last_page"] = bench.source.randrange(1 << protocol.PAGE_NUMBER_BITS)
         entry["limit"] = bench.source.randrange(1 << 32)
         await bench.request(Command.RUN, pack(protocol.RUN, **entry))
-        expected.append(tuple(entry[name] for name in ("descriptors", "code", "literals", "limit")))
+        addresses = [UNIT * entry[name] for name in ("descriptors", "code", "literals")]
+        expected.append((*addresses, entry["last_page"], entry["limit"]))
         assert bench.runs == expected
         # The same again, as after a lost answer.
         bench.sequence -= 1

@@ -29,6 +29,7 @@ from .programs.computed import computed
 from .programs.overlap import Pace
 from .programs.p0 import assemble
 from .programs.search import Candidate, Choice, Material, Writer, candidates, select
+from .protocol import PAGE_BYTES
 from .rings import RING_BYTES, RINGS, ring_addresses
 from .schedule import Layer, Schedule, schedule
 from .simplify import Dropped, simplify
@@ -342,7 +343,8 @@ class _Job:
         static = sum(sizes.values())
         activations = max(address + plan.layouts[name].size for name, address in addresses.items())
         start = end - static
-        missing = -(-activations // config.columns) * config.columns - start
+        # What layers write to is whole pages, in which nothing else lies: the device protects the others.
+        missing = -(-activations // PAGE_BYTES) * PAGE_BYTES - start
         if missing > 0:
             what = "descriptors and its program's rings" if self.streamed else "programs and constants"
             raise _DoesNotFitError(

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from .config import MachineConfig
 from .errors import DeviceError, UsageError
-from .isa import ErrorCode
+from .isa import UNIT, ErrorCode
 from .link import Link
 from .programs.p0 import Program
 from .protocol import (
@@ -122,10 +122,29 @@ class Device:
         return content
 
     def start(
-        self, *, descriptors: int, code: int, literals: int, limit: int, streamed: bool = False
+        self,
+        *,
+        descriptors: int,
+        code: int,
+        literals: int,
+        limit: int,
+        bound: int | None = None,
+        streamed: bool = False,
     ) -> None:
-        """Start an inference that may take ``limit`` cycles; the others are byte addresses."""
-        run = RUN.pack(descriptors=descriptors, code=code, literals=literals, limit=limit, streamed=streamed)
+        """Start an inference that may take ``limit`` cycles; the others are byte addresses.
+
+        Layers may not write from ``bound`` on, a multiple of `PAGE_BYTES`; None: they may write everywhere.
+        """
+        if bound is None:
+            bound = self.identity["scratchpad_bytes"]
+        run = RUN.pack(
+            descriptors=descriptors // UNIT,
+            code=code // UNIT,
+            literals=literals // UNIT,
+            limit=limit,
+            last_page=bound // PAGE_BYTES - 1,
+            streamed=streamed,
+        )
         self._request(Command.RUN, _payload(run, RUN.bits))
 
     def status(self) -> Progress:
@@ -170,6 +189,7 @@ class Device:
         code: int,
         literals: int,
         limit: int,
+        bound: int | None = None,
         program: Program | None = None,
     ) -> int:
         """`start` an inference and `wait` for its end; returns the cycles it took.
@@ -181,7 +201,14 @@ class Device:
         if self._abandoned:
             self.reset()
         try:
-            self.start(descriptors=descriptors, code=code, literals=literals, limit=limit, streamed=streamed)
+            self.start(
+                descriptors=descriptors,
+                code=code,
+                literals=literals,
+                limit=limit,
+                bound=bound,
+                streamed=streamed,
+            )
             if program is not None:
                 addresses = {"coded": literals - RING_BYTES, "literals": literals, "code": code}
                 self._stream(feeds(padded(program, self.identity["columns"]), addresses))

@@ -17,6 +17,7 @@ from .layout import Layout
 from .network import Int8Array, Network, Tensor
 from .programs.p0 import Program
 from .programs.reader import count_rows
+from .protocol import PAGE_BYTES
 from .rings import RING_BYTES, RINGS, ring_addresses
 from .schedule import split_tail
 from .simplify import Dropped
@@ -239,7 +240,7 @@ class Image:
 
     @cached_property
     def written_end(self) -> int:
-        """The end of all that an inference, or the host for it, writes to."""
+        """The end of the pages that an inference, or the host for it, writes to."""
         ends = [part.address + part.layout.size for part in (self.input, self.output)]
         for fields in self.descriptors():
             if fields["opcode"] == Opcode.ARRAY:
@@ -249,7 +250,7 @@ class Image:
                 ends.append(
                     FILL_UNIT * (fields["output_base"] + (fields["y_count"] - 1) * line + fields["run"])
                 )
-        return max(ends)
+        return -(-max(ends) // PAGE_BYTES) * PAGE_BYTES
 
     @property
     def device_bytes(self) -> int:

@@ -142,7 +142,7 @@ class ErrorCode(IntEnum):
 
     NONE = 0
     BAD_DESCRIPTOR = 1
-    """The sequencer met an unknown opcode."""
+    """The sequencer met an unknown opcode, or a layer was to write beyond where it may."""
     BAD_PROGRAM = 2
     """A weight program held an unknown instruction."""
     TIMEOUT = 3

@@ -56,6 +56,8 @@ class Machine:
         self.memory = np.zeros(config.scratchpad_bytes, np.uint8)
         # The descriptor whose units the next may keep, from one inference to the next.
         self._kept = 0
+        # Where layers may not write from on.
+        self._bound = config.scratchpad_bytes
 
     def require(self, config: MachineConfig) -> None:
         """Raise `DeviceError` unless this machine is what an image was compiled for."""
@@ -83,16 +85,25 @@ class Machine:
             )
 
     def run(
-        self, *, descriptors: int, code: int, literals: int, limit: int, program: Program | None = None
+        self,
+        *,
+        descriptors: int,
+        code: int,
+        literals: int,
+        limit: int,
+        bound: int | None = None,
+        program: Program | None = None,
     ) -> None:
         """One inference from the byte addresses of the first descriptor and of the two program streams.
 
-        A ``program`` is streamed, whole and in time; the rings are then not looked at.
+        Layers may not write from ``bound`` on, a multiple of `PAGE_BYTES`; None: they may write everywhere. A
+        ``program`` is streamed, whole and in time; the rings are then not looked at.
 
         Raises `DeviceError` with the `ErrorCode` that the device would report; ``limit`` is
-        held against a lower bound of the cycles. A program that is written over while it runs is read here as
-        it was at first.
+        held against a lower bound of the cycles. Of a program that lies where layers may write, and that they
+        write over, what was there at first is read here.
         """
+        self._bound = len(self.memory) if bound is None else bound
         # Addresses of words: the device does not look at the bits below.
         descriptors, code, literals = (
             address // self.config.columns * self.config.columns for address in (descriptors, code, literals)
@@ -144,7 +155,10 @@ class Machine:
                 if fields["opcode"] == Opcode.ARRAY:
                     cycles = max(cycles, filled)
             if cycles > limit:
-                raise _timeout(limit)
+                # A layer that takes too long may still come to a write that ends it sooner.
+                fields = self._until_refused(fields, limit - cycles + self._least_cycles(fields))
+                if not fields:
+                    raise _timeout(limit)
             if fields["opcode"] == Opcode.END:
                 return
             if fields["opcode"] == Opcode.FILL and self.config.scratchpad_ports == 1:
@@ -181,17 +195,62 @@ class Machine:
         config = self.config
         if fields["opcode"] == Opcode.FILL:
             return fields["y_count"] * -(-fields["run"] * FILL_UNIT // config.columns)
-        if fields["opcode"] == Opcode.RESIDUAL:
+        if fields["opcode"] != Opcode.ARRAY:
             return 0
         tiles = -(-fields["x_count"] * fields["y_count"] // config.rows)
         groups = -(-fields["channels"] // config.columns)
         # A run without taps takes a visit.
         return groups * tiles * max(window_taps(fields), fields["outer_count"] * fields["inner_count"])
 
-    def _fill(self, fields: dict[str, int]) -> None:
+    def _until_refused(self, fields: dict[str, int], spare: int) -> dict[str, int]:
+        """A layer or fill that takes more than ``spare`` cycles, cut off behind those; nothing if no write to
+        where it may not is among what is left."""
+        if spare < 0 or fields["opcode"] not in (Opcode.ARRAY, Opcode.FILL):
+            return {}
+        if fields["opcode"] == Opcode.FILL:
+            lines = spare // self._least_cycles(fields | {"y_count": 1}) + 1
+            cut = fields | {"y_count": min(fields["y_count"], lines)}
+            written = self._lines(cut)
+        else:
+            rows, columns = self.config.rows, self.config.columns
+            # Outputs are written behind their tile, each of which takes this long.
+            tiles = spare // self._least_cycles(fields | {"x_count": 1, "y_count": 1, "channels": 1})
+            if tiles == 0:
+                return {}
+            count = min(fields["x_count"] * fields["y_count"], tiles * rows)
+            x_count = min(fields["x_count"], count)
+            groups = tiles // -(-count // rows) + 1
+            cut = fields | {
+                "x_count": x_count,
+                "y_count": -(-count // x_count),
+                "channels": min(fields["channels"], groups * columns),
+            }
+            channels, outputs = np.arange(cut["channels"]), positions(cut, "output")
+            written = (self._places(outputs, channels[g : g + columns]) for g in channels[::columns])
+        return cut if any(self._is_refused(addresses) for addresses in written) else {}
+
+    def _is_refused(self, addresses: Int64Array) -> bool:
+        """Whether layers may not write to one of these addresses."""
+        return bool((self._wrap(addresses) >= self._bound).any())
+
+    def _check_writes(self, addresses: Int64Array) -> None:
+        """Raise what ends an inference whose layers are to write where they may not."""
+        if self._is_refused(addresses):
+            raise DeviceError(
+                f"a layer writes from byte {self._bound} on, which belongs to programs",
+                ErrorCode.BAD_DESCRIPTOR,
+            )
+
+    def _lines(self, fields: dict[str, int]) -> Iterator[Int64Array]:
+        """The addresses of each line of a FILL."""
         base, step, run = (fields[name] * FILL_UNIT for name in ("output_base", "output_step", "run"))
-        for line in base + np.arange(fields["y_count"]) * (run + step):
-            self.memory[self._wrap(line + np.arange(run))] = fields["zero_point"] & 0xFF
+        for line in range(fields["y_count"]):
+            yield base + line * (run + step) + np.arange(run)
+
+    def _fill(self, fields: dict[str, int]) -> None:
+        for line in self._lines(fields):
+            self._check_writes(line)
+            self.memory[self._wrap(line)] = fields["zero_point"] & 0xFF
 
     def _run_layer(self, fields: dict[str, int], reader: Reader, residual: dict[str, int] | None) -> None:
         config, depth, channels = self.config, window_taps(fields), fields["channels"]
@@ -204,14 +263,24 @@ class Machine:
         self._check_depth(fields, depth)
         weights = np.ones((groups, len(passes), depth, config.columns), np.int8)
         packed = np.zeros((groups, config.columns, STORED_CONSTANTS.bits // 8), np.uint8)
-        for group in range(groups):
-            packed[group] = self._records(reader)
-            if not fields["unit_weights"]:
-                weights[group] = reader.weights(weights[group].size // config.columns).reshape(
-                    weights[group].shape
-                )
-        constants = _constants(packed.reshape(-1, packed.shape[-1])[:channels])
         windows, outputs = positions(fields, "input"), positions(fields, "output")
+        for group in range(groups):
+            ready = 0
+            try:
+                packed[group] = self._records(reader)
+                for index, span in enumerate(passes):
+                    if not fields["unit_weights"]:
+                        weights[group, index] = reader.weights(depth)
+                    ready = span.stop
+            except ProgramEnd:
+                # What comes before the end is written.
+                first = group * config.columns
+                self._check_writes(self._places(outputs, np.arange(first)))
+                self._check_writes(
+                    self._places(outputs[:ready], np.arange(first, channels)[: config.columns])
+                )
+                raise
+        constants = _constants(packed.reshape(-1, packed.shape[-1])[:channels])
         for index, span in enumerate(passes):
             for part in _chunks(span, depth * config.columns):
                 accumulators = self._accumulate(fields, windows[part], weights[:, index])
@@ -287,16 +356,19 @@ class Machine:
         y += fields["zero_point"]
         minimum, maximum = fields["minimum"], fields["maximum"]
         y = np.where(y > maximum, maximum, np.where(y < minimum, minimum, y))
-        # Batches of so many outputs go to multiples of as many bytes.
-        lanes, columns = self.config.requantisers, self.config.columns
-        channels = np.arange(y.shape[1])
-        batches = outputs[:, np.newaxis] + channels // lanes * lanes
+        places = self._places(outputs, np.arange(y.shape[1]))
         if residual is not None:
-            words = (batches // columns + residual["offset"] // columns) * columns
-            operands = words + batches % columns // lanes * lanes + channels % lanes
+            columns = self.config.columns
+            operands = (places // columns + residual["offset"] // columns) * columns + places % columns
             y = add_residual(y, self.memory.view(np.int8)[self._wrap(operands)], residual)
-        places = self._wrap(batches // lanes * lanes + channels % lanes)
-        self.memory[places] = y.astype(np.int8).view(np.uint8)
+        self._check_writes(places)
+        self.memory[self._wrap(places)] = y.astype(np.int8).view(np.uint8)
+
+    def _places(self, outputs: Int64Array, channels: Int64Array) -> Int64Array:
+        """Addresses of outputs, (positions, channels): batches of Q go to multiples of Q bytes."""
+        lanes = self.config.requantisers
+        batches = outputs[:, np.newaxis] + channels // lanes * lanes
+        return batches // lanes * lanes + channels % lanes
 
     def _accumulate(self, fields: dict[str, int], windows: Int64Array, weights: Int8Array) -> Int64Array:
         """Sums of products, (positions, channels): windows (positions,), weights (groups, taps, columns).

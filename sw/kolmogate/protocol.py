@@ -36,7 +36,7 @@ from enum import IntEnum
 from cobs import cobs
 
 from .config import MachineConfig
-from .isa import Record
+from .isa import ADDRESS_BITS, UNIT, Record
 
 __all__ = [
     "ACCESS",
@@ -44,8 +44,10 @@ __all__ = [
     "IDENTITY",
     "LONGEST_FRAME",
     "PAGE_BYTES",
+    "PAGE_NUMBER_BITS",
     "PROGRESS",
     "RUN",
+    "RUN_ADDRESS_BITS",
     "VERSION",
     "Command",
     "FrameReader",
@@ -55,7 +57,7 @@ __all__ = [
     "unpack_frame",
 ]
 
-VERSION = 2
+VERSION = 3
 """Answered by IDENTIFY; driver and device must agree on it."""
 
 PAGE_BYTES = 256
@@ -97,11 +99,23 @@ class Status(IntEnum):
 
 
 ACCESS = Record("memory access", {"last": 8, "address": 24})
-"""``last`` is the number of bytes less one."""
-RUN = Record("run request", {"limit": 32, "literals": 24, "code": 23, "streamed": 1, "descriptors": 24})
-"""The cycles after which the device gives the inference up, and base addresses; those of rings for a program
-that is ``streamed``, whose coded ring lies just below that of the literals. The gateware keeps the
-newest bytes of a payload, so all layouts have in common that an address to count from is at the end."""
+"""``last`` is the number of bytes less one. The gateware keeps the newest bytes of a payload and counts from
+the address, which so is at the end."""
+PAGE_NUMBER_BITS = ADDRESS_BITS - (PAGE_BYTES - 1).bit_length()
+RUN_ADDRESS_BITS = ADDRESS_BITS - (UNIT - 1).bit_length()
+RUN = Record(
+    "run request",
+    {
+        "limit": 32,
+        **dict.fromkeys(("descriptors", "code", "literals"), RUN_ADDRESS_BITS),
+        "last_page": PAGE_NUMBER_BITS,
+        "streamed": 1,
+    },
+)
+"""The cycles after which the device gives the inference up; base addresses in units of `isa.UNIT` bytes,
+those of rings for a program that is ``streamed``, whose coded ring lies just below that of the literals; and
+the last page that layers may write to: one that goes further ends in BAD_DESCRIPTOR, so that nothing a
+descriptor says can damage a program."""
 PROGRESS = Record("progress", {"busy": 2, "coded": 2, "literals": 2, "code": 2, "error": 8, "cycles": 32})
 """Whether an inference is running, the pages that the readers of a streamed program are in, and the
 `ErrorCode` and cycles of the last inference."""

@@ -42,7 +42,14 @@ class _Target(Protocol):
     def write(self, address: int, content: bytes) -> None: ...
     def read(self, address: int, count: int) -> bytes: ...
     def run(
-        self, *, descriptors: int, code: int, literals: int, limit: int, program: Program | None = None
+        self,
+        *,
+        descriptors: int,
+        code: int,
+        literals: int,
+        limit: int,
+        bound: int | None = None,
+        program: Program | None = None,
     ) -> int | None: ...
 
 
@@ -117,7 +124,7 @@ class LoadedNetwork:
             name: image.sections[name].address - self.moved for name in ("descriptors", "code", "literals")
         }
         program = image.program() if image.streamed else None
-        measured = target.run(**entry, limit=self._limit, program=program)
+        measured = target.run(**entry, limit=self._limit, bound=image.written_end, program=program)
         region = target.read(image.output.address, image.output.layout.size)
         seconds = self._opened.now() - started
         spent = self._predicted if measured is None else measured

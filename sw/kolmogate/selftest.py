@@ -234,7 +234,7 @@ def _errors(device: Device, network: _Network) -> str:
     device.start(
         descriptors=entry["descriptors"], code=entry["code"], literals=entry["literals"], limit=_FOREVER
     )
-    run = RUN.pack(**entry, limit=_FOREVER).to_bytes(RUN.bits // 8, "little")
+    run = RUN.pack(limit=_FOREVER).to_bytes(RUN.bits // 8, "little")
     status = device.attempt(Command.RUN, run)
     if status != Status.BUSY:
         raise _Failure(f"a second RUN was answered with {_status(status)} instead of BUSY")

@@ -11,6 +11,7 @@ from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
 from kolmogate.config import CONFIGURATIONS
 from kolmogate.isa import SHIFT_BASE
 from kolmogate.programs import entropy
+from kolmogate.protocol import PAGE_BYTES
 from kolmogate_hw.column_buffer import ColumnBuffer
 from kolmogate_hw.constants_buffer import ConstantsBuffer
 from kolmogate_hw.drain import Drain
@@ -252,11 +253,12 @@ def test_entropy_engine_keeps_a_row_until_it_is_taken(held, tmp_path, monkeypatc
 @pytest.mark.parametrize("unfair", [False, True], ids=["", "refuted with the lowest first"])
 def test_scratchpad_grants_one_access_and_answers_it(unfair, tmp_path):
     """The highest client that asks is granted, alone; its answer comes two cycles later, with what was
-    written to the word last."""
-    config = dataclasses.replace(UP5K, scratchpad_bytes=64)
+    written to the word last; a layer's write to a page where it may not changes nothing, and is told of."""
+    config = dataclasses.replace(UP5K, scratchpad_bytes=2 * PAGE_BYTES)
+    word_bits, page_bits = 6, 5
     m = Module()
     names = ["outputs", "reads", "fill"]
-    dut = Scratchpad(config, [names], {"outputs", "fill"}, set())
+    dut = Scratchpad(config, [names], {"outputs", "fill"}, set(), {"fill"})
     m.submodules.dut = dut
     requests: dict[str, Any] = {"outputs": dut.outputs, "reads": dut.reads.request, "fill": dut.fill}
     ports = [one for port in requests.values() for one in free(m, port.valid, port.payload)]
@@ -266,13 +268,18 @@ def test_scratchpad_grants_one_access_and_answers_it(unfair, tmp_path):
         busy = busy | requests[name].valid
     granted = {name: request.valid & request.ready for name, request in requests.items()}
     # Any one byte.
-    place = chosen(m, ports, 3)
+    place = chosen(m, ports, word_bits)
+    m.d.comb += dut.last_page.eq(chosen(m, ports, 1))
     content, known = Signal(8), Signal()
+    refused = Signal()
+    m.d.sync += refused.eq(granted["fill"] & (dut.fill.payload.address[page_bits] > dut.last_page))
+    m.d.comb += Assert(dut.refused == refused)
     for name in ("outputs", "fill"):
         payload = requests[name].payload
-        with m.If(granted[name] & (payload.address[:3] == place) & payload.mask[0]):
+        may = (payload.address[page_bits] <= dut.last_page) if name == "fill" else 1
+        with m.If(granted[name] & (payload.address[:word_bits] == place) & payload.mask[0] & may):
             m.d.sync += [content.eq(payload.data[:8]), known.eq(1)]
-    reading = granted["reads"] & (requests["reads"].payload[:3] == place) & known
+    reading = granted["reads"] & (requests["reads"].payload[:word_bits] == place) & known
     asked, due, expected = Signal(2), Signal(2), Signal(16)
     m.d.sync += [
         asked.eq(Cat(granted["reads"], asked)),

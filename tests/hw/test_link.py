@@ -6,6 +6,7 @@ import pytest
 from cobs import cobs
 from kolmogate import protocol
 from kolmogate.config import configuration
+from kolmogate.isa import UNIT
 from kolmogate.protocol import Command, Status
 from kolmogate_hw.link import Decoder, Encoder, Link
 from kolmogate_hw.link.cobs import TOKEN
@@ -128,7 +129,7 @@ class Host:
         host = self.dut.host
         fed = host.fed & host.request.valid & host.request.ready
         sampled = (host.start, host.reset, fed, host.request.p.address)
-        entries = (host.descriptors, host.code, host.literals, host.limit, host.streamed)
+        entries = (host.descriptors, host.code, host.literals, host.limit, host.last_page, host.streamed)
         async for _, _, start, reset, filled, address, *entry in ctx.tick().sample(*sampled, *entries):
             if filled:
                 self.fed.append(address)
@@ -197,8 +198,10 @@ def read(sequence, address, size):
     return request(sequence, Command.READ, record(protocol.ACCESS, address=address, last=size - 1))
 
 
-def run(sequence, **entry):
-    return request(sequence, Command.RUN, record(protocol.RUN, **entry))
+def run(sequence, *, descriptors=0, code=0, literals=0, **entry):
+    addresses = {"descriptors": descriptors, "code": code, "literals": literals}
+    units = {name: address // UNIT for name, address in addresses.items()}
+    return request(sequence, Command.RUN, record(protocol.RUN, **units, **entry))
 
 
 @pytest.mark.parametrize("name", ["up5k", "ecp5-85f"])
@@ -309,8 +312,8 @@ def test_frame_longer_than_the_buffer():
         (request(FIRST, Command.WRITE, bytes((1, 0, 0, 0, 7, 8, 9))), Status.BAD_LENGTH),
         (request(FIRST, Command.READ, bytes(3)), Status.BAD_LENGTH),
         (request(FIRST, Command.READ, bytes(5)), Status.BAD_LENGTH),
-        (request(FIRST, Command.RUN, bytes(12)), Status.BAD_LENGTH),
-        (request(FIRST, Command.RUN, bytes(14)), Status.BAD_LENGTH),
+        (request(FIRST, Command.RUN, bytes(11)), Status.BAD_LENGTH),
+        (request(FIRST, Command.RUN, bytes(13)), Status.BAD_LENGTH),
         (request(FIRST, Command.FEED, bytes((1, 0, 0, 0, 7))), Status.BAD_LENGTH),
         (feed(FIRST, 255, b"ab"), Status.BAD_ADDRESS),
         (feed(FIRST, SIZE, b"a"), Status.BAD_ADDRESS),
@@ -324,7 +327,7 @@ def test_frame_longer_than_the_buffer():
         (read(FIRST, 1 << 20, 1), Status.BAD_ADDRESS),
         (run(FIRST, descriptors=SIZE), Status.BAD_ADDRESS),
         (run(FIRST, code=SIZE), Status.BAD_ADDRESS),
-        (run(FIRST, literals=1 << 20), Status.BAD_ADDRESS),
+        (run(FIRST, literals=(1 << 20) - UNIT), Status.BAD_ADDRESS),
     ],
     ids=lambda value: value.name if isinstance(value, Status) else "",
 )
@@ -340,8 +343,9 @@ def test_bad_requests_are_refused_without_effect(frame, status):
 
 
 def test_run_status_reset():
-    entry = {"descriptors": SIZE - 1, "code": 0x1234, "literals": 0xABCD, "limit": 0xDEADBEEF, "streamed": 1}
-    started = (SIZE - 1, 0x1234, 0xABCD, 0xDEADBEEF, 1)
+    entry = {"descriptors": SIZE - 8, "code": 0x1238, "literals": 0xABC8, "limit": 0xDEADBEEF}
+    entry |= {"last_page": 0xABC, "streamed": 1}
+    started = tuple(entry.values())
 
     async def conversation(host, ask):
         sequence = FIRST - 1

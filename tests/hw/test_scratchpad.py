@@ -9,6 +9,7 @@ from amaranth.hdl import Assert, Module
 from amaranth.lib import data
 from kolmogate.config import MachineConfig
 from kolmogate.isa import WORD_GRAIN
+from kolmogate.protocol import PAGE_BYTES
 from kolmogate_hw import scratchpad
 from kolmogate_hw.scratchpad import Scratchpad, ScratchpadMemory
 from kolmogate_sim.streams import simulate, stalls
@@ -19,6 +20,7 @@ PORTS = {
 }
 CLIENTS = PORTS[1][0]
 WRITERS = {"outputs", "fill"}
+LAYERS = {"fill"}
 UNALIGNED = {"activations"}
 READERS = [name for name in CLIENTS if name not in WRITERS]
 
@@ -36,10 +38,11 @@ class StrictMemory(ScratchpadMemory):
 def test_clients_share_the_memory(
     config: MachineConfig, ports: int, source: random.Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A few words, fought over by every client, each pausing at random."""
-    config = dataclasses.replace(config, rows=4, scratchpad_bytes=8 * config.columns, scratchpad_ports=ports)
+    """A few words, fought over by every client, each pausing at random; layers may write to half of them."""
+    size = 2 * PAGE_BYTES
+    config = dataclasses.replace(config, rows=4, scratchpad_bytes=size, scratchpad_ports=ports)
     monkeypatch.setattr(scratchpad, "ScratchpadMemory", StrictMemory)
-    dut = Scratchpad(config, PORTS[ports], WRITERS, UNALIGNED)
+    dut = Scratchpad(config, PORTS[ports], WRITERS, UNALIGNED, LAYERS)
     latency = {name: getattr(dut, name).signature.latency for name in READERS}
     grain = config.columns // WORD_GRAIN
     memory = [0] * config.scratchpad_words
@@ -52,7 +55,7 @@ def test_clients_share_the_memory(
         pauses = stalls(mine, 0.75)
 
         def payload() -> Any:
-            address = mine.randrange(config.scratchpad_words)
+            address = mine.randrange(4) + mine.randrange(2) * (config.scratchpad_words - 4)
             if name in UNALIGNED:
                 return grain * address - mine.randrange(grain if address else 1)
             if name not in WRITERS:
@@ -90,9 +93,13 @@ def test_clients_share_the_memory(
         ]
         due: list[dict[str, int | None]] = [{} for _ in range(max(latency.values()))]
         seen = dict.fromkeys(CLIENTS, 0)
-        tick = ctx.tick().sample(*signals, *answers)
+        refused = 0
+        ctx.set(dut.last_page, 0)
+        tick = ctx.tick().sample(dut.refused, *signals, *answers)
         for _ in range(cycles):
-            _, _, *values = await tick
+            _, _, refusal, *values = await tick
+            assert refusal == refused
+            refused = 0
             answered = dict(zip(READERS, zip(*[iter(values[len(signals) :])] * 2, strict=True), strict=True))
             asked = dict(zip(CLIENTS, zip(*[iter(values[: len(signals)])] * 3, strict=True), strict=True))
             for name, (valid, word) in answered.items():
@@ -111,7 +118,9 @@ def test_clients_share_the_memory(
                 if not valid or not ready:
                     continue
                 seen[name] += 1
-                if name in WRITERS:
+                if name in LAYERS and payload.address * config.columns >= PAGE_BYTES:
+                    refused = 1
+                elif name in WRITERS:
                     written = payload
                 else:
                     first, skip = divmod(payload, grain) if name in UNALIGNED else (payload, 0)

@@ -8,7 +8,7 @@ from kolmogate import protocol
 from kolmogate.config import configuration
 from kolmogate.driver import Device, Progress
 from kolmogate.errors import DeviceError, UsageError
-from kolmogate.isa import ErrorCode
+from kolmogate.isa import UNIT, ErrorCode
 from kolmogate.link import Link
 from kolmogate.protocol import Command, Status
 
@@ -184,12 +184,19 @@ def test_addresses_beyond_the_scratchpad_are_refused(address, count):
             device.write(address, bytes(count))
 
 
+def test_run_says_where_layers_may_write():
+    link = ModelDevice()
+    Device(link).run(**ENTRY, bound=0x700)
+    assert link.runs[-1]["last_page"] == 6
+
+
 @pytest.mark.parametrize("duration", [0, 1e-5, 1e-3, 0.5])
 def test_run_returns_its_cycles(duration):
     link = ModelDevice(duration=duration)
     device = Device(link)
     assert device.run(**ENTRY) == int(duration * 1e6)
-    assert link.runs == [{**ENTRY, "streamed": 0}]
+    addresses = {name: ENTRY[name] // UNIT for name in ("descriptors", "code", "literals")}
+    assert link.runs == [{**ENTRY, **addresses, "last_page": SIZE // 256 - 1, "streamed": 0}]
     assert link.ends <= link.clock <= link.ends * 1.05 + 1e-4
     assert link.executed.count(Command.STATUS) < 300
     assert device.status() == Progress(False, 0, int(duration * 1e6))

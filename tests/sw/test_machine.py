@@ -90,9 +90,9 @@ def put_inputs(machine, values):
     machine.write(0x100, (np.array(values) - INPUT_OFFSET).astype(np.int8).tobytes())
 
 
-def execute(machine, *descriptors, limit=1 << 20):
+def execute(machine, *descriptors, limit=1 << 20, bound=None):
     put_descriptors(machine, *descriptors)
-    machine.run(descriptors=DESCRIPTORS_AT, code=CODE_AT, literals=LITERALS_AT, limit=limit)
+    machine.run(descriptors=DESCRIPTORS_AT, code=CODE_AT, literals=LITERALS_AT, limit=limit, bound=bound)
 
 
 def outputs(machine, count=8, address=0x7000):
@@ -183,6 +183,26 @@ def test_accumulators_wrap_at_their_width(machine):
 def test_unknown_opcodes(machine):
     for opcode in range(len(Opcode), 8):
         assert error_of(machine, {"opcode": opcode}) == ErrorCode.BAD_DESCRIPTOR
+
+
+@pytest.mark.parametrize("limit", [20, 1 << 20], ids=["more than its time", "in time"])
+def test_no_write_goes_beyond_the_bound(machine, limit):
+    """Up to it all is written; the first that would go further ends the inference and changes nothing."""
+    fill = {"opcode": Opcode.FILL, "y_count": 2, "run": 32, "output_base": 0, "zero_point": 7}
+    assert error_of(machine, fill, limit=max(limit, 50), bound=0x100) == ErrorCode.BAD_DESCRIPTOR
+    assert outputs(machine, 0x108, 0) == [7] * 0x100 + [0] * 8
+    layer = {**DENSE, "unit_weights": 1, "y_count": 300, "output_wrap": 8, "output_base": 0x70F8}
+    put_program(machine, [records(8)], record_rows(**IDENTITY))
+    assert error_of(machine, layer, limit=limit, bound=0x7000) == ErrorCode.BAD_DESCRIPTOR
+    assert outputs(machine, 16, 0x70F8) == [0] * 16
+
+
+def test_a_program_that_ends_behind_a_write_beyond_the_bound(machine):
+    """The second group has no weights, which the device waits for; the first is written before."""
+    put_weights(machine, np.ones((4, 8), np.int8), groups=1)
+    layer = {**DENSE, "channels": 16, "output_base": 0x70F8}
+    assert error_of(machine, layer, bound=0x7100) == ErrorCode.TIMEOUT
+    assert error_of(machine, layer, bound=0x7000) == ErrorCode.BAD_DESCRIPTOR
 
 
 def test_a_count_of_nothing_is_one_more_than_the_largest(machine):

@@ -36,7 +36,7 @@ def spram_memory(memory: Any) -> Module:
             "SB_SPRAM256KA",
             i_CLOCK=ClockSignal(),
             i_CHIPSELECT=Const(1, 1),
-            i_WREN=~memory.read_enable[0],
+            i_WREN=~(memory.read_enable[0] | memory.protect),
             i_MASKWREN=Cat(low, low, high, high),
             i_ADDRESS=address,
             i_DATAIN=memory.write_data[span],

@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.errors import UsageError
-from kolmogate.isa import Record
+from kolmogate.isa import UNIT, Record
 from kolmogate.protocol import ACCESS, IDENTITY, PAGE_BYTES, PROGRESS, RUN, Command, Status, identity
 from kolmogate.rings import RINGS
 
@@ -96,6 +96,10 @@ class Link(wiring.Component):
         # The address of a READ stays where it is while an answer's first bytes leave.
         low, high = chain[: -ACCESS.bits], chain[-ACCESS.bits :]
         run = data.View(_layout(RUN), chain[-RUN.bits :])
+        entries = {
+            name: Cat(Const(0, (UNIT - 1).bit_length()), run[name])
+            for name in ("descriptors", "code", "literals")
+        }
         access = data.View(_layout(ACCESS), high)
         offset = access.address[:8]
         final = Signal(9, reset_less=True)  # offset of the last byte to move
@@ -127,10 +131,9 @@ class Link(wiring.Component):
             request.read_address.eq(count),
             host.request.p.address.eq(access.address),
             host.request.p.data.eq(request.read_data),
-            host.descriptors.eq(run.descriptors),
-            host.code.eq(run.code),
-            host.literals.eq(run.literals),
+            *(getattr(host, name).eq(entry) for name, entry in entries.items()),
             host.limit.eq(run.limit),
+            host.last_page.eq(run.last_page),
             host.streamed.eq(run.streamed),
             host.start.eq(start),
             host.reset.eq(reset),
@@ -219,7 +222,7 @@ class Link(wiring.Component):
                     with m.Case(Command.WRITE, Command.READ, Command.FEED):
                         expect(~final[8] & below_size(access.address), Status.BAD_ADDRESS)
                     with m.Case(Command.RUN):
-                        inside = Cat(map(below_size, (run.descriptors, run.code, run.literals))).all()
+                        inside = Cat(map(below_size, entries.values())).all()
                         expect(inside, Status.BAD_ADDRESS)
                         m.d.sync += start.eq(inside & ~repeated)
                     with m.Case(Command.RESET):
