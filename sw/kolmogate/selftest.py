@@ -214,16 +214,15 @@ def _errors(device: Device, network: _Network) -> str:
         literals=sections["literals"].address,
     )
     Opened(device).load(image)
-    for wanted, address, damage, limit in (
-        (ErrorCode.BAD_DESCRIPTOR, entry["descriptors"], b"\xff", _FOREVER),
-        (ErrorCode.TIMEOUT, entry["code"], _NO_WEIGHTS, 10_000),
+    for wanted, address, damage, limit, bound in (
+        (ErrorCode.BAD_DESCRIPTOR, entry["descriptors"], b"\xff", _FOREVER, image.written_end),
+        (ErrorCode.BAD_DESCRIPTOR, entry["descriptors"], b"", _FOREVER, PAGE_BYTES),
+        (ErrorCode.TIMEOUT, entry["code"], _NO_WEIGHTS, 10_000, image.written_end),
     ):
         before = device.read(address, len(damage))
         device.write(address, damage)
         try:
-            device.run(
-                descriptors=entry["descriptors"], code=entry["code"], literals=entry["literals"], limit=limit
-            )
+            device.run(**entry, limit=limit, bound=bound)
         except DeviceError as error:
             if error.code != wanted:
                 raise
@@ -231,9 +230,7 @@ def _errors(device: Device, network: _Network) -> str:
             raise _Failure(f"a damaged image ended well instead of with {wanted.name}")
         device.write(address, before)
     device.write(entry["code"], _NO_WEIGHTS)
-    device.start(
-        descriptors=entry["descriptors"], code=entry["code"], literals=entry["literals"], limit=_FOREVER
-    )
+    device.start(**entry, limit=_FOREVER)
     run = RUN.pack(limit=_FOREVER).to_bytes(RUN.bits // 8, "little")
     status = device.attempt(Command.RUN, run)
     if status != Status.BUSY:

@@ -10,6 +10,7 @@ from kolmogate.cli import main
 from kolmogate.config import configuration
 from kolmogate.driver import Device
 from kolmogate.errors import DeviceError
+from kolmogate.isa import UNIT
 from kolmogate.link import Link
 from kolmogate.machine import Machine
 from kolmogate.protocol import Command, Status
@@ -76,9 +77,10 @@ class MachineDevice(Link):
 
     def run(self, fields):
         self.error = 0
-        entry = {name: fields[name] for name in ("descriptors", "code", "literals")}
+        entry = {name: UNIT * fields[name] for name in ("descriptors", "code", "literals")}
+        bound = protocol.PAGE_BYTES * (fields["last_page"] + 1)
         try:
-            self.machine.run(**entry, limit=min(fields["limit"], WEIGHTLESS_LIMIT))
+            self.machine.run(**entry, bound=bound, limit=min(fields["limit"], WEIGHTLESS_LIMIT))
         except DeviceError as error:
             self.busy = fields["limit"] > WEIGHTLESS_LIMIT and error.code == selftest.ErrorCode.TIMEOUT
             self.error = 0 if self.busy else error.code
