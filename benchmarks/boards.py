@@ -8,14 +8,14 @@ from the folder that KOLMOGATE_MODELS names; writes boards.md.
 
 import json
 import math
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import folder, run
 from kolmogate import protocol
 from kolmogate.bench import ANCHORS
+from kolmogate.errors import InputError
 from kolmogate.files import write_whole
 from kolmogate.protocol import ACCESS, PAGE_BYTES, PROGRESS, RUN
 from kolmogate.report import format_table
@@ -124,16 +124,22 @@ def link_bytes(inputs: int, outputs: int) -> int:
 
 
 def main() -> None:
-    folder = os.environ.get("KOLMOGATE_MODELS")
-    if not folder:
-        sys.exit("KOLMOGATE_MODELS is not set: it names the folder of the MLPerf Tiny networks")
-    benched = json.loads((HERE / "cycles.json").read_text())
-    built = [one for one in json.loads((HERE / "fmax.json").read_text()).values() if "failed" not in one]
+    models = folder("KOLMOGATE_MODELS")
+    benched = results("cycles.json", "make bench")
+    built = [one for one in results("fmax.json", "make fmax").values() if "failed" not in one]
     sizes = {}
     for model in ANCHORS:
-        network = load_tflite(Path(folder) / f"{model}.tflite")
+        network = load_tflite(models / f"{model}.tflite")
         sizes[model] = [math.prod(network.tensors[name].shape) for name in (network.input, network.output)]
     write_whole(HERE / "boards.md", text(benched, built, sizes).encode())
+
+
+def results(name: str, command: str) -> Any:
+    """What another benchmark wrote; raises `InputError` if it has not been run."""
+    try:
+        return json.loads((HERE / name).read_text())
+    except (OSError, ValueError):
+        raise InputError(f"there are no results in {HERE / name}: run {command} first") from None
 
 
 def text(benched: list[dict[str, Any]], built: list[dict[str, Any]], sizes: dict[str, list[int]]) -> str:
@@ -218,4 +224,4 @@ a factor of about two.
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,7 +9,6 @@ others drawn alike. Networks named on the command line are measured alone, and n
 """
 
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import Any
 
 import kolmogate
 import numpy as np
+from common import folder, run
 from kolmogate import golden
+from kolmogate.arrays import load_inputs
 from kolmogate.config import MachineConfig
-from kolmogate.errors import InputError
+from kolmogate.errors import InputError, UsageError
 from kolmogate.lossy import Compressed, compress
 from kolmogate.lossy.calibration import synthetic
 from kolmogate.lossy.outputs import Outputs
@@ -36,6 +37,7 @@ LOSSES = {
     "ad01_int8": (1e-3, 1e-4),
 }
 KEYWORDS = "kws_ref_model"
+CALIBRATION = "kws_calibration_200.npz"
 BYTES = (9000, 10500)
 
 
@@ -88,17 +90,21 @@ def roomy(config: MachineConfig) -> MachineConfig:
     return replace(config, scratchpad_bytes=1 << 20)
 
 
-def main(names: list[str]) -> None:
-    models, data = (Path(os.environ[name]) for name in ("KOLMOGATE_MODELS", "KOLMOGATE_DATA"))
-    keywords = np.load(data / "kws_calibration_200.npz")["x"]
+def main() -> None:
     budgets: dict[str, list[dict[str, Any]]] = {
         KEYWORDS: [{"max_loss": 1.0, "max_bytes": size} for size in BYTES],
         **{name: [{"max_loss": loss} for loss in losses] for name, losses in LOSSES.items()},
     }
-    results = []
+    names, results = sys.argv[1:], []
+    for name in names:
+        if name not in budgets:
+            raise UsageError(f"unknown network {name!r}: choose from {', '.join(budgets)}")
+    models, data = folder("KOLMOGATE_MODELS"), folder("KOLMOGATE_DATA", CALIBRATION)
     for name in names or budgets:
         network = kolmogate.load_tflite(models / f"{name}.tflite")
-        given = keywords if name == KEYWORDS else None
+        given = None
+        if name == KEYWORDS:
+            given = load_inputs(data / CALIBRATION, network.tensors[network.input])
         results += [measure(name, network, given, **budget) for budget in budgets[name]]
     if not names:
         (FOLDER / "compression.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -134,4 +140,4 @@ def page(results: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

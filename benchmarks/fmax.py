@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common import run
 from kolmogate.errors import KolmogateError
 from kolmogate.files import write_whole
 from kolmogate.report import format_table
@@ -34,17 +35,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for name in options.boards or DEFAULT_BOARDS:
+    boards = [find(name) for name in options.boards or DEFAULT_BOARDS]
+    for board in boards:
+        name = board.name
         with tqdm(bar_format="{desc} ({elapsed})", file=sys.stderr, leave=False) as bar:
             try:
                 built = build(
-                    find(name),
+                    board,
                     options.seeds,
                     progress=lambda step, name=name, bar=bar: bar.set_description_str(f"{name}: {step}"),
                 )
             except KolmogateError as error:
                 print(f"{name}: {error}", file=sys.stderr)
-                results[name] = {"board": name, "target": find(name).target, "failed": str(error)}
+                results[name] = {"board": name, "target": board.target, "failed": str(error)}
             else:
                 results[name] = asdict(built)
         save(results)
@@ -98,4 +101,4 @@ def text(entries: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -6,12 +6,11 @@ Networks come from the folder that KOLMOGATE_MODELS names. "Without" is the same
 forbidden. Descriptors are not counted.
 """
 
-import os
 import sys
-from pathlib import Path
 
 import kolmogate
 import numpy as np
+from common import folder, run
 from kolmogate.compiler import materials
 from kolmogate.isa import INSTRUCTION, P0
 from kolmogate.programs.p0 import Instruction, execute
@@ -47,14 +46,13 @@ def sizes(columns: int, layers: list, choice: Choice) -> tuple[int, int, int]:
 
 
 def main() -> None:
-    folder = os.environ.get("KOLMOGATE_MODELS")
-    if not folder:
-        sys.exit("KOLMOGATE_MODELS is not set: it names the folder of the MLPerf Tiny networks")
+    models = folder("KOLMOGATE_MODELS")
     config = kolmogate.configuration("up5k")
     table: dict[str, list[str]] = {name: [] for name in CHOICES}
     saved: list[str] = []
-    for model in tqdm(MODELS.values(), file=sys.stderr):
-        layers = materials(kolmogate.load_tflite(Path(folder) / f"{model}.tflite"), config)
+    networks = [kolmogate.load_tflite(models / f"{model}.tflite") for model in MODELS.values()]
+    for network in tqdm(networks, file=sys.stderr):
+        layers = materials(network, config)
         for name, choice in CHOICES.items():
             size, loops, cycles = sizes(config.columns, layers, choice)
             table[name].append(f"{size:,} ({cycles / 1e6:.2f})")
@@ -69,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

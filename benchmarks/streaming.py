@@ -5,12 +5,11 @@
 The network is AD of MLPerf Tiny, in the folder that KOLMOGATE_MODELS names. It takes some minutes.
 """
 
-import os
 import sys
-from pathlib import Path
 
 import kolmogate
 import numpy as np
+from common import folder, run
 from kolmogate import golden
 from kolmogate.cycles import cycles
 from kolmogate.driver import Device
@@ -23,11 +22,9 @@ PACES = {"as fast as the gateware takes it": 1, "10 Mbaud": 36}
 
 
 def main() -> None:
-    folder = os.environ.get("KOLMOGATE_MODELS")
-    if not folder:
-        sys.exit("KOLMOGATE_MODELS is not set: it names the folder of the MLPerf Tiny networks")
+    models = folder("KOLMOGATE_MODELS")
     config = kolmogate.configuration(TARGET)
-    network = kolmogate.load_tflite(Path(folder) / "ad01_int8.tflite")
+    network = kolmogate.load_tflite(models / "ad01_int8.tflite")
     fastest, smallest = (
         kolmogate.compile(network, config, objective=objective, streamed=True)
         for objective in ("fastest", "smallest")
@@ -61,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
