@@ -1,7 +1,7 @@
 """The compiler: from a network to an image for one machine, exact to the last output bit."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -36,7 +36,7 @@ from .simplify import Dropped, simplify
 from .simplify.reorder import reorder
 from .skeleton import skeleton
 
-__all__ = ["OBJECTIVES", "compile", "materials"]
+__all__ = ["OBJECTIVES", "compile", "compile_within", "materials"]
 
 
 OBJECTIVES = ("fastest", "balanced", "smallest")
@@ -59,7 +59,7 @@ def compile(
     rewritten: Network | None = None,
 ) -> Image:
     """The image of ``network`` for a machine, simplified first (`kolmogate.simplify`), for the objective
-    ``smallest`` with its channels reordered if it is smaller so.
+    ``smallest`` with its channels reordered if it is smaller so, within ``max_bytes`` if it is faster.
 
     It is resident: the device keeps it. Where that does not fit, it is streamed (`kolmogate.rings`): then the
     device keeps its descriptors alone, and the host sends the program anew for each inference. What a
@@ -90,10 +90,40 @@ def compile(
         raise UsageError("give a budget of cycles or of bytes, not both")
     if max_cycles is not None and streamed:
         raise UsageError("how long a streamed image takes is up to the link: give no budget of cycles")
+    smallest = objective == "smallest" and max_cycles is None and max_bytes is None
+    every = smallest or max_bytes is not None
+    images, errors = [], []
+    for job in _jobs(network, config, rewritten, smallest=smallest, every=every):
+        try:
+            images.append(_image(job, objective, max_cycles, max_bytes, streamed))
+        except InputError as error:
+            errors.append(error)
+    if not images:
+        if max_bytes is not None:
+            # Filters that are not folded are shorter.
+            image = compile(network, config, objective="smallest", streamed=streamed, rewritten=rewritten)
+            if image.device_bytes <= max_bytes:
+                return image
+        raise errors[-1]
+    if max_bytes is None:
+        return min(images, key=lambda one: one.device_bytes)
+    return min(images, key=lambda one: sum(layer.total for layer in cycles(one)))
+
+
+def compile_within(network: Network, config: MachineConfig) -> Callable[[int], Image]:
+    """`compile` by ``max_cycles``: what several budgets have in common is done here, once."""
+    (job,) = _jobs(network, config, None, smallest=False, every=False)
+    job = replace(job, tried=job.candidates())
+    return lambda budget: _image(job, "balanced", budget, None, False)
+
+
+def _jobs(
+    network: Network, config: MachineConfig, rewritten: Network | None, *, smallest: bool, every: bool
+) -> list["_Job"]:
+    """The network to compile, and if ``every`` also with its channels reordered, where that changes it."""
     weights = _weights(network)
     simplified = simplify(network)
     live = simplified.network if rewritten is None else simplify(rewritten).network
-    smallest = objective == "smallest" and max_cycles is None and max_bytes is None
 
     def job(variant: Network, reordered: tuple[str, ...]) -> _Job:
         lowered = lower(variant)
@@ -112,11 +142,10 @@ def compile(
 
     jobs = [job(live, ())]
     # In another order a hash no longer makes the weights that it makes.
-    if smallest and not any(material.computed for material in jobs[0].materials):
+    if every and not any(material.computed for material in jobs[0].materials):
         ordered, moved = reorder(live)
         jobs += [job(ordered, moved)] if moved else []
-    images = [_image(one, objective, max_cycles, max_bytes, streamed) for one in jobs]
-    return min(images, key=lambda one: one.device_bytes)
+    return jobs
 
 
 def _image(
@@ -205,9 +234,11 @@ def _fastest_within(job: "_Job", coded: Sequence[Choice], budget: int) -> Image:
         return fastest
     tried, paces = job.candidates(), job.paces(cycles(fastest))
     low, high = 0, sum(layer.total for layer in cycles(best))
+    made: dict[tuple[Choice, ...], Image] = {}
     for _ in tqdm(range(ATTEMPTS), desc="search", delay=2, leave=False, disable=None):
         middle = (low + high) // 2
-        image = job.image([one.choice for one in select(tried, paces, middle)])
+        choices = tuple(one.choice for one in select(tried, paces, middle))
+        image = made[choices] = made.get(choices) or job.image(choices)
         if image.device_bytes <= budget:
             best, high = image, middle
         else:
@@ -250,26 +281,34 @@ def _smallest_within(
     tried, paces = job.candidates(), job.paces(times)
     depthwise = [not patient and layer.op == DepthwiseConv2D.kind for layer in job.plan.layers]
     left = budget - sum(layer.total for layer in times)
-    allowance, best, seen = left, fastest, set()
+    # What fits and what does not: between them is what to try next.
+    fitting, exceeding = 0, None
+    allowance, best = left, fastest
+    seen: dict[tuple[Choice, ...], int] = {}
     for _ in tqdm(range(ATTEMPTS), desc="search", delay=2, leave=False, disable=None):
-        choices = tuple(one.choice for one in select(tried, paces, max(0, allowance), depthwise))
-        if choices in seen:
-            allowance -= max(1, left // 16)
-            if allowance < 0:
-                break
-            continue
-        seen.add(choices)
-        image = job.image(choices)
-        spent = cycles(image)
-        over = sum(layer.total for layer in spent) - budget
-        late = sum(
-            layer.decode - fast.decode
-            for layer, fast, never in zip(spent, times, depthwise, strict=True)
-            if never
-        )
-        if over <= 0 and late <= 0 and image.device_bytes < best.device_bytes:
-            best = image
-        allowance -= over if late <= 0 else max(over, left // 16)
+        choices = tuple(one.choice for one in select(tried, paces, allowance, depthwise))
+        if choices not in seen:
+            image = job.image(choices)
+            spent = cycles(image)
+            late = [
+                never and layer.decode > fast.decode
+                for layer, fast, never in zip(spent, times, depthwise, strict=True)
+            ]
+            if any(one and choice != Choice() for one, choice in zip(late, choices, strict=True)):
+                # Literals there: the estimate does not see it.
+                tried = tuple(layer[:1] if one else layer for layer, one in zip(tried, late, strict=True))
+                continue
+            seen[choices] = left + 1 if any(late) else sum(layer.total for layer in spent) - budget
+            if seen[choices] <= 0 and image.device_bytes < best.device_bytes:
+                best = image
+        over = seen[choices]
+        if over <= 0:
+            fitting = allowance
+        else:
+            exceeding = allowance
+        allowance = fitting - over + 1 if exceeding is None else (fitting + exceeding) // 2
+        if allowance in (fitting, exceeding):
+            break
     return best
 
 
@@ -287,7 +326,8 @@ class _Job:
 
     ``weights`` are how many each operation had before and after simplification, ``dropped`` and ``reordered``
     what became of its channels. The ``smallest`` image may take what cycles it likes; ``streamed`` images
-    keep nothing of their programs in the scratchpad but the rings.
+    keep nothing of their programs in the scratchpad but the rings. ``tried`` are the candidates, if they are
+    known already.
     """
 
     config: MachineConfig
@@ -299,12 +339,15 @@ class _Job:
     smallest: bool
     reordered: tuple[str, ...] = ()
     streamed: bool = False
+    tried: tuple[tuple[Candidate, ...], ...] = ()
 
-    def candidates(self) -> list[list[Candidate]]:
+    def candidates(self) -> tuple[tuple[Candidate, ...], ...]:
         """All choices for each layer that the machine runs."""
+        if self.tried:
+            return self.tried
         progress = tqdm(self.materials, desc="candidates", delay=2, leave=False, disable=None)
         tried = (candidates(material, self.config.columns) for material in progress)
-        return [layer if self.config.entropy_engines else layer[:1] for layer in tried]
+        return tuple(tuple(layer if self.config.entropy_engines else layer[:1]) for layer in tried)
 
     def paces(self, times: Sequence[LayerCycles]) -> list[Pace]:
         """The array's work on each layer, which took ``times``."""

@@ -6,14 +6,14 @@ back-ends, over a cluster.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from joblib import Parallel, delayed
 from tqdm import tqdm
 
-from .compiler import compile
+from .compiler import compile, compile_within
 from .config import MachineConfig
 from .cycles import cycles
 from .errors import ToolMissingError, UsageError
@@ -50,8 +50,8 @@ def front(network: Network, config: MachineConfig, *, jobs: int = 1, backend: st
         raise UsageError(
             f"joblib has no back-end {backend!r}: choose loky, or one that is registered"
         ) from None
-    budgets = [int(part * least) for part in ALLOWANCES]
-    found = pool(delayed(_within)(network, config, budget) for budget in budgets)
+    budgets, within = [int(part * least) for part in ALLOWANCES], compile_within(network, config)
+    found = pool(delayed(_point)(within, budget) for budget in budgets)
     points = [
         Point(fastest.device_bytes, least, "fastest"),
         *tqdm(found, desc="front", total=len(budgets), delay=2, leave=False, disable=None),
@@ -60,8 +60,8 @@ def front(network: Network, config: MachineConfig, *, jobs: int = 1, backend: st
     return _undominated(points)
 
 
-def _within(network: Network, config: MachineConfig, budget: int) -> Point:
-    image = compile(network, config, max_cycles=budget)
+def _point(within: Callable[[int], Image], budget: int) -> Point:
+    image = within(budget)
     return Point(image.device_bytes, _cycles(image), f"at most {budget:,} cycles")
 
 

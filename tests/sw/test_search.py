@@ -36,7 +36,7 @@ def network(chain):
     return chain(9, 9, 8).conv(16, padding=(1, 1, 1, 1)).depthwise().conv(24, size=(1, 1)).dense(10).network()
 
 
-@pytest.mark.parametrize("choice", [Choice(a, b) for a in (False, True) for b in (False, True)])
+@pytest.mark.parametrize("choice", [Choice(a, b) for a in (0, 1 / 3, 1) for b in (0, 1 / 6, 1)])
 def test_a_written_layer_is_made_again(material, choice):
     writer = Writer(8)
     bits = sum(writer.layer(material, choice))
@@ -57,6 +57,30 @@ def test_candidates_are_as_they_say(material):
         assert writer.engine_cycles == candidate.engine_cycles
 
 
+def test_parts_are_tried(material):
+    alike = dataclasses.replace(material, records=tuple(block >> 5 for block in material.records))
+    found = candidates(alike, 8)
+    assert found[0].choice == Choice()
+    assert {one.choice.records for one in found} == {0, 1 / 3, 2 / 3, 1}
+    assert {0, 1} < {one.choice.weights for one in found}
+    assert all(one.engine_cycles < other.engine_cycles for one, other in itertools.pairwise(found))
+    assert all(one.bits > other.bits for one, other in itertools.pairwise(found))
+
+
+def test_equal_constants_are_stored_once(chain, inputs, infer):
+    """Those of a layer that has no weights. A program that is streamed cannot go back."""
+    network = chain(6, 6, 40).depthwise(size=(1, 1)).pool((2, 2)).network()
+    once, again = (compile(network, UP5K, objective="fastest", streamed=one) for one in (False, True))
+    saved = len(again.sections["literals"].data) - len(once.sections["literals"].data)
+    # Five groups of 64 bytes; SEEK goes to every other word.
+    assert saved == 4 * 64 - UP5K.columns
+    x = inputs(network, 3)
+    assert (infer(once, x) == golden.run(network, x)).all()
+    # It waits for literals, five times; the array hides most of that.
+    least, total = (sum(layer.total for layer in cycles(image)) for image in (again, once))
+    assert total <= least + 5 * 9
+
+
 def test_selection_keeps_its_allowance():
     rng = np.random.default_rng(6)
     layers = [
@@ -70,13 +94,12 @@ def test_selection_keeps_its_allowance():
         for _ in range(12)
     ]
     paces = [Pace(2, int(rng.integers(50, 500)), 4, 10) for _ in layers]
-    unavoidable = waits(pace_table(paces), [0] * 12).sum()
+    unavoidable = waits(pace_table(paces), [(0, 1)] * 12).sum()
     sizes = []
     for allowance in (0, 50, 200, 1000, 10_000):
         chosen = select(layers, paces, allowance)
-        assert (
-            waits(pace_table(paces), [one.engine_cycles for one in chosen]).sum() - unavoidable <= allowance
-        )
+        work = [(one.engine_cycles, one.engine_groups) for one in chosen]
+        assert waits(pace_table(paces), work).sum() - unavoidable <= allowance
         sizes.append(sum(one.bits for one in chosen))
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == sum(min(one.bits for one in layer) for layer in layers)
@@ -93,12 +116,17 @@ def test_layers_that_must_not_wait():
 
 def test_waits():
     """What the estimate is made of: short work is hidden, long work shows, two groups are made ahead."""
-    assert not waits(pace_table([Pace(2, 4000, 10, 10)] * 3), [0, 900, 900]).any()
-    first, second = waits(pace_table([Pace(1, 1000, 10, 0)] * 2), [0, 5000])
+    assert not waits(pace_table([Pace(2, 4000, 10, 10)] * 3), [(0, 2), (900, 2), (900, 2)]).any()
+    first, second = waits(pace_table([Pace(1, 1000, 10, 0)] * 2), [(0, 1), (5000, 1)])
     assert first == 0
     assert second == ENGINE_START + 5000 - 1000 - 100
     # The third layer's cannot be begun before the first's are used up.
-    assert waits(pace_table([Pace(1, 10_000, 10, 0)] * 3), [0, 0, 15_000])[2] == 15_000 - 10_000 - 1000
+    third = waits(pace_table([Pace(1, 10_000, 10, 0)] * 3), [(0, 1), (0, 1), (15_000, 1)])[2]
+    assert third == 15_000 - 10_000 - 1000
+    # What one group has to wait for is not spread over all.
+    spread, at_once = (waits(pace_table([Pace(4, 40_000, 10, 0)]), [(40_000, n)])[0] for n in (4, 1))
+    assert spread == ENGINE_START + 10_000 - 1000
+    assert at_once == 40_000 - 10_000 - 1000
 
 
 def test_depthwise_layers_do_not_wait_in_balanced_images(models_folder):

@@ -44,24 +44,24 @@ def pace_table(paces: Sequence[Pace]) -> npt.NDArray[np.float64]:
     return np.array(paces, np.float64).reshape(-1, len(Pace._fields))
 
 
-def waits(paces: npt.NDArray[np.float64], engine_cycles: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Cycles that the array waits in each layer, if the entropy engine takes so many for its program."""
-    found: npt.NDArray[np.float64] = _waits(paces, np.array(engine_cycles, np.float64))
+def waits(paces: npt.NDArray[np.float64], engine: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
+    """Cycles that the array waits in each layer, if the entropy engine takes so many for its program, in so
+    many of its column groups, spread evenly."""
+    found: npt.NDArray[np.float64] = _waits(paces, np.array(engine, np.float64))
     return found
 
 
 @njit(cache=True)
-def _waits(paces: Any, engine_cycles: Any) -> Any:
+def _waits(paces: Any, engine: Any) -> Any:
     found = np.zeros(len(paces))
     made, done, before = 0.0, 0.0, 0.0
     for i in range(len(paces)):
         groups, cycles, tiles, rows = paces[i]
-        each, work = cycles / groups, (engine_cycles[i] + rows) / groups
-        for _ in range(groups):
-            made = max(made, before)
-            if engine_cycles[i]:
-                made = max(made, ENGINE_START)
-            made += work
+        each, (engine_cycles, coded) = cycles / groups, engine[i]
+        for group in range(groups):
+            made = max(made, before) + rows / groups
+            if engine_cycles and coded * (group + 1) // groups > coded * group // groups:
+                made = max(made, ENGINE_START) + engine_cycles / coded
             end = max(done + each, made + each - each / tiles)
             found[i] += end - done - each
             before, done = done, end

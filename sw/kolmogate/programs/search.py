@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, product
+from itertools import compress, groupby, product
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,9 @@ NOTHING = (Reference(), Reference())
 NEVER = 1e3
 """How many cycles one counts for in which a layer waits that must not."""
 LONGEST_LOOP = 8
+RECORD_PARTS = (0, 1 / 4, 1 / 2, 3 / 4, 1)
+WEIGHT_PARTS = (0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1)
+"""What is tried for `Choice`, weights in part where records are whole."""
 
 MAXIMUM_TAPS = (LONGEST_LOOP - 1) * MAXIMUM_ROWS
 """Rows of weights that a loop can make again: with SEEK before them."""
@@ -97,44 +100,56 @@ class Choice:
 
     Parameters
     ----------
-    records, weights : bool
-        Whether they are coded, which costs the entropy engine's time, or literals, which cost bytes. Weights
-        that GENERATE makes are neither.
+    records, weights : float
+        The part of them that is coded, which costs the entropy engine's time; the others are literals, which
+        cost bytes. Records are coded in so many of the column groups, spread evenly; of weights, so many of
+        the last rows of each group. Weights that GENERATE makes are neither.
     references : pair of Reference or None
         The prediction of coded weights; None to search for it.
     """
 
-    records: bool = False
-    weights: bool = False
+    records: float = 0
+    weights: float = 0
     references: tuple[Reference, Reference] | None = None
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A choice for a layer, the bits that it takes and the cycles of the entropy engine."""
+    """A choice for a layer, the bits that it takes, the cycles of the entropy engine, and in how many column
+    groups they are."""
 
     choice: Choice
     bits: int
     engine_cycles: int
+    engine_groups: int = 1
 
 
 def candidates(material: Material, columns: int) -> list[Candidate]:
-    """All choices for a layer, each tried as if the layer were alone; literals first."""
-    found = []
-    references = None
-    # The entropy engine cannot go back.
-    codable = material.weights is not None and material.replays == 1 and material.computed is None
-    for coded_weights in (False, True) if codable else (False,):
-        for coded_records in (False, True):
+    """The choices for a layer, each tried as if the layer were alone, by their time: literals first.
+
+    Left out is what takes more time than another and no fewer bits.
+    """
+    weights, groups = material.weights, len(material.records)
+    record_parts, weight_parts = [0.0, 1.0], [0.0]
+    if material.replays == 1 and material.computed is None:
+        record_parts = _parts(RECORD_PARTS, groups)
+        # The entropy engine cannot go back.
+        weight_parts = [0.0] if weights is None else _parts(WEIGHT_PARTS, weights.shape[1])
+    references, found = None, []
+    # All of them first: their prediction is good for a part of them.
+    for part in reversed(weight_parts):
+        for of_records in record_parts:
+            if part and of_records not in (0, 1):
+                continue
             writer = Writer(columns)
-            choice = Choice(coded_records, coded_weights, references)
-            bits = sum(writer.layer(material, choice))
-            if coded_weights:
+            bits = sum(writer.layer(material, Choice(of_records, part, references)))
+            if part == 1:
                 references = writer.references
-            found.append(
-                Candidate(Choice(coded_records, coded_weights, references), bits, writer.engine_cycles)
-            )
-    return found
+            choice = Choice(of_records, part, references if part else None)
+            engine_groups = groups if part else round(of_records * groups)
+            found.append(Candidate(choice, bits, writer.engine_cycles, engine_groups))
+    found.sort(key=lambda one: (one.engine_cycles, one.bits))
+    return [one for index, one in enumerate(found) if all(one.bits < other.bits for other in found[:index])]
 
 
 def select(
@@ -147,13 +162,13 @@ def select(
 
     Cycles are those of `overlap.waits`, further than where the engine has least to do; ``never`` tells of
     layers in which no tap may wait. A Lagrangian: the price of a cycle in bits falls until the allowance is
-    used up; at each price layers change one at a time, until none gains.
+    used up; at each price layers change one at a time, until none gains. At last what else fits is taken.
     """
     weight = np.where(never, NEVER, 1.0) if never else np.ones(len(layers))
     table = pace_table(paces)
 
     def spent(chosen: Sequence[Candidate]) -> npt.NDArray[np.float64]:
-        return waits(table, [one.engine_cycles for one in chosen])
+        return waits(table, [(one.engine_cycles, one.engine_groups) for one in chosen])
 
     least = [min(layer, key=lambda one: one.engine_cycles) for layer in layers]
     unavoidable = spent(least)
@@ -176,6 +191,20 @@ def select(
         further = (weight * (spent(chosen) - unavoidable).clip(min=0)).sum()
         return bool(further <= allowance)
 
+    def filled(chosen: list[Candidate]) -> list[Candidate]:
+        """With what else fits, the most bits first: a Lagrangian leaves gaps."""
+        while True:
+            others = [
+                [*chosen[:index], one, *chosen[index + 1 :]]
+                for index, layer in enumerate(layers)
+                for one in layer
+                if one.bits < chosen[index].bits
+            ]
+            others = [one for one in others if fits(one)]
+            if not others:
+                return chosen
+            chosen = min(others, key=lambda these: sum(one.bits for one in these))
+
     smallest = [min(layer, key=lambda one: one.bits) for layer in layers]
     if fits(smallest):
         return smallest
@@ -187,7 +216,7 @@ def select(
             best, high = min(best, chosen, key=lambda these: sum(one.bits for one in these)), middle
         else:
             low = middle
-    return best
+    return filled(best)
 
 
 class Writer:
@@ -226,14 +255,20 @@ class Writer:
         if material.replays > 1:
             return self._replayed(material, choice)
         constant_bits = weight_bits = 0
-        coding = weights is not None and choice.weights and made is None
+        if weights is None and choice.records == 0:
+            return self._equal_records(material)
+        coding = 0 if weights is None or made else round(choice.weights * weights.shape[1])
         references = self._references
         if coding:
             references = choice.references or self._best_references(material)
-        kind = self._best_kind(material) if choice.records else 0
+        coded_records = _spread(choice.records, len(material.records))
+        kind = best_kind = 0
+        if choice.records:
+            best_kind = self._best_kind([*compress(material.records, coded_records)])
         bodies = []
         for group, block in enumerate(material.records):
             self._rows.append(block)
+            kind = best_kind * coded_records[group]
             body = [records(len(block), kind)]
             before = self._coder.bits
             if kind:
@@ -249,14 +284,14 @@ class Writer:
                     body.append(skip(made.unpassed))
             elif weights is not None:
                 self._rows.append(weights[group])
+                stored = weights[group][: len(weights[group]) - coding]
+                # There an instruction must save the literals of a row.
+                row_bits = 8 * self.columns if material.used_once else 0
+                body += literal_program(stored, INSTRUCTION.bits + row_bits)
                 if coding:
                     eighths = _eighths(material, group, self.columns)
-                    body += _split(partial(coded, eighths=eighths), len(weights[group]))
-                    self._write(self._coder, weights[group], eighths, references)
-                else:
-                    # There an instruction must save the literals of a row.
-                    row_bits = 8 * self.columns if material.used_once else 0
-                    body += literal_program(weights[group], INSTRUCTION.bits + row_bits)
+                    body += _split(partial(coded, eighths=eighths), coding)
+                    self._write(self._coder, weights[group][-coding:], eighths, references)
             bodies.append(body)
             weight_bits += self._coder.bits - before
         if weights is not None and not (coding or made):
@@ -277,12 +312,35 @@ class Writer:
         weight_bits += self.columns * sum(one.passed_bits for one in made_by if one.op != P0.RECORDS)
         return len(instructions) * INSTRUCTION.bits + weight_bits, constant_bits
 
+    def _equal_records(self, material: Material) -> tuple[int, int]:
+        """As `layer`, for literal constants alone: what groups have in common is gone back to."""
+        first, constant_bits = len(self.instructions), 0
+        for _, equal in groupby(material.records, key=bytes):
+            blocks = list(equal)
+            head, place = records(len(blocks[0])), seek(self._literal_bits)
+            again = self.columns * (len(blocks) - 1) * head.passed_bits
+            passed = place.place - self._literal_bits
+            body, stored = [head], len(blocks)
+            if (
+                not self._streamed
+                and self._literal_bits <= SEEK_REACH
+                and again > self.columns * passed + INSTRUCTION.bits
+            ):
+                body, stored = [place, head], 1
+                self._literal_bits += passed
+                constant_bits += passed * self.columns
+            self.instructions += _roll([body] * len(blocks))
+            self._rows += blocks
+            self._literal_bits += stored * head.passed_bits
+            constant_bits += stored * head.passed_bits * self.columns
+        return (len(self.instructions) - first) * INSTRUCTION.bits, constant_bits
+
     def _replayed(self, material: Material, choice: Choice) -> tuple[int, int]:
         """As `layer`, for weights that are made several times: literals that a loop goes back to or finds
         again."""
         assert material.weights is not None
         made = material.computed
-        kind = self._best_kind(material) if choice.records else 0
+        kind = self._best_kind(material.records) if choice.records else 0
         weight_bits = constant_bits = 0
         every = material.weights if made is None else made.weights
         for block, weights in zip(material.records, every, strict=True):
@@ -332,14 +390,25 @@ class Writer:
 
         return min(_candidate_references(material), key=bits)
 
-    def _best_kind(self, material: Material) -> int:
+    def _best_kind(self, blocks: Sequence[Int8Array]) -> int:
         def bits(kind: int) -> int:
             coder = self._coder.copy()
-            for block in material.records:
+            for block in blocks:
                 coder.write(block, self.columns, RECORD_REFERENCES[kind], records=True)
             return coder.bits
 
         return min(RECORD_REFERENCES, key=bits)
+
+
+def _parts(parts: Sequence[float], whole: int) -> list[float]:
+    """Those of ``whole`` things that come to different numbers of them, ascending."""
+    return [count / whole for count in sorted({round(part * whole) for part in parts})]
+
+
+def _spread(part: float, groups: int) -> list[bool]:
+    """Which of so many column groups are that part of them."""
+    count = round(part * groups)
+    return [count * (group + 1) // groups > count * group // groups for group in range(groups)]
 
 
 def _eighths(material: Material, group: int, columns: int) -> int:
