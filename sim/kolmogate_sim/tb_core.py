@@ -25,7 +25,6 @@ from kolmogate.random_network import random_network
 from .bench import parameters
 from .streams import StreamMonitor, seed, stalls
 
-NETWORKS = 6
 LENGTH = 3
 LARGEST_IMAGE = 4000
 """Bytes; a byte is a cycle of a slow simulator."""
@@ -104,7 +103,7 @@ class Bench:
         return int(self.port("cycles").value)
 
 
-def networks(config: MachineConfig) -> list[tuple[Network, Image]]:
+def networks(config: MachineConfig, count: int) -> list[tuple[Network, Image]]:
     """Random networks that the machine runs, small enough for this bench."""
     found = []
     for number in range(seed(), seed() + 10_000):
@@ -118,7 +117,7 @@ def networks(config: MachineConfig) -> list[tuple[Network, Image]]:
         moved = image.device_bytes + image.input.layout.size + image.output.layout.size
         if image.layers and moved < LARGEST_IMAGE:
             found.append((network, image))
-        if len(found) == NETWORKS:
+        if len(found) == count:
             return found
     raise AssertionError("too few random networks fit the bench: look at what the compiler refuses")
 
@@ -128,7 +127,7 @@ async def networks_equal_golden(dut: Any) -> None:
     """Outputs to the byte, on networks one after the other."""
     bench = Bench(dut)
     await bench.reset()
-    for network, image in networks(configuration(parameters()["target"])):
+    for network, image in networks(configuration(parameters()["target"]), parameters()["networks"]):
         shape = (2, *image.input.tensor.shape)
         x = np.random.default_rng(seed()).integers(-128, 128, shape).astype(np.int8)
         for section in image.sections.values():
@@ -148,12 +147,12 @@ async def an_inference_ends_at_its_limit(dut: Any) -> None:
     """Stopped at any cycle, the core is ready for the next inference, which is right."""
     bench = Bench(dut)
     await bench.reset()
-    network, image = networks(configuration(parameters()["target"]))[0]
+    ((network, image),) = networks(configuration(parameters()["target"]), 1)
     x = np.random.default_rng(seed()).integers(-128, 128, (1, *image.input.tensor.shape)).astype(np.int8)
     for section in image.sections.values():
         await bench.write(section.address, section.data)
     model = sum(layer.total for layer in cycles(image))
-    for limit in sorted(bench.source.randrange(model // 2) for _ in range(8)):
+    for limit in sorted(bench.source.randrange(model // 2) for _ in range(parameters()["networks"])):
         await bench.write(image.input.address, image.pack_input(x[0]))
         await bench.run(image, limit)
         assert int(dut.host__error.value) == ErrorCode.TIMEOUT

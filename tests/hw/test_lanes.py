@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from amaranth.sim import Simulator
 from kolmogate.config import CONFIGURATIONS, MachineConfig
 from kolmogate.isa import INSTRUCTION, NEW_BITS, P0
-from kolmogate.programs.p0 import Instruction, Program, assemble, generate, literal, zero
+from kolmogate.programs.p0 import (
+    MAXIMUM_ROWS,
+    Instruction,
+    Program,
+    assemble,
+    code_words,
+    execute,
+    generate,
+    literal,
+    zero,
+)
 from kolmogate.programs.reader import decode
 from kolmogate.programs.search import literal_program
 from kolmogate.rings import RING_BYTES, RING_PAGES, feeds, padded, ring_addresses
@@ -142,9 +153,23 @@ class Bench:
         simulate(self.dut, bench, cycles=cycles, background=self.memories())
 
 
-def test_random_programs(config: MachineConfig, source: random.Random) -> None:
+def every_instruction(source: random.Random, config: MachineConfig, longest: int) -> Any:
+    """A random program of 25 instructions, none of those missing that the machine has."""
+    missing = {P0.CODED, P0.PREDICT} if not config.entropy_engines else set()
+    missing |= {P0.GENERATE, P0.SKIP} if not config.generator else set()
+    while True:
+        made = random_program(source, config, 25, longest)
+        if {one.op for one in execute(code_words(made[0]))} | missing == set(P0):
+            return made
+
+
+@pytest.mark.parametrize(
+    ("count", "longest"),
+    [pytest.param(1, 4, id="some"), pytest.param(3, 12, marks=pytest.mark.slow, id="all")],
+)
+def test_random_programs(config: MachineConfig, source: random.Random, count: int, longest: int) -> None:
     bench = Bench(config, source)
-    programs = [random_program(source, config, 25) for _ in range(3)]
+    programs = [every_instruction(source, config, longest) for _ in range(count)]
     programs.append(
         (assemble([], np.zeros((0, config.columns), np.int8), config.columns), np.zeros((0, 8)), [])
     )
@@ -158,14 +183,18 @@ def test_random_programs(config: MachineConfig, source: random.Random) -> None:
     bench.run(run, cycles=400_000)
 
 
-def test_streamed_programs(source: random.Random) -> None:
-    """Through rings that are filled as they empty, many times over."""
+@pytest.mark.parametrize(
+    "coded", [pytest.param(False, id="some"), pytest.param(True, marks=pytest.mark.slow, id="all")]
+)
+def test_streamed_programs(source: random.Random, coded: bool) -> None:
+    """Through rings that are filled as they empty, and begun again. Coded rows take their time."""
     config = CONFIGURATIONS["up5k"]
     bench = Bench(config, source)
-    program, weights, records = random_program(source, config, 560, longest=4, seek=False)
-    rounds = {name: len(getattr(program, name)) / RING_BYTES for name in ("code", "coded", "literals")}
-    assert rounds["code"] > 1
-    assert min(rounds["coded"], rounds["literals"]) > 2
+    made_for = config if coded else plain(config)
+    program, weights, records = random_program(source, made_for, 560, longest=4, seek=False)
+    assert len(program.code) > RING_BYTES
+    assert len(program.literals) > 2 * RING_BYTES
+    assert len(program.coded) > 2 * RING_BYTES * coded - 1
     bases, feed = bench.stream(program)
 
     async def run(ctx: Any) -> None:
@@ -178,15 +207,15 @@ def test_streamed_programs(source: random.Random) -> None:
 
 def test_longest_instructions(config: MachineConfig, source: random.Random) -> None:
     bench = Bench(config, source, stalled=False)
-    weights = np.zeros((4100, config.columns), np.int8)
-    weights[2050:] = -1
+    weights = np.zeros((2 * MAXIMUM_ROWS + 20, config.columns), np.int8)
+    weights[MAXIMUM_ROWS + 10 :] = -1
     program = assemble(literal_program(weights), weights, config.columns)
 
     async def run(ctx: Any) -> None:
         await bench.start(ctx, bench.store(program))
         await bench.check(ctx, weights, then=20)
 
-    bench.run(run, cycles=6000)
+    bench.run(run, cycles=3000)
 
 
 def test_a_row_a_cycle(config: MachineConfig, source: random.Random) -> None:

@@ -9,5 +9,10 @@ from kolmogate_sim.bench import run_bench, simulators
 @pytest.mark.cocotb
 @pytest.mark.parametrize("simulator", simulators())
 @pytest.mark.parametrize("target", ["up5k", "ecp5-45f"])
-def test_core(target: str, simulator: str) -> None:
-    run_bench(Core(configuration(target)), "kolmogate_sim.tb_core", simulator, target=target)
+@pytest.mark.parametrize(
+    "networks", [pytest.param(2, id="some"), pytest.param(8, marks=pytest.mark.slow, id="all")]
+)
+def test_core(target: str, simulator: str, networks: int) -> None:
+    run_bench(
+        Core(configuration(target)), "kolmogate_sim.tb_core", simulator, target=target, networks=networks
+    )

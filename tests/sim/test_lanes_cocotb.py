@@ -11,7 +11,7 @@ from kolmogate_sim.bench import run_bench, simulators
 @pytest.mark.parametrize("target", ["up5k", "ecp5-45f"])
 def test_lanes(target: str, simulator: str) -> None:
     decoder = WeightDecoder(configuration(target))
-    run_bench(decoder, "kolmogate_sim.tb_lanes", simulator, target=target, programs=40)
+    run_bench(decoder, "kolmogate_sim.tb_lanes", simulator, target=target, programs=15)
 
 
 @pytest.mark.cocotb
