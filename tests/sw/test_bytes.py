@@ -1,9 +1,14 @@
 """The five networks of MLPerf Tiny: how few bytes exact images take, and how bytes are traded for cycles."""
 
+import dataclasses
+from functools import partial
+
 import pytest
 from kolmogate.compiler import compile
 from kolmogate.config import configuration
 from kolmogate.cycles import cycles
+from kolmogate.programs import search
+from kolmogate.programs.p0 import literal
 from kolmogate.tflite_import import load_tflite
 
 TARGETS = {
@@ -22,6 +27,26 @@ def test_smallest_images(name, models_folder):
     network = load_tflite(models_folder / f"{name}.tflite")
     image = compile(network, configuration("up5k"), objective="smallest")
     assert image.device_bytes <= TARGETS[name]
+
+
+@pytest.mark.parametrize("target", ["up5k", "ecp5-85f"])
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_fastest_image_is_as_fast_as_plain_literals(name, target, models_folder, monkeypatch):
+    """Within 3% of what literals of 8 bits take, by the cycle model, on a machine that has room for them."""
+    config = dataclasses.replace(configuration(target), scratchpad_bytes=1 << 20)
+    network = load_tflite(models_folder / f"{name}.tflite")
+    fastest = compile(network, config, objective="fastest")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            search, "literal_program", lambda rows, _: search._split(partial(literal, 8), len(rows))
+        )
+        patch.setattr(search, "_uniform_if_shorter", lambda bodies, weights: bodies)
+        patch.setattr(search, "SEEK_REACH", -1)
+        plain = compile(network, config, objective="fastest")
+    assert len(plain.sections["literals"].data) >= len(fastest.sections["literals"].data)
+    assert fastest.sections["coded"].data == b""
+    total, least = (sum(layer.total for layer in cycles(image)) for image in (fastest, plain))
+    assert total <= 1.03 * least
 
 
 @pytest.mark.slow
