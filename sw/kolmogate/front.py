@@ -24,7 +24,7 @@ from .report import format_table
 
 __all__ = ["ALLOWANCES", "Point", "format_front", "front", "require_plots", "save_front"]
 
-ALLOWANCES = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0)
+ALLOWANCES = (1.0, 1.01, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 """Budgets of the points between the fastest and the smallest, in the cycles of the fastest."""
 
 
@@ -102,6 +102,7 @@ def save_front(points: Sequence[Point], path: Path, title: str) -> list[Path]:
     require_plots()
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter, StrMethodFormatter
 
     paths = [path.with_name(f"{path.name}.{kind}") for kind in ("json", "md", "svg")]
     record: dict[str, Any] = {"title": title, "points": [point._asdict() for point in points]}
@@ -111,10 +112,15 @@ def save_front(points: Sequence[Point], path: Path, title: str) -> list[Path]:
     with rc_context({"svg.hashsalt": "kolmogate", "svg.fonttype": "none"}):
         figure = Figure(figsize=(5, 3.5), layout="constrained")
         axes = figure.add_subplot()
-        axes.plot(
-            *zip(*((one.cycles, one.bytes) for one in points), strict=True), "o-", drawstyle="steps-post"
+        places = [(one.cycles / 1000, one.bytes) for one in points]
+        axes.plot(*zip(*places, strict=True), "o-", drawstyle="steps-post")
+        axes.set(
+            title=title, xlabel="thousand cycles an inference", ylabel="bytes for the device", xscale="log"
         )
-        axes.set(title=title, xlabel="cycles an inference", ylabel="bytes for the device", xscale="log")
+        # Numbers in full, without powers of ten.
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter())
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.grid(visible=True, which="both", alpha=0.3)
         figure.savefig(paths[2], metadata={"Date": None})
     return paths
