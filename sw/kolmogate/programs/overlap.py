@@ -47,7 +47,7 @@ def pace_table(paces: Sequence[Pace]) -> npt.NDArray[np.float64]:
 def waits(paces: npt.NDArray[np.float64], engine: Sequence[tuple[int, int]]) -> npt.NDArray[np.float64]:
     """Cycles that the array waits in each layer, if the entropy engine takes so many for its program, in so
     many of its column groups, spread evenly."""
-    found: npt.NDArray[np.float64] = _waits(paces, np.array(engine, np.float64))
+    found: npt.NDArray[np.float64] = _waits(paces, np.array(engine, np.float64).reshape(-1, 2))
     return found
 
 
