@@ -26,16 +26,19 @@ MODELS = {
 }
 
 CHOICES = {
-    "LITERAL and RECORDS alone": Choice(),
+    "LITERAL, RECORDS and SEEK alone": Choice(),
     "with CODED weights, no PREDICT": Choice(weights=True, references=NOTHING),
     "with CODED weights and PREDICT": Choice(weights=True),
     "with coded RECORDS too": Choice(records=True, weights=True),
 }
 
 
-def sizes(columns: int, layers: list, choice: Choice) -> tuple[int, int, int]:
-    """Bytes of a program, those that LOOP saves of them, and millions of engine cycles."""
-    writer = Writer(columns)
+def sizes(columns: int, layers: list, choice: Choice, *, streamed: bool = False) -> tuple[int, int, int]:
+    """Bytes of a program, those that LOOP saves of them, and the engine's cycles.
+
+    One that is ``streamed`` has no SEEK.
+    """
+    writer = Writer(columns, streamed=streamed)
     bits = sum(sum(writer.layer(layer, choice)) for layer in layers)
     stored: list[Instruction] = [*writer.instructions, Instruction(P0.END)]
     words = np.array([one.encode() for one in stored], "<u2")
@@ -49,21 +52,23 @@ def main() -> None:
     models = folder("KOLMOGATE_MODELS")
     config = kolmogate.configuration("up5k")
     table: dict[str, list[str]] = {name: [] for name in CHOICES}
-    saved: list[str] = []
+    saved: dict[str, list[str]] = {"what SEEK saves of the first": [], "what LOOP saves of the last": []}
     networks = [kolmogate.load_tflite(models / f"{model}.tflite") for model in MODELS.values()]
     for network in tqdm(networks, file=sys.stderr):
         layers = materials(network, config)
+        alone, *_ = sizes(config.columns, layers, Choice())
         for name, choice in CHOICES.items():
             size, loops, cycles = sizes(config.columns, layers, choice)
             table[name].append(f"{size:,} ({cycles / 1e6:.2f})")
-        saved.append(f"{loops:,}")
+        streamed, *_ = sizes(config.columns, layers, Choice(), streamed=True)
+        for row, count in zip(saved.values(), (streamed - alone, loops), strict=True):
+            row.append(f"{count:,}")
     print("# Which instructions earn their place\n")
     print("Bytes of programs and constants on `up5k`, exact; in brackets millions of engine cycles.")
     print("Made by `benchmarks/instructions.py`.\n")
     print(f"| | {' | '.join(MODELS)} |\n|---|{'--:|' * len(MODELS)}")
-    for name, row in table.items():
+    for name, row in {**table, **saved}.items():
         print(f"| {name} | {' | '.join(row)} |")
-    print(f"| what LOOP saves of the last | {' | '.join(saved)} |")
 
 
 if __name__ == "__main__":

