@@ -72,6 +72,16 @@ def test_smallest_image_says_what_was_reordered(models_folder, infer):
     np.testing.assert_array_equal(infer(image, x), golden.run(network, x))
 
 
+def test_a_budget_of_bytes_is_met_by_another_order(chain):
+    network = chain(4, 4, 3).conv(48, size=(1, 1)).conv(48, size=(1, 1)).conv(5, size=(1, 1)).network()
+    smallest = compile(network, UP5K, objective="smallest")
+    assert smallest.reordered
+    image = compile(network, UP5K, max_bytes=smallest.device_bytes + 2 * UP5K.columns)
+    assert image.device_bytes <= smallest.device_bytes + 2 * UP5K.columns
+    assert image.reordered == smallest.reordered
+    assert compile(network, UP5K, max_bytes=image.device_bytes + 2000).reordered == ()
+
+
 def test_other_objectives_keep_the_order(chain):
     network = chain(9, 8, 3).conv(8).conv(5).network()
     assert compile(network, UP5K).reordered == ()
