@@ -103,7 +103,8 @@ class Choice:
     records, weights : float
         The part of them that is coded, which costs the entropy engine's time; the others are literals, which
         cost bytes. Records are coded in so many of the column groups, spread evenly; of weights, so many of
-        the last rows of each group. Weights that GENERATE makes are neither.
+        the first rows of each group, for which there is room in the column buffer while the group before is
+        computed. Weights that GENERATE makes are neither.
     references : pair of Reference or None
         The prediction of coded weights; None to search for it.
     """
@@ -284,14 +285,13 @@ class Writer:
                     body.append(skip(made.unpassed))
             elif weights is not None:
                 self._rows.append(weights[group])
-                stored = weights[group][: len(weights[group]) - coding]
-                # There an instruction must save the literals of a row.
-                row_bits = 8 * self.columns if material.used_once else 0
-                body += literal_program(stored, INSTRUCTION.bits + row_bits)
                 if coding:
                     eighths = _eighths(material, group, self.columns)
                     body += _split(partial(coded, eighths=eighths), coding)
-                    self._write(self._coder, weights[group][-coding:], eighths, references)
+                    self._write(self._coder, weights[group][:coding], eighths, references)
+                # There an instruction must save the literals of a row.
+                row_bits = 8 * self.columns if material.used_once else 0
+                body += literal_program(weights[group][coding:], INSTRUCTION.bits + row_bits)
             bodies.append(body)
             weight_bits += self._coder.bits - before
         if weights is not None and not (coding or made):
