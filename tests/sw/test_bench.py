@@ -9,7 +9,7 @@ from kolmogate.bench import ANCHORS, bench, format_bench, save_bench
 from kolmogate.cli import main
 from kolmogate.config import configuration
 from kolmogate.errors import InputError
-from kolmogate.network import Conv2D
+from kolmogate.network import Conv2D, DepthwiseConv2D
 from kolmogate.random_network import random_network
 from kolmogate.tflite_export import save_tflite
 
@@ -60,6 +60,25 @@ def test_anchors_are_of_the_networks_that_they_name(model):
     impostor = {**result, "model": "kws_ref_model"}
     assert "264,239" not in format_bench([impostor])
     assert "264,239" in format_bench([{**impostor, "weights": ANCHORS["kws_ref_model"].weights}])
+
+
+def test_depthwise_layers_count_together_and_each(model):
+    """Of 100 cycles of 16 multipliers each: 800 and 160 of 1,600, and a window of another size."""
+    [result] = bench([model], ["up5k"], "machine")
+    kinds = ((800, "3x3"), (160, "3x3"), (16, "5x5"))
+    layers = [
+        {
+            **result["layers"][0],
+            "op": DepthwiseConv2D.kind,
+            "window": window,
+            "live_macs": macs,
+            "cycles": 100,
+            "utilisation": macs / 1600,
+        }
+        for macs, window in kinds
+    ]
+    row = format_bench([{**result, "layers": layers}]).splitlines()[1]
+    assert row.split()[5:7] == ["30%", "10%"]
 
 
 def test_what_is_saved(model, tmp_path):
