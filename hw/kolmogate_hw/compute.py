@@ -23,6 +23,7 @@ class Compute(wiring.Component):
     push, run, pop : from and to the window fetcher.
     weights : rows of weights from the decoder.
     captured, drained, shift, accumulators : to and from the drain.
+    held : the drain is not yet there for the layer: the first last tap waits.
     final_tile, last_row : of a tile that is captured: it is the last of its column group; the last of its
         rows with a position.
     fed, weighted, step : every row has an activation; the columns have weights; a tap is taken.
@@ -32,6 +33,7 @@ class Compute(wiring.Component):
     pop: Signal
     captured: Signal
     drained: Signal
+    held: Signal
     shift: Signal
     final_tile: Signal
     last_row: Signal
@@ -50,6 +52,7 @@ class Compute(wiring.Component):
                 "weights": In(stream.Signature(weight_row(config))),
                 "captured": Out(1),
                 "drained": In(1),
+                "held": In(1),
                 "shift": In(1),
                 "final_tile": Out(1),
                 "last_row": Out(range(config.rows)),
@@ -94,7 +97,7 @@ class Compute(wiring.Component):
             final.eq(feeders[-1].final_tile),
             self.fed.eq(Cat(feeder.valid for feeder in feeders).all()),
             self.weighted.eq(descriptor.unit_weights | columns.available),
-            step.eq(self.fed & self.weighted & ~(last & undrained) & ~resting),
+            step.eq(self.fed & self.weighted & ~(last & (undrained | self.held)) & ~resting),
             columns.step.eq(step & ~descriptor.unit_weights),
             columns.rewind.eq(last),
             columns.release.eq((last & final) | descriptor.stream_weights),

@@ -16,7 +16,7 @@ from .pair_fetcher import window_fetcher
 from .ports import ACTIVITY, HostPort, ReadPort, word_address_bits
 from .rings import Rings
 from .scratchpad import Scratchpad, page_bits
-from .sequencer import Sequencer
+from .sequencer import sequencer as sequencer_of
 
 __all__ = ["Core"]
 
@@ -38,7 +38,7 @@ class Core(wiring.Component):
         config, host = self.config, self.host
         lane_bits = config.columns.bit_length() - 1
 
-        sequencer = Sequencer(config)
+        sequencer = sequencer_of(config)
         # An aborted inference leaves nothing behind: its units are held in reset until the reads they had
         # under way are answered. A new one clears what a program of the wrong length may have left. Both come
         # a cycle late, as they go everywhere.
@@ -55,12 +55,13 @@ class Core(wiring.Component):
         # one position, the other port is the weights' alone. Without a second port it has all. The host must
         # not wait for an inference that does not end: its accesses come first, or, where they would lengthen
         # the fetcher's path, behind visits that leave a cycle free between two runs.
-        readers = ["code", "literals", "coded", "descriptors"]
+        # Descriptors that are loaded while a layer runs come before programs, which always have more to ask.
+        readers = ["code", "literals", "coded"]
         if config.scratchpad_ports == 1:
-            clients = [["outputs", "host_write", "activations_0", "bytes", *readers, "fill"]]
+            clients = [["outputs", "host_write", "activations_0", "bytes", *readers, "descriptors", "fill"]]
         else:
             clients = [
-                ["bytes", "activations_1", *readers],
+                ["bytes", "activations_1", "descriptors", *readers],
                 ["outputs", "host_write", "activations_0", "fill"],
             ]
         writers = {"outputs", "host_write", "fill"}
@@ -141,14 +142,18 @@ class Core(wiring.Component):
             sequencer.layer_done.eq(drain.done),
             sequencer.filling.eq(filler.busy),
             fetcher.start.eq(sequencer.start_layer),
-            drain.start.eq(sequencer.start_layer),
+            fetcher.held.eq(sequencer.held),
+            compute.held.eq(sequencer.held),
+            drain.start.eq(sequencer.start_drain),
+            sequencer.last_tile.eq(drain.last_tile),
+            sequencer.leaving.eq(drain.leaving),
             filler.start.eq(sequencer.start_fill),
             drain.start_residual.eq(sequencer.start_residual),
             drain.row.eq(sequencer.row),
             drain.residual.eq(sequencer.residual),
             fetcher.descriptor.eq(sequencer.descriptor),
             compute.descriptor.eq(sequencer.descriptor),
-            drain.descriptor.eq(sequencer.descriptor),
+            drain.descriptor.eq(sequencer.drained),
             filler.descriptor.eq(sequencer.fill),
             *(compute.push[lane].eq(push) for lane, push in enumerate(fetcher.push)),
             *(compute.run[lane].eq(run) for lane, run in enumerate(fetcher.run)),

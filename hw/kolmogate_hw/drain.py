@@ -1,11 +1,11 @@
 """The drain: takes finished tiles out of the array, through the requantisers, to the writer."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, RESIDUAL
-from kolmogate.machine_arithmetic import requantiser_interval
+from kolmogate.machine_arithmetic import leaving_latency, requantiser_interval
 
 from .constants_buffer import ConstantsBuffer, record_row
 from .ports import BatchPort, write_port
@@ -32,6 +32,9 @@ class Drain(wiring.Component):
     next_group, group_base : the descriptor's ``output_base`` is to become this.
     start_residual, row, residual : add a tensor to the outputs of the layer that starts next.
     done : high for one cycle when the layer's last output is in the scratchpad.
+    last_tile, leaving : high for one cycle when the layer's last tile is in the registers; high from when all
+        other outputs are in the scratchpad until the next start, if nothing is added to them, else low. Only
+        of machines with two scratchpad ports.
 
     Throughput: Q outputs per requantiser interval; columns beyond the layer's last channel pass at one
     shift a cycle.
@@ -46,6 +49,8 @@ class Drain(wiring.Component):
     next_group: Signal
     group_base: Signal
     done: Signal
+    last_tile: Signal
+    leaving: Signal
     records: stream.Interface
 
     def __init__(self, config: MachineConfig) -> None:
@@ -63,6 +68,8 @@ class Drain(wiring.Component):
                 "next_group": Out(1),
                 "group_base": Out(ADDRESS_BITS),
                 "done": Out(1),
+                "last_tile": Out(1),
+                "leaving": Out(1),
                 "records": In(stream.Signature(record_row(config))),
                 "start_residual": In(1),
                 "row": In(range(ROWS)),
@@ -182,4 +189,14 @@ class Drain(wiring.Component):
                 m.d.sync += [draining.eq(0), skipping.eq(0), row.eq(0), column.eq(0)]
         with m.If(self.captured):
             m.d.sync += draining.eq(1)
+        if config.scratchpad_ports == 2:
+            # When a tile is in the registers, what was there before it has gone to the requantisers. The last
+            # tile is final, and in the last group as soon as the batches are.
+            ending = Signal(1 + leaving_latency(config))
+            last = draining & final_tile & counter.last.group
+            with m.If(self.start):
+                m.d.sync += ending.eq(0)
+            with m.Else():
+                m.d.sync += ending.eq(Cat(last | ending[0], ending))
+            m.d.comb += [self.last_tile.eq(ending[0] & ~ending[1]), self.leaving.eq(ending[-1] & ~adding)]
         return m

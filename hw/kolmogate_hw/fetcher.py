@@ -43,6 +43,7 @@ class WindowFetcher(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
+                "held": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
                 "ports": Out(UnalignedReadPort(config)).array(ports),
                 "push": Out(config.rows).array(ports),

@@ -25,14 +25,15 @@ class PairFetcher(WindowFetcher):
 
     In word mode a word may be for both rows of a pair. Where windows are s words apart along a line, s being
     1 or 2, and n words wide, row 2p takes the first n of n + s words and its neighbour the last n: the pairs
-    of a tile that are on a line each walk them once instead of 2n. A tile that has not all of its rows, or
-    where a line ends within a pair, is fetched row by row.
+    of a tile that are on a line each walk them once instead of 2n. A tile with a row that is alone in its
+    pair, or where a line ends within one, is fetched row by row.
 
     ``window_end`` of a word is that of the last of the rows it is for. Rows beyond the layer's last position
     get the words of the last.
 
     A tile's positions are found while the one before is fetched, one a cycle; a layer's first request comes
-    as many cycles after ``start`` as its first tile has positions, and another.
+    as many cycles after ``start`` as its first tile has positions, and another. While a layer is ``held``, no
+    tile is fetched but its first.
     """
 
     def elaborate(self, platform: object) -> Module:
@@ -239,11 +240,14 @@ class PairFetcher(WindowFetcher):
             m.d.sync += active.eq(0)
             with m.If(tile.ends):
                 m.d.sync += walking.eq(0)
-        m.d.comb += tiles.take.eq(tiles.ready & (~active | tile_end))
+        # A layer that is held back may have its first tile.
+        first_taken = Signal(reset_less=True)
+        m.d.comb += tiles.take.eq(tiles.ready & (~active | tile_end) & ~(self.held & first_taken))
         with m.If(tiles.take):
             following_shares = tiles.tile.shared
             m.d.sync += [
                 active.eq(1),
+                first_taken.eq(1),
                 tile.eq(tiles.tile),
                 single.eq(tiles.tile.last_row == 0),
                 *word_becomes(run, [base[:grain_bits] for base in tiles.tile.bases]),
@@ -263,5 +267,5 @@ class PairFetcher(WindowFetcher):
                 second_after.eq(twice),
             ]
         with m.If(self.start):
-            m.d.sync += walking.eq(1)
+            m.d.sync += [walking.eq(1), first_taken.eq(tiles.take)]
         return m

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.axis import PAIR
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WRAP
 
 from .raster import RasterWalk
 from .records import struct_layout
@@ -23,8 +23,8 @@ TileLayout = data.StructLayout(
         # the last tile of a column group; of the last one
         "final": 1,
         "ends": 1,
-        # it has all rows, and no line ends within its two pairs of rows, whose windows are so far apart that
-        # they can share words
+        # no row is alone in its pair, no line ends within one, and the windows of neighbours are so far apart
+        # that they can share words
         "shared": 1,
     }
 )
@@ -74,6 +74,10 @@ class TileFinder(wiring.Component):
             same = descriptor.input_step == words * descriptor.inner_step
             m.d.sync += apart.eq(descriptor.word_mode & ~descriptor.single_run & same)
 
+        # Registered, as it comes in two parts.
+        wrap = Signal(ADDRESS_BITS, reset_less=True)
+        m.d.sync += wrap.eq(descriptor.input_wrap + WRAP * descriptor.input_wrap_high)
+
         finding = Signal()
         find = Signal()
         found = Signal()
@@ -100,7 +104,7 @@ class TileFinder(wiring.Component):
             for r in range(TILE_ROWS):
                 with m.If(row == r):
                     m.d.comb += tile.bases[r].eq(position)
-            shares = (self.apart.any() & ~walk.line_end, ~walk.end, ~walk.line_end, C(1))
+            shares = (self.apart.any() & ~walk.line_end, C(1), ~walk.line_end, C(1))
             m.d.comb += [
                 tile.last_row.eq(row),
                 tile.final.eq(walk.end),
@@ -112,7 +116,7 @@ class TileFinder(wiring.Component):
                 row.eq(Mux(complete, 0, row + 1)),
                 found.eq(complete),
                 finding.eq(~tile.ends),
-                position.eq(position + Mux(walk.line_end, descriptor.input_wrap, descriptor.input_step)),
+                position.eq(position + Mux(walk.line_end, wrap, descriptor.input_step)),
             ]
             with m.If(walk.end):
                 m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]

@@ -1,10 +1,10 @@
 """The writer: puts requantised outputs back into the scratchpad, several at a time."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR
+from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WRAP
 
 from .ports import write_port
 from .positions import BatchCounter
@@ -74,15 +74,18 @@ class OutputWriter(wiring.Component):
             self.i.ready.eq(1),
         ]
         position = Signal(ADDRESS_BITS, reset_less=True)
+        wrap: Value = descriptor.output_wrap
+        if config.scratchpad_ports == 2:
+            # Registered, as it comes in two parts.
+            wrap = Signal(ADDRESS_BITS, reset_less=True)
+            m.d.sync += wrap.eq(descriptor.output_wrap + WRAP * descriptor.output_wrap_high)
         address = self.address
         m.d.comb += self.group_base.eq(descriptor.output_base + config.columns)
         with m.If(self.accept):
             m.d.sync += address.eq(address + lanes)
             with m.If(last.batch):
                 following = Signal(ADDRESS_BITS)
-                m.d.comb += following.eq(
-                    position + Mux(walk.line_end, descriptor.output_wrap, descriptor.output_step)
-                )
+                m.d.comb += following.eq(position + Mux(walk.line_end, wrap, descriptor.output_step))
                 m.d.sync += [position.eq(following), address.eq(following)]
                 with m.If(walk.end):
                     m.d.comb += self.next_group.eq(1)

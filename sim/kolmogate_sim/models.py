@@ -20,6 +20,7 @@ from kolmogate.isa import (
     WORD_GRAIN,
     Opcode,
     window_taps,
+    wrap_of,
 )
 
 __all__ = [
@@ -96,7 +97,7 @@ def tiles(config: MachineConfig, layer: Layer) -> int:
 def positions(layer: Layer, end: str) -> Integers:
     """Byte addresses of a layer's positions in raster order; ``end`` is "input" or "output"."""
     steps = np.full((layer["y_count"], layer["x_count"]), layer[f"{end}_step"])
-    steps[:, -1] = layer[f"{end}_wrap"]
+    steps[:, -1] = wrap_of(layer, end)
     walk = np.concatenate([[0], np.cumsum(steps)[:-1]])
     return (layer[f"{end}_base"] + walk) % (1 << ADDRESS_BITS)
 

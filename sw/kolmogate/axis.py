@@ -29,9 +29,10 @@ def words_apart(fields: Mapping[str, int]) -> int | None:
 
 
 def shares(fields: Mapping[str, int], first: int, rows: int) -> bool:
-    """Whether the tile from position ``first`` on has all rows, and no line ends within a pair."""
-    ends = ((first + row) % fields["x_count"] == fields["x_count"] - 1 for row in range(0, rows, PAIR))
-    return first + rows <= fields["x_count"] * fields["y_count"] and not any(ends)
+    """Whether the tile from position ``first`` on has all rows of its pairs, and no line ends within one."""
+    live = min(rows, fields["x_count"] * fields["y_count"] - first)
+    ends = ((first + row) % fields["x_count"] == fields["x_count"] - 1 for row in range(0, live, PAIR))
+    return live % PAIR == 0 and not any(ends)
 
 
 def visits(fields: Mapping[str, int], config: MachineConfig) -> int:

@@ -12,6 +12,7 @@ from .allocate import Region, allocate
 from .config import MachineConfig
 from .cycles import LayerCycles, cycles
 from .errors import InputError, UsageError
+from .feeders import tile_reads, tile_writes
 from .image import Activation, Image, LayerReport, Section
 from .isa import (
     ADDRESS_BITS,
@@ -366,7 +367,7 @@ class _Job:
         config, plan = self.config, self.plan
         addresses = _allocate(plan, config)
         # With one scratchpad port a fill is complete before its layer begins.
-        descriptors = _descriptors(plan, addresses, self.smallest and config.scratchpad_ports == 1)
+        descriptors = _descriptors(plan, addresses, config, self.smallest and config.scratchpad_ports == 1)
         writer = Writer(config.columns, streamed=self.streamed)
         reports = [
             _write(writer, layer, material, choice, self.weights)
@@ -450,19 +451,23 @@ def _allocate(plan: Schedule, config: MachineConfig) -> dict[str, int]:
     return {name: addresses[plan.places[name]] for name in plan.layouts}
 
 
-def _descriptors(plan: Schedule, addresses: Mapping[str, int], whole: bool) -> list[dict[str, int]]:
+def _descriptors(
+    plan: Schedule, addresses: Mapping[str, int], config: MachineConfig, whole: bool
+) -> list[dict[str, int]]:
     """Descriptors of all layers; if ``whole``, regions are filled with their borders if that is shorter."""
-    descriptors = []
+    descriptors: list[dict[str, int]] = []
     bordered = {plan.input}
+    before: dict[str, int] | None = None
     for layer in plan.layers:
         base, layout = addresses[layer.output], plan.layouts[layer.output]
+        fills: list[dict[str, int]] = []
         if layer.output not in bordered:
             bordered.add(layer.output)
-            fills = layout.border()
+            parts = layout.border()
             # A sum that replaces its operand finds it there.
-            if whole and len(fills) > 1 and plan.places[layer.output] == layer.output:
-                fills = layout.whole()
-            descriptors += [
+            if whole and len(parts) > 1 and plan.places[layer.output] == layer.output:
+                parts = layout.whole()
+            fills = [
                 {
                     "opcode": Opcode.FILL,
                     "output_base": (base + fill.offset) // FILL_UNIT,
@@ -471,19 +476,35 @@ def _descriptors(plan: Schedule, addresses: Mapping[str, int], whole: bool) -> l
                     "run": fill.run // FILL_UNIT,
                     "zero_point": layout.zero_point,
                 }
-                for fill in fills
+                for fill in parts
             ]
+        array = {
+            **layer.fields,
+            "input_base": addresses[layer.input] + layer.input_offset,
+            "output_base": base + layer.output_offset,
+        }
+        residual: list[dict[str, int]] = []
         if layer.residual is not None and layer.operand is not None:
             offset = (addresses[layer.operand] - base) % (1 << ADDRESS_BITS)
-            descriptors.append({**layer.residual, "offset": offset})
-        descriptors.append(
-            {
-                **layer.fields,
-                "input_base": addresses[layer.input] + layer.input_offset,
-                "output_base": base + layer.output_offset,
-            }
-        )
+            residual = [{**layer.residual, "offset": offset}]
+        if config.scratchpad_ports == 1:
+            descriptors += [*fills, *residual, array]
+            continue
+        array["overlaps"] = int(before is not None and not residual and _overlap(before, array, config))
+        descriptors += [*residual, array, *fills]
+        before = None if residual else array
     return [*descriptors, {"opcode": Opcode.END}]
+
+
+def _overlap(before: Mapping[str, int], after: Mapping[str, int], config: MachineConfig) -> bool:
+    """Whether the first tile of the layer ``after`` is full and reads nothing that the last of the one before
+    writes."""
+    if after["x_count"] * after["y_count"] < config.rows:
+        return False
+    first = slice(config.rows)
+    last = slice((before["x_count"] * before["y_count"] - 1) // config.rows * config.rows, None)
+    read, written = tile_reads(after, config.columns, first), tile_writes(before, config.columns, last)
+    return not np.intersect1d(read, written).size
 
 
 def _material(layer: Layer, config: MachineConfig) -> Material:

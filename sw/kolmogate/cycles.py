@@ -15,8 +15,8 @@ from .config import MachineConfig
 from .errors import InputError
 from .feeders import FEEDER_DEPTH
 from .image import Image
-from .isa import DESCRIPTOR, P0, WORD_GRAIN, Opcode, counts_nothing, window_taps
-from .machine_arithmetic import requantiser_interval
+from .isa import DESCRIPTOR, P0, WORD_GRAIN, Opcode, counts_nothing, window_taps, wrap_of
+from .machine_arithmetic import leaving_latency, requantiser_interval
 from .programs.p0 import ProgramEnd, code_words, walk
 from .programs.reader import Reader
 
@@ -40,6 +40,8 @@ _RESIDUAL_ROWS = 8
 @dataclass(frozen=True)
 class LayerCycles:
     """Cycles from the end of the layer before to the end of this one, and what they were spent on.
+
+    With two scratchpad ports layers overlap: there it ends where the next one starts.
 
     Parameters
     ----------
@@ -133,6 +135,7 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "descriptor_words": DESCRIPTOR.size(config.columns) // config.columns,
         "word_grain": WORD_GRAIN,
         "residual_rows": _RESIDUAL_ROWS,
+        "leaving_latency": leaving_latency(config),
         "read_latency": config.read_latency,
         "literal_words": _LITERAL_WORDS,
         "literals_only": not (config.generator or config.entropy_engines),
@@ -183,6 +186,8 @@ def _descriptors(image: Image) -> npt.NDArray[np.void]:
             least += tiles * -(-fields["channels"] // image.config.columns) * window_taps(fields)
         elif opcode == Opcode.RESIDUAL and not image.config.residual_adder:
             raise InputError("the device has no residual adder: compile the image again")
+        if opcode == Opcode.ARRAY:
+            fields = {**fields, **{f"{name}_wrap": wrap_of(fields, name) for name in ("input", "output")}}
         descriptors.append({**fields, "kind": _KINDS[opcode]})
         if opcode == Opcode.END:
             break

@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from .axis import PAIR, shares, words_apart
 from .config import MachineConfig
-from .isa import ADDRESS_BITS, WORD_GRAIN
+from .isa import ADDRESS_BITS, WORD_GRAIN, wrap_of
 
-__all__ = ["FEEDER_DEPTH", "Feeders", "Starved", "is_even", "positions"]
+__all__ = ["FEEDER_DEPTH", "Feeders", "Starved", "is_even", "positions", "tile_reads", "tile_writes"]
 
 FEEDER_DEPTH = 8
 """Words that a row's feeder holds; the window fetcher counts its credits with it."""
@@ -50,9 +50,30 @@ def is_even(fields: Mapping[str, int], columns: int) -> bool:
 
 def positions(fields: Mapping[str, int], prefix: str) -> Int64Array:
     """Address of each output position, in raster order, in the input or the output."""
-    step, wrap, x_count = fields[f"{prefix}_step"], fields[f"{prefix}_wrap"], fields["x_count"]
+    step, wrap, x_count = fields[f"{prefix}_step"], wrap_of(fields, prefix), fields["x_count"]
     y, x = np.divmod(np.arange(x_count * fields["y_count"]), x_count)
     return fields[f"{prefix}_base"] + x * step + y * ((x_count - 1) * step + wrap)
+
+
+def tile_reads(fields: Mapping[str, int], columns: int, tile: slice) -> Int64Array:
+    """Scratchpad words that hold what the first column group reads for the positions of ``tile``."""
+    run = columns if fields["word_mode"] else fields["run"]
+    starts = positions(fields, "input")[tile, np.newaxis] + runs(fields)
+    return _words(starts.ravel(), run, columns)
+
+
+def tile_writes(fields: Mapping[str, int], columns: int, tile: slice) -> Int64Array:
+    """Scratchpad words that the last column group writes to for the positions of ``tile``."""
+    group = (fields["channels"] - 1) // columns * columns
+    starts = positions(fields, "output")[tile] + group
+    return _words(starts, fields["channels"] - group, columns)
+
+
+def _words(starts: Int64Array, size: int, columns: int) -> Int64Array:
+    """The words that ``size`` bytes from each of the addresses on lie in."""
+    ends = np.arange(0, size + columns - 1, columns)
+    touched = np.minimum(starts[:, np.newaxis] + ends, starts[:, np.newaxis] + size - 1)
+    return np.unique(touched % (1 << ADDRESS_BITS) // columns)
 
 
 def runs(fields: Mapping[str, int]) -> Int64Array:
@@ -146,15 +167,15 @@ class Feeders:
         rows, ports = self._config.rows, self._config.scratchpad_ports
         apart = words_apart(fields) if ports == PAIR and shares(fields, first, rows) else None
         offsets = runs(fields)
+        # The last row with a position speaks for those beyond it.
+        through = {row: [row] for row in range(len(bases) - 1)}
+        through[len(bases) - 1] = list(range(len(bases) - 1, rows))
         if apart is None:
             block = rows // ports
             live = [
                 [row for row in range(step, rows, block) if row < len(bases)]
                 for step in range(min(block, len(bases)))
             ]
-            # The last row with a position speaks for those beyond it.
-            through = {row: [row] for row in range(len(bases) - 1)}
-            through[len(bases) - 1] = list(range(len(bases) - 1, rows))
             for index, offset in enumerate(offsets):
                 passes = [[(int(bases[row] + offset), through[row]) for row in step] for step in live]
                 yield index == len(offsets) - 1, passes
@@ -165,8 +186,8 @@ class Feeders:
                 taken = [row for row, ahead in enumerate((0, apart)) if ahead <= word < ahead + words]
                 place = offset + word * fields["inner_step"]
                 visits = [
-                    (int(bases[row] + place), [row + k for k in taken])
-                    for row in range(0, rows, PAIR)
+                    (int(bases[row] + place), [target for k in taken for target in through[row + k]])
+                    for row in range(0, len(bases), PAIR)
                     if taken
                 ]
                 yield (line, word) == (fields["outer_count"] - 1, words + apart - 1), [visits]

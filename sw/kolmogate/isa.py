@@ -41,6 +41,7 @@ __all__ = [
     "WINDOW_BITS",
     "WITHOUT_ARGUMENT",
     "WORD_GRAIN",
+    "WRAP",
     "ErrorCode",
     "Opcode",
     "Record",
@@ -51,6 +52,8 @@ __all__ = [
     "store_descriptor",
     "store_descriptors",
     "window_taps",
+    "wrap_fields",
+    "wrap_of",
 ]
 
 ADDRESS_BITS = 20
@@ -131,8 +134,8 @@ class Opcode(IntEnum):
     FILL = 2
     """Write the byte ``zero_point`` to ``y_count`` lines of ``run`` units from ``output_base``, with
     ``output_step`` units between the end of a line and the start of the next, all of them in units of
-    `FILL_UNIT` bytes. Runs beside the next ARRAY descriptor, which is complete only when the fill is, or,
-    with one scratchpad port, before it."""
+    `FILL_UNIT` bytes. Runs beside the ARRAY descriptor before it, the next of which waits for both; with one
+    scratchpad port it runs alone."""
     RESIDUAL = 3
     """Add a tensor to the outputs of the next ARRAY descriptor (`RESIDUAL`)."""
 
@@ -177,7 +180,8 @@ DESCRIPTOR = Record(
         # it is inner_step, from the last of the inner loop to the first of the next outer_wrap.
         "run": 14,
         # Output positions in raster order: x_count along a line, y_count lines. Stepping to the next
-        # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap.
+        # position adds *_step; stepping from the end of a line to the start of the next adds *_wrap, whose
+        # multiple of `WRAP` is in the image's unit.
         "input_step!": 12,
         "input_wrap!": 15,
         "output_step!": 12,
@@ -199,11 +203,32 @@ DESCRIPTOR = Record(
         "unit_weights": 1,
         # Requantise with one rounding (dense layers, pooling) instead of TFLite's two (convolutions).
         "single_rounding": 1,
+        # Only where the scratchpad has two ports: lines may be so far apart that wraps have more bits, and
+        # the layer may begin when the last tile of the one before is still on its way to memory, as its own
+        # first tile is full and reads nothing of that.
+        "input_wrap_high!": 5,
+        "output_wrap_high!": 5,
+        "overlaps": 1,
     },
 )
 """One layer, in units of `UNIT` bytes: two of its own, the window's and the image's. Stored at whole
 scratchpad words, in order of execution; `RECORDS` are the other kinds of descriptors, which take no more
 words than they need."""
+
+WRAP = 1 << DESCRIPTOR.widths["input_wrap"]
+"""What wraps are counted in by the fields for their higher bits."""
+
+
+def wrap_fields(prefix: str, wrap: int) -> dict[str, int]:
+    """The fields of an ARRAY descriptor for a wrap of the ``input`` or ``output``."""
+    low = (wrap + WRAP // 2) % WRAP - WRAP // 2
+    return {f"{prefix}_wrap": low, f"{prefix}_wrap_high": (wrap - low) // WRAP}
+
+
+def wrap_of(fields: Mapping[str, int], prefix: str) -> int:
+    """The wrap that `wrap_fields` made fields of."""
+    return fields[f"{prefix}_wrap"] + WRAP * fields.get(f"{prefix}_wrap_high", 0)
+
 
 UNIT = 8
 """Bytes that an ARRAY descriptor keeps or not."""

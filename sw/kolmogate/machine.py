@@ -125,9 +125,9 @@ class Machine:
             depth=self.config.column_buffer_depth,
             cycles=limit,
         )
-        # The soonest that all so far is done, and the fill that may run beside it: then it writes from when
-        # the descriptor behind it has been read.
-        cycles = filled = 0
+        # The soonest that all so far is done, that the last layer had begun, and that its fills are done: of
+        # those that run beside it one writes from when the descriptor behind its own has been read.
+        cycles = begun = filled = 0
         fill = None
         residual = None
         feeders = Feeders(self.config)
@@ -142,21 +142,20 @@ class Machine:
                     f"there is no descriptor opcode {fields['opcode']}", ErrorCode.BAD_DESCRIPTOR
                 )
             fields = counted(fields, self.config.columns)
-            cycles += DESCRIPTOR_CYCLES
-            if fields["opcode"] == Opcode.END:
-                cycles = max(cycles, filled)
+            if fields["opcode"] == Opcode.ARRAY and self.config.scratchpad_ports == 1:
+                fields |= {"input_wrap_high": 0, "output_wrap_high": 0}
+            least = self._least_cycles(fields)
+            if self.config.scratchpad_ports == 1:
+                cycles += DESCRIPTOR_CYCLES + least
             elif fields["opcode"] == Opcode.FILL:
-                cycles = max(cycles, filled)
-                filled = cycles + self._least_cycles(fields)
-                if self.config.scratchpad_ports == 1:
-                    cycles = filled
+                filled = max(begun, filled) + DESCRIPTOR_CYCLES + least
             else:
-                cycles += self._least_cycles(fields)
-                if fields["opcode"] == Opcode.ARRAY:
-                    cycles = max(cycles, filled)
-            if cycles > limit:
+                # Descriptors are loaded, and layers may begin, while one is at work.
+                begun = max(cycles, filled)
+                cycles = begun + max(least, 1)
+            if (soonest := max(cycles, filled)) > limit:
                 # A layer that takes too long may still come to a write that ends it sooner.
-                fields = self._until_refused(fields, limit - cycles + self._least_cycles(fields))
+                fields = self._until_refused(fields, limit - soonest + least)
                 if not fields:
                     raise _timeout(limit)
             if fields["opcode"] == Opcode.END:

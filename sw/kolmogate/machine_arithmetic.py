@@ -9,7 +9,14 @@ from .config import MachineConfig
 from .errors import InputError
 from .isa import RESIDUAL_FRACTION, SCALE_OFFSET, SHIFTS
 
-__all__ = ["add_residual", "constants_from_tflite", "normalise", "requantise", "requantiser_interval"]
+__all__ = [
+    "add_residual",
+    "constants_from_tflite",
+    "leaving_latency",
+    "normalise",
+    "requantise",
+    "requantiser_interval",
+]
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -81,3 +88,15 @@ def requantiser_interval(config: MachineConfig) -> int:
     """Cycles from one batch of ``config.requantisers`` outputs to the next, whatever their constants."""
     digit_bits = config.requantiser_digit_bits
     return 1 if digit_bits == 32 else config.requantisers * 32 // digit_bits
+
+
+def leaving_latency(config: MachineConfig) -> int:
+    """Cycles from the second after the capture of a layer's last tile to that in which the next layer may
+    begin, if it reads nothing of that tile.
+
+    By then the other outputs are written: the last of them is at the writer 7 cycles after its transfer, in
+    that of the capture at the latest, or with smaller digits 6 and an interval, and asks for its place in the
+    next; the layer's first request comes six cycles after its start, and its descriptor takes two.
+    """
+    interval = requantiser_interval(config)
+    return 2 if interval == 1 else interval

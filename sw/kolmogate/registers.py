@@ -31,13 +31,15 @@ MACHINE = _registers(
     "literals_only",
     # rows of a record as the residual adder takes it
     "residual_rows",
+    # `machine_arithmetic.leaving_latency`
+    "leaving_latency",
 )
 """The parameters of the machine."""
 
 DESCRIPTOR = _registers(
     *("kind", "word_mode", "unit_weights", "stream_weights", "x_count", "y_count"),
     *("input_base", "input_step", "input_wrap", "output_base", "output_step", "output_wrap"),
-    *("outer_count", "outer_wrap", "inner_count", "inner_step", "run", "channels"),
+    *("outer_count", "outer_wrap", "inner_count", "inner_step", "run", "channels", "overlaps"),
 )
 """A descriptor: fields of `isa.DESCRIPTOR`, and of `isa.RESIDUAL` for a residual addition."""
 
@@ -53,7 +55,16 @@ _COUNTER = _registers("x", "y", "batch", "live", "group_channels")
 STATE = np.dtype(
     [
         ("core", _registers("cycles", "layer", "begun", "idle")),
-        ("sequencer", _registers("state", "index", "asked", "loaded", "answers", "row")),
+        (
+            "sequencer",
+            _registers(
+                *("state", "index", "asked", "loaded", "answers", "row"),
+                # the descriptors of the layers that are fetched and drained
+                *("fetched", "drained"),
+                # with two scratchpad ports
+                *("computing", "draining", "held", "begun"),
+            ),
+        ),
         ("filler", _registers("busy", "lines", "gap", "run", "address", "left")),
         (
             "fetcher",
@@ -63,11 +74,11 @@ STATE = np.dtype(
                 # with one scratchpad port
                 *("step", "live_step", "first_run", "run_end"),
                 # with two: the tile at hand, and the next one
-                *("active", "last_row", "ends", "shared", "visited", "pending", "behind"),
+                *("active", "last_row", "ends", "shared", "visited", "pending", "behind", "first_taken"),
                 *("finding", "found", "row", "next_last_row", "next_final", "next_shared"),
             ),
         ),
-        ("compute", _registers("undrained", "resting", "captured")),
+        ("compute", _registers("undrained", "resting", "captured", "final_tile")),
         ("columns", _registers("written", "taken", "first", "room", "available")),
         (
             "decoder",
@@ -88,7 +99,7 @@ STATE = np.dtype(
         ("code", _registers("index", "asking", "answers", "valid")),
         ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
         ("constants", _registers("here", "arrived", "readable", "released")),
-        ("drain", _registers("draining", "skipping", "row", "column", "follows")),
+        ("drain", _registers("draining", "skipping", "row", "column", "follows", "final_tile", "ending")),
         ("draining", _COUNTER),
         (
             "requantiser",

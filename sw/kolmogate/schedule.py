@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .axis import turn, visits
 from .config import MachineConfig
 from .fold import Foldable, fold, fold_factor
-from .isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN, Opcode, window_taps
+from .isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN, Opcode, window_taps, wrap_fields
 from .layout import Layout
 from .network import DepthwiseConv2D, Network, Operation, Reshape, Softmax
 from .parameters import Parameters, parameters
@@ -211,14 +211,14 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig, foldi
     size = use.size if use.shape else (source.height, source.width)
     row, column, height, width = use.region
     width //= factor
-    channels = factor * target.channels
+    channels = target.channels if factor == 1 else factor * target.pixel_pitch
     positions = height * width
     window, run = _window(source, size, config.columns if use.word_mode else None)
     # The loops over rows of positions, and over positions in a row.
     rows = _Loop(height, use.stride[0] * source.row_pitch, target.row_pitch, window[0])
     places = _Loop(width, use.stride[1] * source.pixel_pitch, factor * target.pixel_pitch, window[1])
     fields, down = _loop_fields(rows, places), _loop_fields(places, rows)
-    goes_down = use.word_mode and _fits(down) and visits(down, config) < visits(fields, config)
+    goes_down = use.word_mode and _fits(down, config) and visits(down, config) < visits(fields, config)
     if goes_down:
         fields = down
         if isinstance(operation, DepthwiseConv2D):
@@ -241,7 +241,7 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig, foldi
                 operation, f"its filters have {taps} taps, programs can make {MAXIMUM_TAPS} of them again"
             )
     try:
-        DESCRIPTOR.pack(**fields)
+        _check(fields, config)
     except ValueError as error:
         raise refuse(operation, f"it is too large, {error}") from None
     return Layer(
@@ -290,12 +290,19 @@ def _steps(prefix: str, outer: _Loop, inner: _Loop, steps: tuple[int, int]) -> d
     """Address steps from one output position to the next; 0 where none is taken."""
     step = steps[1] if inner.positions > 1 else 0
     wrap = steps[0] - (inner.positions - 1) * step if outer.positions > 1 else 0
-    return {f"{prefix}_step": step, f"{prefix}_wrap": wrap}
+    return {f"{prefix}_step": step, **wrap_fields(prefix, wrap)}
 
 
-def _fits(fields: Mapping[str, int]) -> bool:
+def _check(fields: Mapping[str, int], config: MachineConfig) -> None:
+    """Raise `ValueError` if the machine has no such descriptor."""
+    DESCRIPTOR.pack(**fields)
+    if config.scratchpad_ports == 1 and (fields["input_wrap_high"] or fields["output_wrap_high"]):
+        raise ValueError("lines are too far apart")
+
+
+def _fits(fields: Mapping[str, int], config: MachineConfig) -> bool:
     try:
-        DESCRIPTOR.pack(**fields)
+        _check(fields, config)
     except ValueError:
         return False
     return True

@@ -5,7 +5,8 @@ from itertools import repeat
 from typing import Any
 
 import numpy as np
-from kolmogate.config import MachineConfig
+from kolmogate.config import MachineConfig, configuration
+from kolmogate.feeders import tile_writes
 from kolmogate.isa import SHIFTS, store_constants
 from kolmogate.machine_arithmetic import requantise, requantiser_interval
 from kolmogate_hw.drain import Drain
@@ -84,6 +85,7 @@ def run(
     lanes = config.requantisers
     noise_bits = config.accumulator_bits
     taken = 0
+    last_words: set[int] = set()
 
     async def array(ctx: Any) -> None:
         """Stand in for the array: capture a tile, shift it out, and no tile before that one has left."""
@@ -108,6 +110,9 @@ def run(
             return bool(drained)
 
         for name, outputs in layers.items():
+            last = slice((outputs.positions - 1) // config.rows * config.rows, None)
+            last_words.clear()
+            last_words.update(tile_writes(outputs.layer, config.columns, last).tolist())
             ctx.set(dut.descriptor, outputs.layer)
             ctx.set(dut.start, 1)
             await ctx.tick()
@@ -150,8 +155,58 @@ def run(
     async def writes(ctx: Any) -> None:
         await serve_writes(ctx, dut.write_port, memory, repeat(False))
 
-    simulate(dut, array, cycles=50_000, background=[constants, walk, writes])
+    async def leave(ctx: Any) -> None:
+        """A layer that begins when the last tile is leaving reads from the sixth cycle on: but for that tile
+        all is written by then."""
+        port, since = dut.write_port, 0
+        async for _, _, leaving, valid, word in ctx.tick().sample(
+            dut.leaving, port.valid, port.payload.address
+        ):
+            since = since + 1 if leaving else 0
+            assert not (valid and since > 6) or word in last_words
+
+    simulate(dut, array, cycles=50_000, background=[constants, walk, writes, leave])
     return taken
+
+
+def test_the_last_tile_is_told_of_before_it_has_left(source: random.Random) -> None:
+    """With four rows of four batches: the next layer begins 21 cycles sooner."""
+    config = configuration("ecp5-85f")
+    dut = Drain(config)
+    layer = random_layer(source, config, MEMORY, x_count=4, y_count=1, channels=config.columns)
+
+    async def bench(ctx: Any) -> None:
+        ctx.set(dut.descriptor, layer)
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        for _ in range(2 * config.columns):
+            await ctx.tick()
+        ctx.set(dut.captured, 1)
+        ctx.set(dut.final_tile, 1)
+        ctx.set(dut.last_row, 3)
+        await ctx.tick()
+        ctx.set(dut.captured, 0)
+        times: dict[str, int] = {}
+        while not ctx.get(dut.done):
+            for name in ("last_tile", "leaving"):
+                if ctx.get(getattr(dut, name)):
+                    times.setdefault(name, 0)
+            times = {name: age + 1 for name, age in times.items()}
+            await ctx.tick()
+        assert times == {"last_tile": 23, "leaving": 21}
+        ctx.set(dut.start, 1)
+        await ctx.tick()
+        assert not ctx.get(dut.leaving)
+
+    async def constants(ctx: Any) -> None:
+        outputs = Outputs(config, source, x_count=4, y_count=1, channels=config.columns)
+        await drive(ctx, dut.records, outputs.records(), stalls(source, 0.0))
+
+    async def writes(ctx: Any) -> None:
+        await serve_writes(ctx, dut.write_port, random_memory(source, MEMORY), repeat(False))
+
+    simulate(dut, bench, cycles=1_000, background=[constants, writes])
 
 
 def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> None:

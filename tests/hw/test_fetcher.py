@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from kolmogate import axis
 from kolmogate.config import MachineConfig, configuration
+from kolmogate.isa import window_taps
 from kolmogate_hw.feeder import FEEDER_DEPTH
 from kolmogate_hw.pair_fetcher import window_fetcher
 from kolmogate_sim.groups import walk_groups
@@ -80,10 +81,15 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
+            holding = source.choice((0, 1, 100)) if len(dut.ports) == 2 else 0
+            first_tile = window_taps(layer)
             wanted = [expected(config, layer, memory, row) for row in range(config.rows)]
             taken = [0] * config.rows
             held: list[deque[int]] = [deque() for _ in range(config.rows)]
             while any(taken[row] < len(wanted[row]) for row in range(config.rows)):
+                ctx.set(dut.held, holding > 0)
+                assert not holding or max(taken) <= first_tile, f"{name}: fetched on although held"
+                holding = max(0, holding - 1)
                 pops = 0
                 for row, words in enumerate(held):
                     if words and not next(pauses[row]):

@@ -15,7 +15,7 @@ from kolmogate_hw.pair_fetcher import window_fetcher
 from kolmogate_hw.requantiser import Requantiser
 from kolmogate_hw.residual import ResidualAdder
 from kolmogate_hw.row_pipeline import RowPipeline
-from kolmogate_hw.sequencer import Sequencer
+from kolmogate_hw.sequencer import sequencer
 from kolmogate_hw.uart import Uart
 from kolmogate_sim.formal import follows, free, harness, prove, steady
 
@@ -89,7 +89,8 @@ CASES: list[tuple[str, Callable[[], Any], Callable[[Module, Any], None], str, bo
     ("residual adder", lambda: ResidualAdder(UP5K), operand, "", False, 20),
     ("window fetcher, one port", lambda: window_fetcher(UP5K), walk, "start", True, 3),
     ("window fetcher, two ports", lambda: window_fetcher(ECP5), walk, "start", True, 3),
-    ("sequencer", lambda: Sequencer(UP5K), nothing, "start", False, 20),
+    ("sequencer, one port", lambda: sequencer(UP5K), nothing, "start", False, 20),
+    ("sequencer, two ports", lambda: sequencer(ECP5), nothing, "start", False, 20),
     ("instruction fetcher", lambda: InstructionFetcher(UP5K), instructions, "start", False, 16),
     ("literal lanes", lambda: LiteralLanes(UP5K), reader, "start", False, 16),
     ("bit reader", lambda: BitReader(UP5K), reader, "start", False, 20),

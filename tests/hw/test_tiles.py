@@ -4,7 +4,9 @@ import random
 from typing import Any
 
 import pytest
+from kolmogate.axis import PAIR
 from kolmogate.config import configuration
+from kolmogate.isa import wrap_fields
 from kolmogate_hw.tiles import TILE_ROWS, TileFinder
 from kolmogate_sim.groups import walk_groups
 from kolmogate_sim.models import positions, random_layer
@@ -23,7 +25,10 @@ def test_tiles(stalled: bool, source: random.Random) -> None:
         if apart:
             step = 8 * source.randrange(1, 5)
             fixed |= {"word_mode": 1, "inner_step": step, "input_step": apart * step}
-        layers.append((apart, random_layer(source, config, MEMORY, **fixed)))
+        layer = random_layer(source, config, MEMORY, **fixed)
+        if source.randrange(2):
+            layer |= wrap_fields("input", source.randrange(-1 << 19, 1 << 19))
+        layers.append((apart, layer))
 
     async def bench(ctx: Any) -> None:
         pauses = stalls(source, None if stalled else 0.0)
@@ -48,9 +53,9 @@ def test_tiles(stalled: bool, source: random.Random) -> None:
                     if apart:
                         together = all(
                             (first + row) % layer["x_count"] != layer["x_count"] - 1
-                            for row in range(0, len(rows), 2)
+                            for row in range(0, len(rows), PAIR)
                         )
-                        assert tile.shared == (apart < 3 and len(rows) == TILE_ROWS and together)
+                        assert tile.shared == (apart < 3 and len(rows) % PAIR == 0 and together)
                     ctx.set(dut.take, 1)
                     await ctx.tick()
                     ctx.set(dut.start, 0)

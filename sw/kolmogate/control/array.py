@@ -68,12 +68,12 @@ def clock_columns(d: Registers, columns: Registers, written: int, step: int, las
 
 
 @njit
-def clock_compute(machine: Registers, compute: Registers, tile_end: int, drained: bool) -> None:
+def clock_compute(machine: Registers, compute: Registers, tile_end: int, final: int, drained: bool) -> None:
     compute.resting = machine.tile_gap and tile_end
     compute.captured >>= 1
     if drained:
         compute.undrained = 0
     if tile_end:
-        compute.undrained = 1
+        compute.undrained, compute.final_tile = 1, final
         # Told a cycle before the tile is there.
         compute.captured |= 1 << machine.capture_latency - 2

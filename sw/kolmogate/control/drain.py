@@ -58,7 +58,13 @@ def clock_drain(
     batch_end: bool,
     tile_end: bool,
     follows: bool,
+    final: int,
+    last_group: bool,
+    start: bool,
 ) -> None:
+    """``final`` is of the tile that is captured."""
+    last_tile = drain.draining and drain.final_tile and last_group
+    drain.ending = 0 if start else drain.ending << 1 | (last_tile or drain.ending & 1)
     drain.follows = follows
     if transfer or drain.skipping:
         row_end = (drain.column + 1) * machine.requantisers == machine.columns
@@ -71,7 +77,7 @@ def clock_drain(
         if tile_end:
             drain.draining, drain.skipping, drain.row, drain.column = 0, 0, 0, 0
     if captured:
-        drain.draining = 1
+        drain.draining, drain.final_tile = 1, final
 
 
 # Batch counter, of the drain and of the writer.

@@ -42,6 +42,7 @@ from .sequencer import (
     END,
     FILL,
     LOAD,
+    READY,
     RECORD,
     clock_filler,
     clock_sequencer,
@@ -96,16 +97,32 @@ def run(
 
     for _ in range(limit):
         core.cycles += 1
-        d = descriptors[sequencer.index]
+        loaded = descriptors[sequencer.index]
+        d, drained_d = descriptors[sequencer.fetched], descriptors[sequencer.drained]
 
         # Sequencer.
         dispatching = sequencer.state == DISPATCH
-        start_layer = dispatching and d.kind == ARRAY
-        start_fill = dispatching and d.kind == FILL and not filler.busy
+        filling = filler.busy != 0
+        leaving = drain.ending >> machine.leaving_latency & 1 and not residual.adding
+        if two_ports:
+            idle = not sequencer.computing and not sequencer.draining and not filling
+            start_layer = sequencer.state == READY and not filling
+            start_layer = start_layer and (not sequencer.draining or (loaded.overlaps and leaving))
+            start_drain = (start_layer or sequencer.held) and not sequencer.draining
+            filled = False
+            last_tile = drain.ending & 3 == 1
+        else:
+            idle = not filling
+            start_layer = dispatching and loaded.kind == ARRAY
+            start_drain = start_layer
+            filled = (sequencer.state == AWAIT_FILL or sequencer.state == BORDER) and not filling
+            last_tile = False
+        start_fill = dispatching and loaded.kind == FILL and not filling
         start_residual = sequencer.state == RECORD
-        done = dispatching and d.kind == END and not filler.busy
-        end_layer = sequencer.state == AWAIT_FILL and not filler.busy
-        filled = sequencer.state == BORDER and not filler.busy
+        done = dispatching and loaded.kind == END and idle
+        end_layer = sequencer.state == AWAIT_FILL and filled
+        if two_ports:
+            end_layer = sequencer.begun and (start_layer or done)
 
         # Scratchpad.
         requests = OUTPUTS if writer.port_valid else 0
@@ -129,7 +146,8 @@ def run(
         last = row.valid and window_end(row.head) and at_last(d, row)
         final = final_tile(row.head)
         weighted = d.unit_weights or columns.available
-        step = fed and weighted and not (last and compute.undrained) and not compute.resting
+        held = sequencer.held != 0
+        step = fed and weighted and not (last and (compute.undrained or held)) and not compute.resting
         captured = compute.captured & 1
         for r in range(machine.rows):
             rows[r].pop = step and at_last(d, rows[r])
@@ -139,7 +157,7 @@ def run(
         offered = offered and not (machine.interval == 1 and constants.released)
         transfer = offered and requantiser_ready(machine, requantiser)
         batch_end = last_batch(machine, draining)
-        position_end = last_position(d, draining)
+        position_end = last_position(drained_d, draining)
         next_position = transfer and batch_end
         tile_end = position_end or drain.row == machine.rows - 1
         follows = transfer and not batch_end and tile_end and last_follows(machine, draining)
@@ -173,7 +191,7 @@ def run(
         writer_done = writer.done
         clock_feeders(machine, d, rows, waiting, lanes, step)
         if two_ports:
-            clock_pair_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
+            clock_pair_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer, held)
         else:
             clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
         group_made = decoder.last
@@ -185,16 +203,41 @@ def run(
             machine, program, row_ends, decoder, code, literals, engine, columns, constants, granted
         )
         clock_columns(d, columns, rows_written, step, last, final)
-        clock_compute(machine, compute, step and last, drained)
+        captured_final = compute.final_tile
+        clock_compute(machine, compute, step and last, final, drained)
         clock_constants(constants, accepted and group_made, release)
-        clock_drain(machine, drain, captured, transfer, batch_end, tile_end, follows)
-        clock_counter(machine, d, draining, transfer and not batch_end, next_position, start_layer)
+        last_group = draining.group_channels <= machine.columns
+        clock_drain(
+            machine,
+            drain,
+            captured,
+            transfer,
+            batch_end,
+            tile_end,
+            follows,
+            captured_final,
+            last_group,
+            start_drain,
+        )
+        clock_counter(machine, drained_d, draining, transfer and not batch_end, next_position, start_drain)
         late = residual.adding != 0
-        clock_writer(machine, d, writer, writing, accepted_output, late, written, start_layer)
+        clock_writer(machine, drained_d, writer, writing, accepted_output, late, written, start_drain)
         operand_granted = granted & OPERANDS != 0
         clock_residual(machine, residual, operand_granted, taken, writer_done, start_residual)
         clock_requantiser(machine, requantiser, offered, taken)
-        clock_filler(machine, d, filler, granted & BORDERS != 0, start_fill)
+        clock_filler(machine, loaded, filler, granted & BORDERS != 0, start_fill)
         descriptor_granted = granted & DESCRIPTORS != 0
-        clock_sequencer(machine, d, sequencer, descriptor_granted, writer_done, end_layer, start_fill, filled)
+        clock_sequencer(
+            machine,
+            loaded,
+            sequencer,
+            descriptor_granted,
+            writer_done,
+            start_layer,
+            start_drain,
+            start_fill,
+            idle,
+            filled,
+            last_tile,
+        )
     return RUNNING

@@ -33,6 +33,7 @@ def clock_pair_fetcher(
     lanes: Registers,
     granted: int,
     start: bool,
+    held: bool,
 ) -> None:
     # The lanes' next requests come when all have been granted; they were found a cycle before, or earlier.
     asking = clock_visits(machine, lanes, granted) and fetcher.pending
@@ -84,7 +85,7 @@ def clock_pair_fetcher(
                 fetcher.bytes_left -= machine.columns
             else:
                 tile_end = next_run(d, fetcher, inner_end)
-    clock_finder(machine, d, fetcher, rows, tile_end, start)
+    clock_finder(machine, d, fetcher, rows, tile_end, start, held)
 
 
 @njit
@@ -129,11 +130,18 @@ def share(d: Registers, fetcher: Registers) -> None:
 
 @njit
 def clock_finder(
-    machine: Registers, d: Registers, fetcher: Registers, rows: Registers, tile_end: bool, start: bool
+    machine: Registers,
+    d: Registers,
+    fetcher: Registers,
+    rows: Registers,
+    tile_end: bool,
+    start: bool,
+    held: bool,
 ) -> None:
     """Finds the next tile, a position a cycle, and makes it the one at hand when that has ended."""
+    held = held and fetcher.first_taken
     if start:
-        fetcher.walking, fetcher.finding = 1, 1
+        fetcher.walking, fetcher.finding, fetcher.first_taken = 1, 1, 0
         fetcher.channels_left = d.channels
         fetcher.group_base, fetcher.position = d.input_base, d.input_base
         fetcher.x, fetcher.y = 0, 0
@@ -142,8 +150,8 @@ def clock_finder(
     if tile_end:
         fetcher.active = 0
         fetcher.walking = not fetcher.ends
-    if fetcher.found and not fetcher.active:
-        fetcher.found, fetcher.active = 0, 1
+    if fetcher.found and not fetcher.active and not held:
+        fetcher.found, fetcher.active, fetcher.first_taken = 0, 1, 1
         for r in range(ROWS):
             rows[r].base = rows[r].next_base
         fetcher.last_row, fetcher.shared = fetcher.next_last_row, fetcher.next_shared
@@ -162,7 +170,7 @@ def find_position(machine: Registers, d: Registers, fetcher: Registers, rows: Re
     if row == 0:
         fetcher.next_shared = words_apart(d) != 0
     # A line that ends between pairs parts none.
-    if (line_end and row % 2 == 0) or (end and row != ROWS - 1):
+    if line_end and row % PAIR == 0:
         fetcher.next_shared = 0
     rows[row].next_base = fetcher.position
     fetcher.next_last_row, fetcher.next_final = row, end

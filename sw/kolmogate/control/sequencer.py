@@ -14,6 +14,7 @@ __all__ = [
     "END",
     "FILL",
     "LOAD",
+    "READY",
     "RECORD",
     "RESIDUAL",
     "clock_filler",
@@ -24,7 +25,7 @@ __all__ = [
 END, ARRAY, FILL, RESIDUAL = range(4)
 
 # States of the sequencer.
-LOAD, DISPATCH, AWAIT_LAYER, AWAIT_FILL, RECORD, BORDER = range(6)
+LOAD, DISPATCH, AWAIT_LAYER, AWAIT_FILL, RECORD, BORDER, SETTLE, READY = range(8)
 
 
 @njit
@@ -34,13 +35,20 @@ def clock_sequencer(
     sequencer: Registers,
     granted: bool,
     layer_done: bool,
-    end_layer: bool,
+    start_layer: bool,
+    start_drain: bool,
     start_fill: bool,
+    idle: bool,
     filled: bool,
+    last_tile: bool,
 ) -> None:
+    """``idle`` as the next descriptor sees it, ``filled`` in the states that wait for it."""
     answered = sequencer.answers & 1
     sequencer.answers = sequencer.answers >> 1 | granted << machine.read_latency - 1
     state = sequencer.state
+    two_ports = machine.scratchpad_ports == 2
+    if two_ports and (layer_done or not sequencer.draining):
+        sequencer.drained = sequencer.fetched
     if state == LOAD:
         sequencer.asked += granted
         if sequencer.loaded == machine.descriptor_words:
@@ -48,32 +56,54 @@ def clock_sequencer(
             sequencer.loaded = 0
             sequencer.state = DISPATCH
     elif state == DISPATCH:
-        if d.kind == ARRAY:
+        if d.kind == ARRAY and two_ports:
+            if not sequencer.computing or last_tile:
+                sequencer.fetched = sequencer.index
+                sequencer.state = SETTLE
+        elif d.kind == ARRAY:
             sequencer.state = AWAIT_LAYER
-        elif d.kind == RESIDUAL:
+        elif d.kind == RESIDUAL and idle:
             sequencer.state = RECORD
-        elif start_fill and machine.scratchpad_ports == 1:
+        elif start_fill and not two_ports:
             sequencer.state = BORDER
         elif start_fill:
-            sequencer.index += 1
-            sequencer.state = LOAD
+            _next(sequencer)
     elif state == BORDER:
         if filled:
-            sequencer.index += 1
-            sequencer.state = LOAD
+            _next(sequencer)
     elif state == RECORD:
         sequencer.row += 1
         if sequencer.row == machine.residual_rows:
             sequencer.row = 0
-            sequencer.index += 1
-            sequencer.state = LOAD
+            _next(sequencer)
+    elif state == SETTLE:
+        sequencer.state = READY
+    elif state == READY:
+        if start_layer:
+            _next(sequencer)
     elif state == AWAIT_LAYER:
         if layer_done:
             sequencer.state = AWAIT_FILL
-    elif end_layer:
-        sequencer.index += 1
-        sequencer.state = LOAD
+    elif filled:
+        _next(sequencer)
+    if not two_ports:
+        sequencer.fetched, sequencer.drained = sequencer.index, sequencer.index
+    if last_tile:
+        sequencer.computing = 0
+    if start_layer:
+        sequencer.computing, sequencer.held, sequencer.begun = 1, sequencer.draining, 1
+    if layer_done:
+        sequencer.draining = 0
+    if start_drain:
+        sequencer.draining, sequencer.held = 1, 0
     sequencer.loaded += answered
+
+
+@njit
+def _next(sequencer: Registers) -> None:
+    """On to the next descriptor."""
+    sequencer.index += 1
+    sequencer.state = LOAD
 
 
 @njit
