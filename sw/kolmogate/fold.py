@@ -7,6 +7,9 @@ like any other; what it costs are those zeros.
 
 A depthwise layer reads a word for each tap, which then holds the channels of neighbouring pixels. With a
 stride of 1 those are what neighbouring positions want, and no zeros are needed.
+
+Where a pixel has more room than channels, what is in between are channels as well: without weights, and
+nothing reads their outputs.
 """
 
 from dataclasses import replace
@@ -15,6 +18,7 @@ import numpy as np
 
 from .axis import least_visits
 from .config import MachineConfig
+from .isa import WORD_GRAIN
 from .layout import Layout
 from .network import Conv2D, DepthwiseConv2D, Int8Array, Requantisation, Window
 from .uses import Use
@@ -26,6 +30,9 @@ Foldable = Conv2D | DepthwiseConv2D
 
 FACTORS = (1, 2, 4, 8)
 
+LEAST_GAIN = 0.85
+"""The part of a layer's cycles that may be left: filters and constants are there once a position."""
+
 
 def fold_factor(use: Use, source: Layout, target: Layout, config: MachineConfig) -> int:
     """How many neighbouring positions pay; 1 where folding is impossible or gains nothing."""
@@ -35,19 +42,21 @@ def fold_factor(use: Use, source: Layout, target: Layout, config: MachineConfig)
     if isinstance(operation, DepthwiseConv2D) and not use.word_mode:
         return 1
 
+    pitch = _room(channels)
+
     def possible(factor: int) -> bool:
-        """The channels of neighbouring positions must lie side by side in memory."""
+        """Where words are activations, neighbouring positions must lie as their outputs do."""
         layouts = (source, target) if use.word_mode else (target,)
         groups_before = -(-channels // config.columns)
         return (
             use.region[3] % factor == 0
-            and all(layout.pixel_pitch == channels for layout in layouts)
-            and (factor * channels <= config.columns or (use.word_mode and groups_before > 1))
+            and all(layout.pixel_pitch == pitch for layout in layouts)
+            and (factor * pitch <= config.columns or (use.word_mode and groups_before > 1))
         )
 
     def cycles(factor: int) -> float:
         """Of a position: taps, the words that they need, or the draining of all columns."""
-        groups = -(-factor * channels // config.columns)
+        groups = -(-factor * pitch // config.columns)
         width = use.size[1] + (factor - 1) * (use.stride[1] - use.word_mode)
         taps = use.size[0] * width * (1 if use.word_mode else source.channels)
         apart = use.stride[0], factor * use.stride[1]
@@ -55,25 +64,39 @@ def fold_factor(use: Use, source: Layout, target: Layout, config: MachineConfig)
         drain = config.macs / config.requantisers
         return groups * max(taps, words, drain) / factor
 
-    return min((factor for factor in FACTORS if factor == 1 or possible(factor)), key=cycles)
+    best = min((factor for factor in FACTORS if factor == 1 or possible(factor)), key=cycles)
+    return best if cycles(best) <= LEAST_GAIN * cycles(1) else 1
 
 
 def fold(operation: Foldable, factor: int) -> Foldable:
-    """The convolution that makes ``factor`` neighbouring outputs as so many times the channels."""
+    """The convolution that makes ``factor`` neighbouring outputs as so many times the channels.
+
+    They are as many as a pixel has room for.
+    """
     filters, step = _filters(operation), _step(operation)
     channels, height, width, depth = filters.shape
-    weights = np.zeros((factor, channels, height, width + (factor - 1) * step, depth), np.int8)
+    pitch = _room(channels)
+    weights = np.zeros((factor, pitch, height, width + (factor - 1) * step, depth), np.int8)
     for place in range(factor):
-        weights[place, :, :, place * step : place * step + width] = filters
-    weights = weights.reshape(factor * channels, *weights.shape[2:])
+        weights[place, :channels, :, place * step : place * step + width] = filters
+    weights = weights.reshape(factor * pitch, *weights.shape[2:])
     scale, stride = operation.requantisation, operation.window.stride
+    bias, multiplier, shift = (
+        np.tile(np.pad(values, (0, pitch - channels)), factor)
+        for values in (operation.bias, scale.multiplier, scale.shift)
+    )
     return replace(
         operation,
         weights=weights[..., 0].transpose(1, 2, 0) if isinstance(operation, DepthwiseConv2D) else weights,
-        bias=np.tile(operation.bias, factor),
+        bias=bias,
         window=Window((height, weights.shape[2]), (stride[0], factor * stride[1]), (0, 0, 0, 0)),
-        requantisation=Requantisation(np.tile(scale.multiplier, factor), np.tile(scale.shift, factor)),
+        requantisation=Requantisation(multiplier, shift),
     )
+
+
+def _room(channels: int) -> int:
+    """From a pixel of so many channels to the next."""
+    return -(-channels // WORD_GRAIN) * WORD_GRAIN
 
 
 def unfold(weights: Int8Array, operation: Foldable) -> Int8Array:

@@ -73,10 +73,10 @@ def test_random_networks_equal_golden(target, objective, inputs, infer):
 
 
 @pytest.mark.parametrize(
-    ("channels", "stride", "fold"), [(8, 1, 4), (8, 2, 4), (16, 1, 2), (40, 1, 4), (12, 1, 1)]
+    ("channels", "stride", "fold"), [(8, 1, 4), (8, 2, 4), (16, 1, 2), (40, 1, 4), (12, 1, 2)]
 )
 def test_depthwise_layers_take_neighbouring_positions(channels, stride, fold, chain, inputs, infer):
-    """Where their channels lie side by side: those of 12 have gaps between them."""
+    """As many as there is room for: pixels of 12 channels have that of 16."""
     layers = (
         chain(9, 24, 3)
         .conv(channels, size=(1, 1))
@@ -170,6 +170,27 @@ def test_borders_are_filled_just_before_their_tensor_is_made(chain):
     assert [fields["opcode"] for fields in short] == [Opcode.FILL, Opcode.ARRAY, Opcode.ARRAY, Opcode.END]
     # the border holds the zero point of the tensor it surrounds
     assert image.descriptors()[0]["zero_point"] == network.tensors["conv_2d_0"].zero_point
+
+
+def test_with_two_ports_borders_are_filled_beside_the_layer_that_makes_their_tensor(chain):
+    network = chain(6, 6, 3).conv(8).depthwise(padding=(1, 1, 1, 1)).network()
+    opcodes = [fields["opcode"] for fields in compile(network, configuration("ecp5-25f")).descriptors()]
+    assert opcodes == [Opcode.ARRAY, Opcode.FILL, Opcode.FILL, Opcode.ARRAY, Opcode.END]
+
+
+@pytest.mark.parametrize(("size", "overlaps"), [(6, [0, 1, 1]), (2, [0, 0, 0])])
+def test_a_layer_overlaps_if_its_first_tile_needs_nothing_of_the_last(chain, size, overlaps):
+    """A map of 2x2 is a single tile."""
+    layers = chain(size, size, 3).conv(8, (1, 1)).depthwise(padding=(1, 1, 1, 1)).conv(8, (1, 1))
+    network = layers.network()
+    arrays = [
+        fields
+        for fields in compile(network, configuration("ecp5-25f")).descriptors()
+        if fields["opcode"] == Opcode.ARRAY
+    ]
+    assert [fields["overlaps"] for fields in arrays] == overlaps
+    alone = compile(network, configuration("up5k")).descriptors()
+    assert not any(fields.get("overlaps") for fields in alone)
 
 
 def test_program_makes_the_weights_in_order(chain):
