@@ -1,6 +1,6 @@
 """The core: sequencer, fetcher, decoder, array, drain and filler around one scratchpad."""
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal
+from amaranth.hdl import Cat, Module, ResetInserter, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -54,11 +54,11 @@ class Core(wiring.Component):
         # The port that writes has the fetcher's visits to the first pair of rows: in dense layers, which have
         # one position, the other port is the weights' alone. Without a second port it has all. The host must
         # not wait for an inference that does not end: its accesses come first, or, where they would lengthen
-        # the fetcher's path, behind visits that leave a cycle free between two runs.
-        # Descriptors that are loaded while a layer runs come before programs, which always have more to ask.
-        readers = ["code", "literals", "coded"]
+        # the fetcher's path, behind visits that leave a cycle free between two runs. Programs, which always have
+        # more to ask, and look at a ring before they do, come last.
+        readers = ["literals", "code", "coded"]
         if config.scratchpad_ports == 1:
-            clients = [["outputs", "host_write", "activations_0", "bytes", *readers, "descriptors", "fill"]]
+            clients = [["outputs", "host_write", "activations_0", "bytes", "descriptors", "fill", *readers]]
         else:
             clients = [
                 ["bytes", "activations_1", "descriptors", *readers],
@@ -181,13 +181,13 @@ class Core(wiring.Component):
         with m.If(sequencer.start_layer):
             m.d.sync += stepped.eq(0)
 
-        cycles_left = Signal(32)
+        cycles_left = Signal(signed(33))
         with m.If(host.busy):
             m.d.sync += [host.cycles.eq(host.cycles + 1), cycles_left.eq(cycles_left - 1)]
             with m.If(sequencer.done):
                 m.d.sync += host.busy.eq(0)
             for condition, code in (
-                (cycles_left == 0, ErrorCode.TIMEOUT),
+                (cycles_left[-1], ErrorCode.TIMEOUT),
                 (decoder.error, ErrorCode.BAD_PROGRAM),
                 (sequencer.bad_descriptor | scratchpad.refused, ErrorCode.BAD_DESCRIPTOR),
             ):

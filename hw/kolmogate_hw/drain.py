@@ -115,7 +115,7 @@ class Drain(wiring.Component):
                 residual.record.eq(self.residual),
                 residual.address.eq(writer.address),
                 residual.done.eq(writer.done),
-                writer.accept.eq(residual.i.valid & residual.i.ready),
+                writer.accept.eq(residual.accept),
                 writer.late.eq(residual.adding),
                 adding.eq(residual.adding),
             ]

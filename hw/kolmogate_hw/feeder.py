@@ -84,9 +84,9 @@ class RowFeeder(wiring.Component):
             data.StructLayout({"run": self.layout, "single": 1}), FEEDER_DEPTH
         )
         head = waiting.read_data.run
-        written = Signal(range(FEEDER_DEPTH))
-        taken = Signal(range(FEEDER_DEPTH))
-        count = Signal(range(FEEDER_DEPTH + 1))
+        # Pointers count modulo twice the depth, so that full and empty differ.
+        written = Signal(range(2 * FEEDER_DEPTH))
+        taken = Signal(range(2 * FEEDER_DEPTH))
         take = Signal()
         # The head's first activation is where its run starts; then the pointer says.
         fresh = Signal(reset_less=True)
@@ -99,7 +99,7 @@ class RowFeeder(wiring.Component):
             waiting.write.addr.eq(written),
             waiting.write.data.run.eq(self.run),
             waiting.write.data.single.eq(self.run.start == self.run.last),
-            take.eq((self.pop | ~self.valid) & (count != 0)),
+            take.eq((self.pop | ~self.valid) & (taken != written)),
             waiting.read_enable.eq(take),
             waiting.read_address.eq(taken),
             place.eq(Mux(fresh, head.start, pointer)),
@@ -111,11 +111,7 @@ class RowFeeder(wiring.Component):
             self.final_tile.eq(head.final_tile),
             self.last_row.eq(head.last_row),
         ]
-        m.d.sync += [
-            written.eq(written + self.push),
-            taken.eq(taken + take),
-            count.eq(count + self.push - take),
-        ]
+        m.d.sync += [written.eq(written + self.push), taken.eq(taken + take)]
         with m.If(self.step):
             following = Signal.like(place)
             m.d.comb += following.eq(place + 1)

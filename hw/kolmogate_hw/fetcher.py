@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, ValueLike, signed
+from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -63,8 +63,8 @@ class WindowFetcher(wiring.Component):
         grain_bits = WORD_GRAIN.bit_length() - 1
         address = ADDRESS_BITS
 
-        # Where the walk is: position, row of the tile, run of the window, word of the run. What ends at a
-        # count of the descriptor is counted from 1, so that it meets it as it is.
+        # Where the walk is: position, row of the tile, run of the window, word of the run. Of runs, those
+        # that come next are counted, from 1, so that they meet the counts to end at as these are.
         walking = self.walking
         position = Signal(address, reset_less=True)
         step = Signal(range(rows))
@@ -82,16 +82,12 @@ class WindowFetcher(wiring.Component):
         # Whether a count has reached its end is registered along with it, off the critical path.
         last_inner, last_outer = (Signal(name=f"last_{name}", reset_less=True) for name in ("inner", "outer"))
 
-        def inner_becomes(value: ValueLike) -> list[Any]:
+        def on(counter: Signal, last: Signal, count: Value, *, begin: bool = False) -> list[Any]:
+            """To the next run, or to the first."""
+            here = C(1) if begin else counter
             return [
-                inner.eq(value),
-                last_inner.eq(descriptor.single_run | (value == descriptor.inner_count)),
-            ]
-
-        def outer_becomes(value: ValueLike) -> list[Any]:
-            return [
-                outer.eq(value),
-                last_outer.eq(descriptor.single_run | (value == descriptor.outer_count)),
+                last.eq(descriptor.single_run | (here == count)),
+                counter.eq(Mux(here == count, 1, here + 1)),
             ]
 
         # The first pass over a tile's rows takes the positions.
@@ -198,12 +194,12 @@ class WindowFetcher(wiring.Component):
                     skip.eq(base[:grain_bits] + following_run[:grain_bits])
                     for skip, base in zip(skips, bases, strict=True)
                 ),
-                *inner_becomes((inner + 1)[:10]),
+                *on(inner, last_inner, descriptor.inner_count),
             ]
             with m.If(last_inner):
-                m.d.sync += [*inner_becomes(C(1)), *outer_becomes((outer + 1)[:10])]
+                m.d.sync += on(outer, last_outer, descriptor.outer_count)
                 with m.If(last_outer):
-                    m.d.sync += [*outer_becomes(C(1)), run_offset.eq(0), word_offset.eq(0)]
+                    m.d.sync += [run_offset.eq(0), word_offset.eq(0)]
                     with m.If(final_tile):
                         m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]
                         m.d.sync += [
@@ -217,8 +213,8 @@ class WindowFetcher(wiring.Component):
                 run_end.eq(0),
                 position.eq(descriptor.input_base),
                 step.eq(0),
-                *outer_becomes(C(1)),
-                *inner_becomes(C(1)),
+                *on(outer, last_outer, descriptor.outer_count, begin=True),
+                *on(inner, last_inner, descriptor.inner_count, begin=True),
                 run_offset.eq(0),
                 word_offset.eq(0),
                 bytes_left.eq(descriptor.run),

@@ -14,9 +14,10 @@ __all__ = ["HostAccess"]
 class HostAccess(wiring.Component):
     """Turns the link's byte requests, and what the residual adder reads, into word accesses.
 
-    Reads of both are one at a time, 4 cycles each when the scratchpad is idle, 5 in fast machines, so that
-    one selector takes their bytes out of the words. The host waits while a batch that was read is not yet
-    taken. Its writes take two cycles. ``request`` keeps its address until a read is answered.
+    Reads of both are one at a time, so that one selector takes their bytes out of the words. When the
+    scratchpad is idle, what is asked for in one cycle is there in the fifth, in fast machines in the sixth.
+    The host waits while a batch that was read is not yet taken. Its writes take two cycles. ``request`` keeps
+    its address until a read is answered.
     """
 
     request: stream.Interface
@@ -43,43 +44,36 @@ class HostAccess(wiring.Component):
         batch_bits = lanes.bit_length() - 1
         request, operands = self.request.payload, self.operands
         word = request.address[lane_bits:ADDRESS_BITS]
-        reading = Signal()
-        # Whose read it is, or was last; while it waits for its grant it stays whose it is.
+        # Requests wait for their grant in registers, which keep those who ask and the arbiter apart. Whose a
+        # read is, or was last:
+        asking, reading = Signal(), Signal()
         for_host = Signal(reset_less=True)
-        waiting = Signal()
-        # What has waited for a cycle, which keeps the link and the arbiter apart.
-        host_reads, host_writes = Signal(), Signal()
-        choice = Signal()
+        host_writes = Signal()
+        granted = Signal()
         batch = Signal(8 * lanes, reset_less=True)
         m.d.comb += [
             self.write_port.valid.eq(host_writes),
             self.write_port.payload.address.eq(word),
             self.write_port.payload.mask.eq(1 << request.address[:lane_bits]),
             self.write_port.payload.data.eq(request.data.replicate(columns)),
-            choice.eq(Mux(waiting, for_host, host_reads)),
-            self.read_port.request.valid.eq(
-                Mux(choice, host_reads, operands.request) & ~operands.valid & ~reading
-            ),
-            self.read_port.request.payload.eq(Mux(choice, word, operands.address[lane_bits:])),
+            self.read_port.request.valid.eq(asking),
+            self.read_port.request.payload.eq(Mux(for_host, word, operands.address[lane_bits:])),
+            granted.eq(asking & self.read_port.request.ready),
+            self.request.ready.eq(Mux(host_writes, self.write_port.ready, granted & for_host)),
             self.data.eq(batch.word_select(request.address[:batch_bits], 8)),
             operands.data.eq(batch),
         ]
-        with m.If(host_writes):
-            m.d.comb += self.request.ready.eq(self.write_port.ready)
-        with m.Else():
-            m.d.comb += self.request.ready.eq(
-                choice & self.read_port.request.ready & ~operands.valid & ~reading
-            )
         m.d.sync += [
-            host_reads.eq(self.request.valid & ~self.request.ready & ~request.write),
             host_writes.eq(self.request.valid & ~self.request.ready & request.write),
             self.valid.eq(self.read_port.valid & for_host),
-            waiting.eq(self.read_port.request.valid & ~self.read_port.request.ready),
         ]
-        with m.If(~reading):
-            m.d.sync += for_host.eq(choice)
-        with m.If(self.read_port.request.valid & self.read_port.request.ready):
-            m.d.sync += reading.eq(1)
+        host_reads = self.request.valid & ~request.write
+        with m.If(granted):
+            m.d.sync += [asking.eq(0), reading.eq(1)]
+        with m.Elif(asking):
+            m.d.sync += asking.eq(for_host | operands.request)
+        with m.Elif(~reading & ~operands.valid):
+            m.d.sync += [asking.eq(host_reads | operands.request), for_host.eq(host_reads)]
         with m.If(self.read_port.valid):
             # What comes out of the memory is registered before anything is made of it.
             address = Mux(for_host, request.address[:lane_bits], operands.address[:lane_bits])

@@ -55,9 +55,9 @@ class ReadPort(wiring.Signature):
 class BatchPort(wiring.Signature):
     """Read access to Q bytes at a time, at a multiple of Q, one after the other.
 
-    ``request`` and the byte ``address`` are held until the bytes, which are on ``data`` while ``valid`` is
-    high, are taken with ``take``; ``valid`` comes a cycle after the scratchpad's
-    answer. A request that is withdrawn instead is not answered, if the next comes as late or later.
+    ``request``, and from its second cycle on the byte ``address``, are held until the bytes, which are on
+    ``data`` while ``valid`` is high, are taken with ``take``; ``valid`` comes a cycle after the scratchpad's
+    answer. A request that is withdrawn instead is not answered, if the next comes later than that.
     """
 
     def __init__(self, config: MachineConfig) -> None:

@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import DESCRIPTOR
+from kolmogate.machine_arithmetic import requantiser_interval
 
 from .records import struct_layout
 
@@ -29,6 +30,9 @@ class BatchCounter(wiring.Component):
     batch : the batch within the position.
     last : what the present batch is the last of, and its live outputs.
     last_follows : the next batch is the last live one of the position.
+
+    Digit-serial requantisers leave a cycle free between batches. ``last`` and ``last_follows`` are then
+    registered, and right from a batch's second cycle on.
     """
 
     start: Signal
@@ -65,12 +69,16 @@ class BatchCounter(wiring.Component):
         # The places of the last group's last channel and of this group's last live batch.
         end = Signal(lane_bits)
         end_batch = Signal.like(self.batch)
+        last_group = Signal()
         m.d.comb += [
             end.eq(channels_left - 1),
-            end_batch.eq(Mux(here.group, end[batch_bits:], batches - 1)),
+            last_group.eq(channels_left <= config.columns),
+            end_batch.eq(Mux(last_group, end[batch_bits:], batches - 1)),
+        ]
+        m.d["comb" if requantiser_interval(config) == 1 else "sync"] += [
+            here.group.eq(last_group),
             here.batch.eq(self.batch == end_batch),
             self.last_follows.eq(self.batch + 1 == end_batch),
-            here.group.eq(channels_left <= config.columns),
         ]
         m.d.comb += [
             here.live[q].eq(~(here.group & here.batch) | (end[:batch_bits] >= q))

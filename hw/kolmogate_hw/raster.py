@@ -41,15 +41,17 @@ class RasterWalk(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        # Both count from 1, so that they meet the counts to end at as these are.
+        # The position, and the line, that come next, both counted from 1: what is found last is registered
+        # with the step that gets there, without an addition before the comparison.
         x = Signal(12, reset_less=True)
         y = Signal(12, reset_less=True)
         last_x, last_y = Signal(reset_less=True), Signal(reset_less=True)
         m.d.comb += [self.line_end.eq(last_x), self.end.eq(last_x & last_y)]
         with m.If(self.step):
-            following = (Mux(last_x, 1, x + 1)[:12], (y + last_x)[:12])
-            m.d.sync += [x.eq(following[0]), last_x.eq(following[0] == self.x_count)]
-            m.d.sync += [y.eq(following[1]), last_y.eq(following[1] == self.y_count)]
+            m.d.sync += [last_x.eq(x == self.x_count), x.eq(Mux(x == self.x_count, 1, x + 1))]
+            with m.If(last_x):
+                m.d.sync += [last_y.eq(y == self.y_count), y.eq(y + 1)]
         with m.If(self.start):
-            m.d.sync += [x.eq(1), last_x.eq(self.x_count == 1), y.eq(1), last_y.eq(self.y_count == 1)]
+            alone = self.x_count == 1
+            m.d.sync += [x.eq(Mux(alone, 1, 2)), last_x.eq(alone), y.eq(2), last_y.eq(self.y_count == 1)]
         return m

@@ -30,14 +30,15 @@ class ResidualAdder(wiring.Component):
     start, row, record : add a tensor to the outputs of the layer that begins next. ``start`` is high for
         `ROWS` cycles, which ``row`` counts; the scales move down by a digit with each.
     done : that layer is complete: pass on what follows.
-    i, o : batches of Q outputs.
-    address : where the outputs at ``i`` go.
+    i, o : batches of Q outputs; ``o`` must be ready.
+    accept : the batch that was at ``i`` has been taken, two cycles before where something is added.
+    address : where the outputs at ``i`` go; it is to move on with ``accept``.
     adding : something is added: what is taken at ``i`` comes out at ``o`` in a later cycle, but before the
-        next is taken.
+        next is accepted.
     port : to the scratchpad, for the tensor.
 
     Throughput: a batch a cycle where nothing is added, else one in 9 cycles, and the more the scratchpad
-    takes longer than 5 to answer.
+    takes longer than 5 to answer. What is added to comes out 10 cycles after it was taken.
     """
 
     i: stream.Interface
@@ -46,6 +47,7 @@ class ResidualAdder(wiring.Component):
     row: Signal
     record: data.View
     done: Signal
+    accept: Signal
     address: Signal
     adding: Signal
 
@@ -60,6 +62,7 @@ class ResidualAdder(wiring.Component):
                 "done": In(1),
                 "i": In(batch),
                 "o": Out(batch),
+                "accept": Out(1),
                 "address": In(ADDRESS_BITS),
                 "adding": Out(1),
                 "port": Out(BatchPort(config)),
@@ -102,10 +105,13 @@ class ResidualAdder(wiring.Component):
                 maximum.eq(record.maximum),
             ]
 
-        # The operands of the batch at ``i`` are fetched while the one before is at work.
+        # The operands of the batch at ``i`` are fetched while the one before is at work. The request comes a
+        # cycle before the address.
         take = Signal()
+        taken = Signal(2)
+        m.d.sync += taken.eq(Cat(take, taken))
         m.d.comb += [
-            self.port.request.eq(self.i.valid & self.adding),
+            self.port.request.eq(self.i.valid & self.adding & ~taken[0]),
             self.port.address.eq(Cat(self.address[:lane_bits], self.address[lane_bits:] + offset)),
             self.port.take.eq(take),
         ]
@@ -114,24 +120,27 @@ class ResidualAdder(wiring.Component):
         row = Signal(range(ROWS), init=ROWS - 1)
         following = Signal.like(row)
         working = Signal()
-        full = Signal()
+        # The sum is there; what it is rounded to; what comes of it.
+        summed, rounded, full = Signal(), Signal(), Signal()
         setting = settings.read_data
         m.d.comb += [
             working.eq(row != ROWS - 1),
-            take.eq(self.port.valid & self.i.valid & ~working & ~full),
+            take.eq(self.port.valid & self.i.valid & ~working & ~summed),
             following.eq(Mux(take | working, row + 1, row)),
             settings.read_enable.eq(1),
             settings.read_address.eq(following),
         ]
-        m.d.sync += row.eq(following)
-        with m.If(self.o.ready):
-            m.d.sync += full.eq(0)
-        with m.If(row == ROWS - 2):
-            m.d.sync += full.eq(1)
+        m.d.sync += [
+            row.eq(following),
+            summed.eq(row == ROWS - 2),
+            rounded.eq(summed),
+            full.eq(rounded),
+        ]
 
         m.d.comb += [
-            self.i.ready.eq(Mux(self.adding, take, self.o.ready)),
+            self.i.ready.eq(~self.adding | take),
             self.o.valid.eq(Mux(self.adding, full, self.i.valid)),
+            self.accept.eq(Mux(self.adding, taken[1], self.i.valid)),
         ]
         for q in range(lanes):
             output = Signal(signed(9), name=f"output_{q}", reset_less=True)
@@ -152,15 +161,17 @@ class ResidualAdder(wiring.Component):
                     half.eq(total[DIGIT_BITS - 1]),
                     total.eq(with_carry(with_carry(a, b, carry_a), total >> DIGIT_BITS, carry_b)),
                 ]
-            value = with_carry(total, zero_point, half)
-            lowest = Mux(largest, operand, minimum)
-            if config.fast:
-                # All compared at once.
-                least = Mux(lowest > maximum, maximum, lowest)
-                result = Mux(value < lowest, least, Mux(value > maximum, maximum, value))
-            else:
-                result = Mux(value < lowest, lowest, value)
-                result = Mux(result > maximum, maximum, result)
+            # A register in each adder's, or choice's, cells costs nothing.
+            sum_and_half = with_carry(total, zero_point, half)
+            value = Signal(sum_and_half.shape(), name=f"value_{q}", reset_less=True)
+            lowest = Signal(signed(9), name=f"lowest_{q}", reset_less=True)
+            raised = Signal.like(value, name=f"raised_{q}", reset_less=True)
+            m.d.sync += [
+                value.eq(sum_and_half),
+                lowest.eq(Mux(largest, operand, minimum)),
+                raised.eq(Mux(value < lowest, lowest, value)),
+            ]
+            result = Mux(raised > maximum, maximum, raised)
             m.d.comb += self.o.payload[q].eq(Mux(self.adding, result[:8], self.i.payload[q]))
         return m
 

@@ -1,6 +1,6 @@
 """Rings that the streams of a program flow through: how far each is filled, and how readers keep inside."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, ValueLike
+from amaranth.hdl import C, Cat, Module, Signal, Value, ValueLike, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -49,9 +49,11 @@ class Ring:
     def advance(self, place: Value, by: ValueLike, low: int) -> Value:
         """``place`` and a signed number, inside its ring; ``low`` bits of it are below the word address."""
         bits = _RING - (self._config.columns.bit_length() - 1) + low
-        inner = place[:bits] + by
-        carry = inner[bits:].as_signed() if inner.shape().signed else inner[bits:]
-        return Cat(inner[:bits], place[bits:] + Mux(self._streamed, 0, carry))
+        # One carry chain, in which a bit between the two parts passes the carry on or keeps it.
+        whole = Value.cast(by) | C(0, signed(bits + 1))
+        above = (whole[-1] & ~self._streamed).replicate(len(place) - bits)
+        total = Cat(place[:bits], ~self._streamed, place[bits:]) + Cat(whole[:bits], C(0, 1), above)
+        return Cat(total[:bits], total[bits + 1 : len(place) + 1])
 
 
 class Rings(wiring.Component):

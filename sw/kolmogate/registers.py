@@ -106,7 +106,12 @@ STATE = np.dtype(
             # batches that wait behind the pipelined form, and those that it can take before one leaves
             _registers("valid", "pipeline", "busy", "room", "step", "batch", "waiting", "left"),
         ),
-        ("residual", _registers("adding", "asked", "here", "rows_left", "full", "answers")),
+        (
+            "residual",
+            _registers(
+                "adding", "asking", "answers", "here", "taken", "rows_left", "summed", "rounded", "full"
+            ),
+        ),
         (
             "writer",
             _registers(

@@ -71,10 +71,10 @@ def within_ring(m: Module, limit: Any, page: Any) -> None:
 
 
 def operand(m: Module, dut: Any) -> None:
-    """The outputs' address stays while they wait; a record comes when nothing is under way."""
-    waiting, address = Signal(), Signal.like(dut.address)
-    m.d.sync += [waiting.eq(dut.i.valid & ~dut.i.ready), address.eq(dut.address)]
-    m.d.comb += Assume(~waiting | ((dut.address == address) & ~dut.start & ~dut.done))
+    """What comes out is taken; a record comes when nothing is under way."""
+    waiting = Signal()
+    m.d.sync += waiting.eq(dut.i.valid & ~dut.i.ready)
+    m.d.comb += [Assume(dut.o.ready), Assume(~waiting | (~dut.start & ~dut.done))]
     m.d.comb += Assume(~(dut.start & (dut.i.valid | dut.o.valid)))
     m.d.comb += Assume(~(dut.done & (dut.i.valid | dut.o.valid)))
 

@@ -10,6 +10,7 @@ import pytest
 from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from kolmogate.config import MachineConfig
+from kolmogate.machine_arithmetic import requantiser_interval
 from kolmogate_hw.positions import BatchCounter
 from kolmogate_hw.raster import RasterWalk
 from kolmogate_hw.writer import OutputWriter
@@ -53,6 +54,17 @@ def batches(config: MachineConfig, layer: dict[str, int]) -> Iterator[tuple[int,
                 yield group, position, batch, left - batch * config.requantisers
 
 
+def paced(config: MachineConfig, source: random.Random) -> Iterator[bool]:
+    """Stalls, one of them in front of each batch where the requantisers leave a cycle free."""
+    pauses = stalls(source)
+    while True:
+        if requantiser_interval(config) > 1:
+            yield True
+        while next(pauses):
+            yield True
+        yield False
+
+
 def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], source: random.Random) -> None:
     dut = Module()
     dut.submodules.batches = counter = BatchCounter(config)
@@ -68,7 +80,7 @@ def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], sourc
     ]
 
     async def bench(ctx: Any) -> None:
-        pauses = stalls(source)
+        pauses = paced(config, source)
         for layer in layers.values():
             ctx.set(counter.descriptor, layer)
             ctx.set(start, 1)
@@ -140,7 +152,7 @@ def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source
                 for group, position, batch, _ in batches(config, layer)
             ]
             written.clear()
-            await drive(ctx, dut.i, payloads, stalls(source))
+            await drive(ctx, dut.i, payloads, paced(config, source))
             # The word, then `done`.
             assert not ctx.get(dut.done)
             await ctx.tick()

@@ -20,7 +20,7 @@ __all__ = [
 # Highest priority first. With two ports those that read have one for themselves, all but the activations of
 # every second row, and the descriptors come before what the programs ask for.
 OUTPUTS, ACTIVATIONS_0, OPERANDS, ACTIVATIONS_1 = 1, 2, 4, 8
-CODE, LITERALS, CODED, DESCRIPTORS, BORDERS = 16, 32, 64, 128, 256
+DESCRIPTORS, BORDERS, LITERALS, CODE, CODED = 16, 32, 64, 128, 256
 READS = ACTIVATIONS_1 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
 
 

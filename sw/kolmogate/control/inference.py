@@ -128,8 +128,7 @@ def run(
         requests = OUTPUTS if writer.port_valid else 0
         requests |= ACTIVATIONS_0 if lanes[0].request else 0
         requests |= ACTIVATIONS_1 if two_ports and lanes[1].request else 0
-        asking = requantiser.valid and residual.adding and not residual.asked
-        requests |= OPERANDS if asking else 0
+        requests |= OPERANDS if residual.asking else 0
         requests |= CODE if code.asking else 0
         requests |= LITERALS if literals.room != 0 else 0
         requests |= CODED if engine.asking else 0
@@ -168,7 +167,7 @@ def run(
             )
         release = next_position and position_end
         taken = residual_takes(machine, requantiser, residual)
-        accepted_output = taken and requantiser.valid
+        accepted_output = residual.taken & 1 if residual.adding else requantiser.valid
         written = residual.full if residual.adding else requantiser.valid
 
         # Where the time goes.
@@ -223,7 +222,8 @@ def run(
         late = residual.adding != 0
         clock_writer(machine, drained_d, writer, writing, accepted_output, late, written, start_drain)
         operand_granted = granted & OPERANDS != 0
-        clock_residual(machine, residual, operand_granted, taken, writer_done, start_residual)
+        wanted = requantiser.valid and residual.adding and not residual.taken & 2
+        clock_residual(machine, residual, wanted, operand_granted, taken, writer_done, start_residual)
         clock_requantiser(machine, requantiser, offered, taken)
         clock_filler(machine, loaded, filler, granted & BORDERS != 0, start_fill)
         descriptor_granted = granted & DESCRIPTORS != 0

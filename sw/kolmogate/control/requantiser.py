@@ -64,19 +64,29 @@ def residual_takes(machine: Registers, requantiser: Registers, residual: Registe
     """Whether the output of the requantisers is taken: passed on, or added to."""
     if not residual.adding:
         return True
-    return residual.here and requantiser.valid and residual.rows_left == 0 and not residual.full
+    return residual.here and requantiser.valid and residual.rows_left == 0 and not residual.summed
 
 
 @njit
 def clock_residual(
-    machine: Registers, residual: Registers, granted: bool, take: bool, done: bool, start: bool
+    machine: Registers,
+    residual: Registers,
+    wanted: bool,
+    granted: bool,
+    take: bool,
+    done: bool,
+    start: bool,
 ) -> None:
+    idle = not (residual.asking or residual.answers or residual.here)
+    residual.asking = (residual.asking and not granted) or (idle and wanted)
     answered = residual.answers & 1
     residual.answers = residual.answers >> 1 | granted << machine.read_latency - 1
-    residual.asked = (residual.asked or granted) and not take
     residual.here = (residual.here or answered) and not take
+    residual.taken = residual.taken >> 1 | (take and residual.adding) << 1
     # The writer takes what is there.
-    residual.full = residual.rows_left == 1
+    residual.full = residual.rounded
+    residual.rounded = residual.summed
+    residual.summed = residual.rows_left == 1
     if residual.rows_left != 0:
         residual.rows_left -= 1
     if take and residual.adding:
