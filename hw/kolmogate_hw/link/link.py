@@ -23,6 +23,8 @@ _HEAD, _CRC = 2, 4
 _ACCESS = ACCESS.bits // 8
 # Bytes of an answer around its payload: sequence number and status, the same CRC.
 _REPLY = 2
+# Of a command, with one more than there are.
+_COMMAND_BITS = len(Command).bit_length()
 # A request's bytes are counted from here, so that a right WRITE ends with the counter at its `last`.
 _START = -(_HEAD + _ACCESS + 1 + _CRC) % 512
 
@@ -91,7 +93,7 @@ class Link(wiring.Component):
         count = Signal(range(512), init=_START)  # place in `request`
         place = Signal(4)  # place in the request's or the answer's leading bytes; keeps its last value
         sequence = Signal(8, reset_less=True)
-        command = Signal(8, reset_less=True)
+        command = Signal(_COMMAND_BITS, reset_less=True)  # all ones if there is no such command
         chain = Signal(max(RUN.bits, 8 * _REPLY + max(IDENTITY.bits, PROGRESS.bits)), reset_less=True)
         # The address of a READ stays where it is while an answer's first bytes leave.
         low, high = chain[: -ACCESS.bits], chain[-ACCESS.bits :]
@@ -107,7 +109,6 @@ class Link(wiring.Component):
         previous = Signal(8, reset_less=True)  # sequence number of the request before
         started = Signal()  # that request started an inference
         start, reset = Signal(), Signal()  # the request to execute does
-        runs = Signal(reset_less=True)  # the command is RUN; a cycle late
 
         # Every byte, received or sent, turns round once. One to send then waits for the encoder.
         pending = Signal()
@@ -165,7 +166,7 @@ class Link(wiring.Component):
             return address[whole:] < size >> whole
 
         last = Signal.like(place)  # of the answer's leading bytes
-        m.d.sync += [start.eq(0), reset.eq(0), runs.eq(command == Command.RUN)]
+        m.d.sync += [start.eq(0), reset.eq(0)]
         with m.FSM() as machine:
             with m.State("RECEIVE"):
                 m.d.comb += decoder.o.ready.eq(~turn.turning)
@@ -181,8 +182,12 @@ class Link(wiring.Component):
                     with m.If(place == 0):
                         m.d.sync += sequence.eq(decoder.o.p.data)
                     with m.Elif(place == 1):
-                        m.d.sync += command.eq(decoder.o.p.data)
-                    with m.Elif((place < _HEAD + _ACCESS) | (runs & (place < _HEAD + RUN.bits // 8))):
+                        unknown = decoder.o.p.data[_COMMAND_BITS:].any()
+                        m.d.sync += command.eq(decoder.o.p.data | unknown.replicate(_COMMAND_BITS))
+                    with m.Elif(
+                        (place < _HEAD + _ACCESS)
+                        | ((command == Command.RUN) & (place < _HEAD + RUN.bits // 8))
+                    ):
                         m.d.sync += chain.eq(Cat(chain[8:], decoder.o.p.data))
                 with m.If(decoder.o.valid & decoder.o.ready & decoder.o.p.end):
                     m.d.comb += turn.restart.eq(1)
