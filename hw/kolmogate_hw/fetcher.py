@@ -104,6 +104,8 @@ class WindowFetcher(wiring.Component):
         credits = [
             Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(rows)
         ]
+        # Registered, off the array's path: what leaves a feeder makes room a cycle later.
+        has_room = Signal(rows, init=-1)
         # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word
         # (as rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
         far = Signal()
@@ -136,7 +138,7 @@ class WindowFetcher(wiring.Component):
         for r in range(rows):
             m.d.comb += targets[r].eq((step == r) | ((step < r) & last_step))
         m.d.comb += [
-            room.eq(~Cat((step <= r) & (credits[r] == 0) for r in range(rows)).any()),
+            room.eq(~Cat((step <= r) & ~has_room[r] for r in range(rows)).any()),
             advance.eq(walking & ~run_end & (~wanted | room) & port.free),
             port.advance.eq(advance),
             port.wanted.eq(wanted),
@@ -154,7 +156,10 @@ class WindowFetcher(wiring.Component):
         wiring.connect(m, port.port, wiring.flipped(self.ports[0]))
         for r in range(rows):
             taken = advance & wanted & targets[r]
-            m.d.sync += credits[r].eq(credits[r] - taken + self.pop[r])
+            m.d.sync += [
+                credits[r].eq(credits[r] - taken + self.pop[r]),
+                has_room[r].eq(Mux(taken, credits[r] > 1, credits[r] != 0)),
+            ]
 
         # What ends with a pass that leaves no row in need takes place in the cycle after it, with nothing but
         # registers to depend on.

@@ -428,7 +428,8 @@ class LiteralLanes(wiring.Component):
         room = Signal(range(self.WORDS + 1))
         granted = Signal()
         awaited = Signal(ReadPort(self.config).latency)
-        pop = Signal()
+        # A word that is taken makes room a cycle later, off the path of those who take it.
+        pop, popped = Signal(), Signal()
         ring = Ring(self.config, self.streamed, self.limit)
         m.d.comb += [
             self.port.request.valid.eq((room != 0) & ~ring.waits(address)),
@@ -438,7 +439,8 @@ class LiteralLanes(wiring.Component):
         ]
         m.d.sync += [
             awaited.eq(Cat(granted, awaited)),
-            room.eq(room - granted + pop),
+            popped.eq(pop),
+            room.eq(room - granted + popped),
         ]
 
         with m.If(granted):
@@ -481,6 +483,7 @@ class LiteralLanes(wiring.Component):
             m.d.sync += [
                 address.eq(self.base),
                 room.eq(self.WORDS),
+                popped.eq(0),
                 awaited.eq(0),
                 written.eq(0),
                 taken.eq(0),

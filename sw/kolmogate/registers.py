@@ -97,7 +97,10 @@ STATE = np.dtype(
             ),
         ),
         ("code", _registers("index", "asking", "answers", "valid")),
-        ("literals", _registers("room", "answers", "written", "taken", "present", "primed", "position")),
+        (
+            "literals",
+            _registers("room", "popped", "answers", "written", "taken", "present", "primed", "position"),
+        ),
         ("constants", _registers("here", "arrived", "readable", "released")),
         ("drain", _registers("draining", "skipping", "row", "column", "follows", "final_tile", "ending")),
         ("draining", _COUNTER),
@@ -124,7 +127,7 @@ STATE = np.dtype(
 """All registers but those that are there once a row or once a scratchpad port."""
 
 ROW = _registers(
-    *("base", "next_base", "credits"),
+    *("base", "next_base", "credits", "popped"),
     # the feeder; the tag of the word at its head is packed, see `control.array`
     *("written", "taken", "valid", "head", "pointer", "pop"),
 )

@@ -52,7 +52,7 @@ def clock_decoder(
 
     clock_literals(machine, literals, decoder.bits, step and decoder.reading, granted & LITERALS != 0)
     if take and seeking:
-        literals.room, literals.answers = machine.literal_words, 0
+        literals.room, literals.popped, literals.answers = machine.literal_words, 0, 0
         literals.written, literals.taken, literals.present = 0, 0, 0
         literals.primed, literals.position = 0, 0
     columns.written += decoder.valid and ready and not decoder.of_records
@@ -143,7 +143,8 @@ def clock_literals(machine: Registers, literals: Registers, bits: int, take: boo
     pop = (take and end >= 8) if primed else literals.present
     answered = literals.answers & 1
     literals.answers = literals.answers >> 1 | granted << machine.read_latency - 1
-    literals.room += pop - granted
+    literals.room += literals.popped - granted
+    literals.popped = pop
     literals.taken += pop
     # A word can be read from the cycle after it was written.
     literals.present = literals.taken != literals.written

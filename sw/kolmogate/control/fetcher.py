@@ -37,7 +37,8 @@ def clock_fetcher(
         look_ahead(machine, lane, fetcher.bytes_left, fetcher.first_word, window_last, final_tile)
         advance = has_room(machine, lane, rows, onward)
     for r in range(machine.rows):
-        rows[r].credits += rows[r].pop
+        rows[r].credits += rows[r].popped
+        rows[r].popped = rows[r].pop
     if advance:
         if placing:
             rows[step].base = fetcher.position
