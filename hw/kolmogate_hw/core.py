@@ -1,6 +1,6 @@
 """The core: sequencer, fetcher, decoder, array, drain and filler around one scratchpad."""
 
-from amaranth.hdl import Cat, Module, ResetInserter, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -181,9 +181,11 @@ class Core(wiring.Component):
         with m.If(sequencer.start_layer):
             m.d.sync += stepped.eq(0)
 
+        # Its sign says that no cycle is left, without a comparison.
         cycles_left = Signal(signed(33))
+        m.d.sync += cycles_left.eq(Mux(host.busy | host.start, cycles_left - 1, host.limit))
         with m.If(host.busy):
-            m.d.sync += [host.cycles.eq(host.cycles + 1), cycles_left.eq(cycles_left - 1)]
+            m.d.sync += host.cycles.eq(host.cycles + 1)
             with m.If(sequencer.done):
                 m.d.sync += host.busy.eq(0)
             for condition, code in (
@@ -199,7 +201,6 @@ class Core(wiring.Component):
                 host.busy.eq(1),
                 host.error.eq(ErrorCode.NONE),
                 host.cycles.eq(0),
-                cycles_left.eq(host.limit),
             ]
         with m.If(host.reset):
             m.d.comb += abort.eq(1)

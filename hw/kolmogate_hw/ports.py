@@ -100,11 +100,12 @@ class HostPort(wiring.Signature):
 
     ``request`` moves one byte of scratchpad; a read is answered by ``data`` with ``valid`` high, in order,
     some cycles later, and the link has room for every answer it asked for. ``start`` is high for one cycle
-    with the three base addresses, the cycle limit, the last page that layers may write to and whether the
-    program is ``streamed``; ``busy`` is high from the next cycle until the inference has ended. ``fed`` is
-    high in the cycle of the request that completes a page of a ring; ``pages`` are those that the readers of
-    the rings are in. ``error`` and ``cycles`` keep the last inference's outcome. ``reset`` returns the core
-    to its state after power-up; the scratchpad keeps its contents.
+    with the three base addresses, the cycle limit, which must be there a cycle before, too, the last page
+    that layers may write to and whether the program is ``streamed``; ``busy`` is high from the next cycle
+    until the inference has ended. ``fed`` is high in the cycle of the request that completes a page of a
+    ring; ``pages`` are those that the readers of the rings are in. ``error`` and ``cycles`` keep the last
+    inference's outcome. ``reset`` returns the core to its state after power-up; the scratchpad keeps its
+    contents.
     """
 
     def __init__(self) -> None:

@@ -90,7 +90,9 @@ class Bench:
         """One inference; the cycles it says it took."""
         for name in ("descriptors", "code", "literals"):
             self.port(name).value = image.sections[name].address
+        # It is there a cycle before.
         self.port("limit").value = limit
+        await self.cycle()
         self.port("last_page").value = image.written_end // PAGE_BYTES - 1
         self.port("start").value = 1
         await self.cycle()
