@@ -32,8 +32,8 @@ class WeightDecoder(wiring.Component):
     LITERAL b x n  n, as long as the scratchpad grants one word of literals in 8 / b cycles
     GENERATE k x n n, as long as the scratchpad grants one word of literals in 8 / k cycles
     SKIP n         n
-    SEEK           1, and from a row before it to a row of literals behind it 8, in fast machines 9; streamed,
-                   it does nothing
+    SEEK           2, and from a row before it to a row of literals behind it 9, in fast machines 10;
+                   streamed, it does nothing
     RECORDS n      as LITERAL 8 x n; coded as CODED
     CODED n        what `EntropyEngine` takes for its numbers, some 16 cycles each
     PREDICT        1
@@ -191,15 +191,16 @@ class WeightDecoder(wiring.Component):
         m.d.sync += [not_again.eq(again == 0), once_more.eq(again == 1)]
         instruction = fetcher.instruction
         looping = Signal()
-        # SEEK withdraws no request that waits for its grant. It resets much, so that it waits for the cycle
-        # after the last row.
+        # SEEK withdraws no request that waits for its grant. It resets much, so that it waits for the last
+        # row, and then, off the arbiter's path, for a cycle in which nothing is asked for.
         seeking = Signal()
         settled = Signal()
         seek = Signal()
+        m.d.sync += seek.eq(fetcher.valid & seeking & settled & ~running & ~seek)
         m.d.comb += [
             seeking.eq(instruction.op == P0.SEEK),
             settled.eq(~lanes.port.request.valid | lanes.port.request.ready),
-            seek.eq(fetcher.valid & seeking & settled & ~running),
+            lanes.pause.eq(seek),
             looping.eq(instruction.op == P0.LOOP),
             fetcher.take.eq(Mux(seeking, seek, fetcher.valid & (free | looping))),
             # LOOP is always taken.
@@ -280,7 +281,7 @@ class WeightDecoder(wiring.Component):
             lanes.base.eq(Mux(self.start, self.literals, sought)),
         ]
         with m.If(self.start):
-            m.d.sync += [running.eq(0), again.eq(0), self.error.eq(0)]
+            m.d.sync += [running.eq(0), seek.eq(0), again.eq(0), self.error.eq(0)]
             if terms is not None:
                 m.d.sync += [terms[term].shift.eq(NO_PREDICTION) for term in range(2)]
         return m
@@ -379,6 +380,7 @@ class LiteralLanes(wiring.Component):
     -------
     start, base : begin at word ``base``.
     streamed, limit, page : of the ring, see `Ring` and `reader_page`.
+    pause : ask for nothing.
     available, view : what the lanes see is here, the next `seen_bits`.
     take, passed : pass so many of them, at most 8.
     """
@@ -390,6 +392,7 @@ class LiteralLanes(wiring.Component):
     streamed: Signal
     limit: Signal
     page: Signal
+    pause: Signal
     passed: Signal
     available: Signal
     view: data.View
@@ -403,6 +406,7 @@ class LiteralLanes(wiring.Component):
                 "start": In(1),
                 "base": In(word_address_bits(config)),
                 **RING_MEMBERS,
+                "pause": In(1),
                 "passed": In(4),
                 "available": Out(1),
                 "view": Out(view_layout(config)),
@@ -432,7 +436,7 @@ class LiteralLanes(wiring.Component):
         pop, popped = Signal(), Signal()
         ring = Ring(self.config, self.streamed, self.limit)
         m.d.comb += [
-            self.port.request.valid.eq((room != 0) & ~ring.waits(address)),
+            self.port.request.valid.eq((room != 0) & ~ring.waits(address) & ~self.pause),
             self.port.request.payload.eq(address),
             self.page.eq(reader_page(self.config, address)),
             granted.eq(self.port.request.valid & self.port.request.ready),

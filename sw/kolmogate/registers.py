@@ -85,7 +85,7 @@ STATE = np.dtype(
             _registers(
                 # the pipeline's stages, see `control.decoder`; what is known of its last
                 *("seen", "shaped", "valid", "of_records", "last"),
-                *("running", "left", "records", "reading", "silent", "bits", "coded"),
+                *("running", "left", "records", "reading", "silent", "bits", "coded", "seek"),
             ),
         ),
         (

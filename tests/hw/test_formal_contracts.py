@@ -51,6 +51,10 @@ def reader(m: Module, dut: Any) -> None:
     m.d.comb += Assume(~dut.take | (dut.available if isinstance(dut, LiteralLanes) else dut.valid))
     if isinstance(dut, LiteralLanes):
         m.d.comb += Assume(dut.passed <= 8)
+        # No request that waits is interrupted.
+        waiting = Signal()
+        m.d.sync += waiting.eq(dut.port.request.valid & ~dut.port.request.ready)
+        m.d.comb += Assume(~(waiting & dut.pause))
 
 
 def instructions(m: Module, dut: Any) -> None:

@@ -48,7 +48,8 @@ def clock_decoder(
     settled = literals.room == 0 or granted & LITERALS != 0
     take = code.valid and (free or looping)
     if seeking:
-        take = code.valid and settled and not decoder.running
+        take = decoder.seek
+    seek = code.valid and seeking and settled and not decoder.running and not decoder.seek
 
     clock_literals(machine, literals, decoder.bits, step and decoder.reading, granted & LITERALS != 0)
     if take and seeking:
@@ -90,6 +91,7 @@ def clock_decoder(
         code.asking = 0
     if answered:
         code.valid = 1
+    decoder.seek = seek
     if take:
         code.index += 1
         code.valid = 0

@@ -130,7 +130,7 @@ def run(
         requests |= ACTIVATIONS_1 if two_ports and lanes[1].request else 0
         requests |= OPERANDS if residual.asking else 0
         requests |= CODE if code.asking else 0
-        requests |= LITERALS if literals.room != 0 else 0
+        requests |= LITERALS if literals.room != 0 and not decoder.seek else 0
         requests |= CODED if engine.asking else 0
         loading = sequencer.state == LOAD and sequencer.asked != machine.descriptor_words
         requests |= DESCRIPTORS if loading else 0
