@@ -541,7 +541,7 @@ def _write(
     weights: tuple[Mapping[str, int], Mapping[str, int]],
 ) -> LayerReport:
     """Write the program of a layer and say what it costs."""
-    first = len(writer.instructions)
+    before = Counter(P0(one.op).name for one in writer.instructions)
     bits, constant_bits = writer.layer(material, choice)
     return LayerReport(
         name=layer.name,
@@ -554,5 +554,5 @@ def _write(
         replays=layer.replays,
         bits=bits,
         constant_bits=constant_bits,
-        instructions=Counter(P0(one.op).name for one in writer.instructions[first:]),
+        instructions=Counter(P0(one.op).name for one in writer.instructions) - before,
     )

@@ -235,6 +235,9 @@ class Writer:
         self._coder = Coder(columns)
         self._references = NOTHING
         self._literal_bits = 0
+        # What makes the rows of the last layer, of how many layers alike, and where their instructions start.
+        self._body: list[Instruction] = []
+        self._times = self._start = 0
 
     @property
     def rows(self) -> Int8Array:
@@ -296,21 +299,41 @@ class Writer:
             weight_bits += self._coder.bits - before
         if weights is not None and not (coding or made):
             bodies = _uniform_if_shorter(bodies, weights)
-        instructions = [
+        predictions = [
             predict(term, new)
             for term, (new, old) in enumerate(zip(references, self._references, strict=True))
             if new != old
         ]
-        instructions += _roll(bodies)
+        instructions = _roll(bodies)
         made_by = [one for body in bodies for one in body]
         if made is not None and kind and made.joined:
             instructions.append(skip(made.unpassed))
             made_by.append(instructions[-1])
         self._references = references
-        self.instructions += instructions
+        added = self._append(predictions, instructions, made_by)
         self._literal_bits += sum(one.passed_bits for one in made_by)
         weight_bits += self.columns * sum(one.passed_bits for one in made_by if one.op != P0.RECORDS)
-        return len(instructions) * INSTRUCTION.bits + weight_bits, constant_bits
+        return added * INSTRUCTION.bits + weight_bits, constant_bits
+
+    def _append(
+        self, predictions: list[Instruction], instructions: list[Instruction], body: list[Instruction]
+    ) -> int:
+        """Add a layer's instructions, which are ``body`` rolled; returns how many more that are.
+
+        Layers alike, such as the passes of a pooling, are made by one loop where that is shorter.
+        """
+        before = len(self.instructions)
+        if body == self._body and not predictions and len(body) <= LONGEST_LOOP:
+            self._times += 1
+            looped = [*body, loop(len(body), self._times - 1)]
+            self.instructions[self._start :] = min(
+                looped, self.instructions[self._start :] + instructions, key=len
+            )
+        else:
+            self.instructions += predictions
+            self._body, self._times, self._start = body, 1, len(self.instructions)
+            self.instructions += instructions
+        return len(self.instructions) - before
 
     def _equal_records(self, material: Material) -> tuple[int, int]:
         """As `layer`, for literal constants alone: what groups have in common is gone back to."""
@@ -333,6 +356,7 @@ class Writer:
             self._rows += blocks
             self._literal_bits += stored * head.passed_bits
             constant_bits += stored * head.passed_bits * self.columns
+        self._body = []
         return (len(self.instructions) - first) * INSTRUCTION.bits, constant_bits
 
     def _replayed(self, material: Material, choice: Choice) -> tuple[int, int]:
@@ -370,6 +394,7 @@ class Writer:
             passed = stored * sum(one.passed_bits for one in body) + sum(one.passed_bits for one in end)
             self._literal_bits += passed
             weight_bits += len(instructions) * INSTRUCTION.bits + passed * self.columns
+        self._body = []
         return weight_bits, constant_bits
 
     def _write(self, coder: Coder, rows: Int8Array, eighths: int, references: Sequence[Reference]) -> None:
