@@ -11,6 +11,7 @@ from kolmogate.compiler import compile
 from kolmogate.config import configuration
 from kolmogate.errors import InputError, ToolMissingError
 from kolmogate.network import Network
+from kolmogate.simplify import simplify
 from kolmogate.tflite_export import save_tflite
 from kolmogate.tflite_import import load_tflite
 from kolmogate.train.recipe import Freezing, LayerRecipe, Recipe, Stage, load_recipe
@@ -221,6 +222,27 @@ def test_pruning_changes_nothing(images: Any) -> None:
     small = prune(model, recipe, 28)
     assert widths(small) == (4, 5, 8, 4)
     torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_order_is_shorter_and_changes_nothing(chain: Any) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[train]'")
+    from kolmogate.train.order import shortest_order
+
+    config = configuration("up5k")
+    network = chain(12, 12, 1).conv(12).pool((2, 2)).conv(18).dense(20).dense(10).network()
+    rng = np.random.default_rng(2)
+    sparse = [
+        replace(one, weights=np.where(rng.random(one.weights.shape) < 0.1, one.weights, 0))
+        if hasattr(one, "weights")
+        else one
+        for one in network.operations
+    ]
+    network = simplify(replace(network, operations=tuple(sparse))).network
+    ordered = shortest_order(network, config, 200, 1)
+    x = rng.integers(-128, 128, (20, *network.tensors[network.input].shape)).astype(np.int8)
+    np.testing.assert_array_equal(golden.run(ordered, x), golden.run(network, x))
+    before, after = (compile(one, config, objective="smallest").device_bytes for one in (network, ordered))
+    assert after < before
 
 
 def test_missing_data(images: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,6 @@ from ..tflite_export import save_tflite
 from ..tflite_import import load_tflite
 from .recipe import load_recipe
 
-TARGET = "up5k"
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Train, export and measure; returns the exit code."""
@@ -54,7 +52,7 @@ def _train(path: Path, folder: Path, seed: int | None) -> None:
         raise ToolMissingError("PyTorch is not installed: run `pip install 'kolmogate[train]'`") from None
 
     from .data import load_images
-    from .export import input_bytes, to_network
+    from .export import TARGET, input_bytes, to_network
     from .trainer import Trainer
 
     # One thread: the same machine repeats the same weights.

@@ -1,17 +1,21 @@
 """The trained model as a network of exact integer operations, in the shape that its recipe asked for.
 
-What was trained is what is exported: integers, scales that are 1.5 times a power of two, biases in the
-accumulator's unit. Channels that were dropped on the way are there again, as zeros, so that the file has all
-the weights of the recipe; `kolmogate.simplify` finds what they are worth.
+What was trained is what is exported: integers, coarse scales, biases in the accumulator's unit. Activations
+have the zero point -128, so that the machine's biases are the network's own. Channels are in an order that
+takes few bytes. Those that were dropped on the way are there again, as zeros, so that the file has all the
+weights of the recipe; `kolmogate.simplify` finds what they are worth.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..config import configuration
 from ..errors import InputError
 from ..network import (
     Conv2D,
@@ -19,19 +23,29 @@ from ..network import (
     MaxPool2D,
     Network,
     Operation,
+    Requantisation,
     Reshape,
     Tensor,
     Window,
     accumulator_bounds,
 )
 from ..quantisation import DenseScale, convolution_requantisation
+from ..simplify import simplify
 from .data import Split, to_inputs
-from .model import ACTIVATION_STEPS, FRACTION, Layer, Model
+from .model import ACTIVATION_STEPS, FRACTION, Model
+from .order import shortest_order
 from .recipe import Recipe
 
-__all__ = ["input_bytes", "to_network"]
+__all__ = ["TARGET", "input_bytes", "to_network"]
+
+TARGET = "up5k"
+"""The machine whose programs count."""
+ORDERS = 3000
+"""Orders of channels that are tried."""
 
 ACTIVATION_SCALE = 1 / ACTIVATION_STEPS
+ZERO_POINT = -128
+"""Of activations; that of the image is 0."""
 
 
 def input_bytes(split: Split) -> NDArray[np.int8]:
@@ -41,7 +55,7 @@ def input_bytes(split: Split) -> NDArray[np.int8]:
 
 @torch.no_grad()
 def to_network(model: Model, recipe: Recipe, validation: Split) -> Network:
-    """The network; the scale of its logits is the finest that leaves those of ``validation`` within int8.
+    """The network; its logits are as fine as leaves the highest of each image of ``validation`` within int8.
 
     Raises `InputError` if the model is not folded.
     """
@@ -56,21 +70,25 @@ def to_network(model: Model, recipe: Recipe, validation: Split) -> Network:
         operations.append(kind(output.name, (next(reversed(tensors)),), output.name, **fields))
         tensors[output.name] = output
 
-    inputs = 1
-    for index, (layer, asked) in enumerate(zip(model.layers, recipe.layers, strict=True), 1):
-        last = index == len(model.layers)
-        weights, bias, scales = _grown(model, layer, asked.channels, inputs)
+    for index, layer in enumerate(model.layers, 1):
+        last, asked = index == len(model.layers), layer.recipe
+        weights = model.blocks[asked.block].integers().permute(0, 2, 3, 1).numpy().astype(np.int8)
+        bias = layer.norm.bias_units().numpy().round().astype(np.int32) << int(layer.norm.bias_bits)
+        scales = layer.norm.scales().numpy().astype(np.float64)
         source = tensors[next(reversed(tensors))]
         if last:
             scales = np.full(asked.channels, _logit_scale(model, validation))
         name = "logits" if last else f"layer{index}"
         side = layer.map
         shape = (asked.channels,) if layer.is_dense else (side, side, asked.channels)
-        output = Tensor(name, shape, ACTIVATION_SCALE, 0)
-        clamp = (-128, 127) if last else (0, 127)
+        output = Tensor(name, shape, ACTIVATION_SCALE, 0 if last else ZERO_POINT)
+        clamp = (-128, 127)
         if layer.is_dense:
             if len(source.shape) == 3:
-                append(Reshape, Tensor(f"flat{index}", (math.prod(source.shape),), ACTIVATION_SCALE, 0))
+                append(
+                    Reshape,
+                    Tensor(f"flat{index}", (math.prod(source.shape),), ACTIVATION_SCALE, source.zero_point),
+                )
             flat = weights.reshape(len(weights), -1)
             nominal = convolution_requantisation(source, scales, output, asked.channels)
             dense = Dense(output.name, (next(reversed(tensors)),), output.name, flat, bias, nominal, clamp)
@@ -93,31 +111,51 @@ def to_network(model: Model, recipe: Recipe, validation: Split) -> Network:
         if asked.pool > 1:
             side = layer.output_side
             window = Window((asked.pool,) * 2, (asked.pool,) * 2, (0, 0, 0, 0))
-            pooled = Tensor(f"pooled{index}", (side, side, asked.channels), ACTIVATION_SCALE, 0)
+            pooled = Tensor(f"pooled{index}", (side, side, asked.channels), ACTIVATION_SCALE, ZERO_POINT)
             append(MaxPool2D, pooled, window=window, clamp=(-128, 127))
-        inputs = asked.channels
     network = Network(tensors, tuple(operations), "image", "logits", recipe.name)
     network.check()
-    return network
+    # Layers that share weights have to keep one order together.
+    if len(model.blocks) == len(model.layers):
+        network = shortest_order(simplify(network).network, configuration(TARGET), ORDERS, recipe.seed)
+    return _grown(network, [layer.channels for layer in recipe.layers])
 
 
-def _grown(
-    model: Model, layer: Layer, channels: int, inputs: int
-) -> tuple[NDArray[np.int8], NDArray[np.int32], NDArray[np.float64]]:
-    """Weights (out, height, width, in), biases and scales, with zeros for channels that were dropped."""
-    small = model.blocks[layer.recipe.block].integers().permute(0, 2, 3, 1).numpy().astype(np.int8)
-    weights = np.zeros((channels, *small.shape[1:3], inputs), np.int8)
-    weights[: len(small), ..., : small.shape[3]] = small
-    units = layer.norm.bias_units().numpy().round().astype(np.int32)
-    bias = np.zeros(channels, np.int32)
-    bias[: len(units)] = units << int(layer.norm.bias_bits)
-    scales = np.ones(channels)
-    scales[: len(units)] = layer.norm.scales().numpy()
-    return weights, bias, scales
+def _grown(network: Network, widths: Sequence[int]) -> Network:
+    """The network with so many channels of each convolution and dense layer: zeros after its own."""
+    tensors, operations, asked = dict(network.tensors), [], iter(widths)
+    # Channels that are read, before and after.
+    channels = grown = tensors[network.input].shape[-1]
+    for one in network.operations:
+        if isinstance(one, Conv2D | Dense):
+            width, scale = next(asked), one.requantisation
+            made = (0, width - len(one.bias))
+            filters = one.weights.reshape(len(one.bias), -1, channels)
+            filters = np.pad(filters, (made, (0, 0), (0, grown - channels)))
+            window = one.weights.shape[1:-1]
+            one = replace(
+                one,
+                weights=filters.reshape(width, *window, -1 if not window else grown),
+                bias=np.pad(one.bias, made),
+                requantisation=Requantisation(
+                    np.pad(scale.multiplier, made, "edge"), np.pad(scale.shift, made, "edge")
+                ),
+            )
+            channels, grown = width - made[1], width
+        before = tensors[one.output]
+        *image, last = before.shape
+        tensors[one.output] = replace(before, shape=(*image, last // channels * grown))
+        operations.append(one)
+    larger = replace(network, tensors=tensors, operations=tuple(operations))
+    larger.check()
+    return larger
 
 
 def _logit_scale(model: Model, validation: Split) -> float:
-    """By what accumulators of the last layer become int8: the like of the other layers' scales."""
+    """By what accumulators of the last layer become int8: the like of the other layers' scales.
+
+    Low logits may be clamped, not those that decide.
+    """
     logits = torch.cat([model(to_inputs(images)) for images in validation.images.split(1000)])
-    accumulators = float(logits.abs().max() / model.layers[-1].norm.scales()[0]) * ACTIVATION_STEPS
-    return FRACTION * 2.0 ** -math.ceil(math.log2(FRACTION * max(accumulators, 1) / 127))
+    highest = float(logits.amax(1).abs().max() / model.layers[-1].norm.scales()[0]) * ACTIVATION_STEPS
+    return FRACTION * 2.0 ** -math.ceil(math.log2(FRACTION * max(highest, 1) / 127))

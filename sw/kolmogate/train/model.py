@@ -1,9 +1,10 @@
 """The network while it is trained: integer weights behind straight-through rounding, normalised activations.
 
-Activations are numbers from 0 to 127/32, which int8 holds in steps of 1/32 with zero point 0. Before they are
-folded, layers normalise each batch, by scales that are coarse already once weights are integers. `Norm.fold`
-turns that into what the machine computes: a scale that is 1.5 times a power of two, and a bias that is a
-multiple of another power of two, the same for the layer. Both are then trained on, through their rounding.
+Activations are numbers from 0 to 255/32, which int8 holds in steps of 1/32 with zero point -128. Before they
+are folded, layers normalise each batch, by scales that are coarse already once weights are integers.
+`Norm.fold` turns that into what the machine computes: a scale that is 1.5 times a power of two, and a bias
+that is a multiple of another power of two, the same for the layer. Both are then trained on, through their
+rounding.
 """
 
 import math
@@ -19,7 +20,7 @@ __all__ = ["ACTIVATION_STEPS", "Block", "Layer", "Model", "Norm"]
 
 ACTIVATION_STEPS = 32
 """Steps of an activation to 1.0."""
-HIGHEST = 127 / ACTIVATION_STEPS
+HIGHEST = 255 / ACTIVATION_STEPS
 
 FRACTION = 1.5
 """Folded scales are so many times a power of two: the constants of the machine are then the fewest bytes."""
