@@ -224,6 +224,24 @@ def test_pruning_changes_nothing(images: Any) -> None:
     torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+def test_narrow_keeps_what_is_read_most() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[train]'")
+    from kolmogate.train.model import Model
+    from kolmogate.train.pruning import narrow, widths
+
+    layers = (LayerRecipe("a", channels=5, size=5, pool=2), LayerRecipe("b", channels=7), LayerRecipe("c", 4))
+    recipe = replace(RECIPE, layers=layers)
+    model = Model(recipe, 28)
+    with torch.no_grad():
+        model.blocks["b"].latent[:, [1, 3]] *= 10
+        model.layers[1].norm.gain[[0, 4, 6]] *= 10
+    small = narrow(model, recipe, 28, (2, 3))
+    assert widths(small) == (2, 3, 4)
+    torch.testing.assert_close(small.blocks["a"].latent, model.blocks["a"].latent[[1, 3]])
+    torch.testing.assert_close(small.blocks["b"].latent, model.blocks["b"].latent[[0, 4, 6]][:, [1, 3]])
+    torch.testing.assert_close(small.blocks["c"].latent, model.blocks["c"].latent[:, [0, 4, 6]])
+
+
 def test_order_is_shorter_and_changes_nothing(chain: Any) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[train]'")
     from kolmogate.train.order import shortest_order

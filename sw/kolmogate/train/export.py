@@ -32,7 +32,7 @@ from ..network import (
 from ..quantisation import DenseScale, convolution_requantisation
 from ..simplify import simplify
 from .data import Split, to_inputs
-from .model import ACTIVATION_STEPS, FRACTION, Model
+from .model import ACTIVATION_STEPS, FRACTIONS, Model
 from .order import shortest_order
 from .recipe import Recipe
 
@@ -158,4 +158,4 @@ def _logit_scale(model: Model, validation: Split) -> float:
     """
     logits = torch.cat([model(to_inputs(images)) for images in validation.images.split(1000)])
     highest = float(logits.amax(1).abs().max() / model.layers[-1].norm.scales()[0]) * ACTIVATION_STEPS
-    return FRACTION * 2.0 ** -math.ceil(math.log2(FRACTION * max(highest, 1) / 127))
+    return FRACTIONS[0] * 2.0 ** -math.ceil(math.log2(FRACTIONS[0] * max(highest, 1) / 127))

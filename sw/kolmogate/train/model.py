@@ -1,10 +1,9 @@
 """The network while it is trained: integer weights behind straight-through rounding, normalised activations.
 
-Activations are numbers from 0 to 255/32, which int8 holds in steps of 1/32 with zero point -128. Before they
-are folded, layers normalise each batch, by scales that are coarse already once weights are integers.
-`Norm.fold` turns that into what the machine computes: a scale that is 1.5 times a power of two, and a bias
-that is a multiple of another power of two, the same for the layer. Both are then trained on, through their
-rounding.
+Activations are numbers from 0 to 255/32 in steps of 1/32. Before they are folded, layers normalise each
+batch, by scales that are coarse already once weights are integers. `Norm.fold` turns that into what the
+machine computes: a scale, of two to the octave, and a bias that is a multiple of a power of two, the same for
+the layer. Both are then trained on, through their rounding.
 """
 
 import math
@@ -22,8 +21,9 @@ ACTIVATION_STEPS = 32
 """Steps of an activation to 1.0."""
 HIGHEST = 255 / ACTIVATION_STEPS
 
-FRACTION = 1.5
-"""Folded scales are so many times a power of two: the constants of the machine are then the fewest bytes."""
+FRACTIONS = (1.5, 2.125)
+"""Folded scales are one of these times a power of two, some half an octave apart: multipliers of so few bits
+are the fewest bytes of constants."""
 HIGHEST_EXPONENT = 3
 """Channels that are the same for every image would have any scale."""
 BIAS_LIMIT = 63
@@ -38,6 +38,14 @@ EPSILON = 1e-5
 def rounded(x: Tensor) -> Tensor:
     """The nearest integers, with the gradient of ``x``."""
     return x + (x.round() - x).detach()
+
+
+def coarse(exponent: Tensor) -> Tensor:
+    """The scales nearest to ``FRACTIONS[0] * 2**exponent``."""
+    halves = (2 * exponent).round()
+    octaves = (halves / 2).floor()
+    fractions = torch.where(halves == 2 * octaves, *FRACTIONS)
+    return torch.ldexp(fractions, octaves.int())
 
 
 class Block(nn.Module):
@@ -135,15 +143,18 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("variance", torch.ones(channels))
-        # Folded: log2 of the scales of accumulators, less that of FRACTION, and of the biases' unit in
-        # accumulator steps. The last layer has no normalisation, and one scale from the start.
+        # Folded: log2 of the scales of accumulators, less that of the first of FRACTIONS, and of the biases'
+        # unit in accumulator steps. The last layer has no normalisation, and one scale from the start.
         start = math.log2(1.5 / math.sqrt(inputs) / SPREAD)
         self.exponent = nn.Parameter(torch.full((1,) if last else (channels,), start))
         self.register_buffer("bias_bits", torch.tensor(0))
 
     def scales(self) -> Tensor:
         """Of accumulators, folded: (channels,), of the last layer (1,)."""
-        return torch.exp2(self.exponent) if self.last else FRACTION * torch.exp2(rounded(self.exponent))
+        if self.last:
+            return torch.exp2(self.exponent)
+        smooth = FRACTIONS[0] * torch.exp2(self.exponent)
+        return smooth + (coarse(self.exponent.detach()) - smooth).detach()
 
     def bias_units(self) -> Tensor:
         """Folded biases in units of 2**bias_bits accumulator steps, rounded, (channels,)."""
@@ -157,7 +168,11 @@ class Norm(nn.Module):
     @torch.no_grad()
     def _normal_exponents(self) -> Tensor:
         """What `exponent` is to be when the normalisation is folded."""
-        return (self.gain / torch.sqrt(self.variance + EPSILON) / FRACTION).log2().clamp(max=HIGHEST_EXPONENT)
+        return (
+            (self.gain / torch.sqrt(self.variance + EPSILON) / FRACTIONS[0])
+            .log2()
+            .clamp(max=HIGHEST_EXPONENT)
+        )
 
     @torch.no_grad()
     def fold(self) -> None:
@@ -179,7 +194,7 @@ class Norm(nn.Module):
             gain = self.gain
             if self.coarse:
                 exponents = self._normal_exponents()
-                gain = gain * torch.exp2(exponents.round() - exponents)
+                gain = gain * coarse(exponents) / (FRACTIONS[0] * torch.exp2(exponents))
             z = F.batch_norm(z, self.mean, self.variance, gain, self.bias, training, 0.05, EPSILON)
             return F.hardtanh(z, 0, HIGHEST)
         return _Activation.apply(z, self.scales().view(shape), self.folded_biases().view(shape))

@@ -1,5 +1,6 @@
 """Channels that do nothing are dropped while the network is trained: what is left is trained in less time."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from .model import Block, Layer, Model
 from .recipe import Recipe
 
-__all__ = ["prune", "widths"]
+__all__ = ["narrow", "prune", "widths"]
 
 
 def widths(model: Model) -> tuple[int, ...]:
@@ -24,21 +25,38 @@ def prune(model: Model, recipe: Recipe, side: int) -> Model:
     Channels of a block that several layers use stay, and those that such a layer reads. A constant goes
     into the normalisation of what reads it; where its window reaches into padding that is not quite the same.
     """
+    keep = [torch.ones(width, dtype=torch.bool) for width in widths(model)]
     users = [[layer for layer in model.layers if layer.recipe.block == name] for name in model.blocks]
     blocks = dict(zip(model.blocks, users, strict=True))
-    keep = [torch.ones(width, dtype=torch.bool) for width in widths(model)]
-    integers = {name: block.integers() for name, block in model.blocks.items()}
+    weights = {name: block() for name, block in model.blocks.items()}
     for _ in range(len(keep)):
         for index, layer in enumerate(model.layers[:-1]):
             following = model.layers[index + 1]
             if any(len(blocks[one.recipe.block]) > 1 for one in (layer, following)):
                 continue
-            made, read = integers[layer.recipe.block], integers[following.recipe.block]
+            made, read = weights[layer.recipe.block], weights[following.recipe.block]
             if index:
                 made = made[:, keep[index - 1]]
             read = read[keep[index + 1]]
             alive = made.any(3).any(2).any(1) & read.any(3).any(2).any(0)
             keep[index] = alive if alive.any() else keep[index]
+    return _without(model, recipe, side, keep)
+
+
+@torch.no_grad()
+def narrow(model: Model, recipe: Recipe, side: int, count: Sequence[int]) -> Model:
+    """The model with so many channels of each layer but the last: those of most weight in what reads them."""
+    keep = [torch.ones(width, dtype=torch.bool) for width in widths(model)]
+    for mask, wanted, layer, following in zip(keep, count, model.layers, model.layers[1:], strict=False):
+        read = model.blocks[following.recipe.block]()
+        weight = read.square().sum((0, 2, 3)).sqrt() * layer.norm.gain
+        mask.fill_(False)
+        mask[weight.topk(min(wanted, len(weight))).indices] = True
+    return _without(model, recipe, side, keep)
+
+
+def _without(model: Model, recipe: Recipe, side: int, keep: list[Tensor]) -> Model:
+    """The model with the channels in the masks ``keep`` of each layer."""
     layers = tuple(
         replace(layer.recipe, channels=int(mask.sum()))
         for layer, mask in zip(model.layers, keep, strict=True)
@@ -73,13 +91,13 @@ def _copy_block(before: Block, after: Block, made: Tensor, read: Tensor) -> None
 def _fold_constants(model: Model, index: int, small: Model, keep: list[Tensor]) -> None:
     """What dropped constant channels added to the accumulators of layer ``index`` leaves their mean."""
     before, layer = model.layers[index - 1], model.layers[index]
-    made = model.blocks[before.recipe.block].integers()
+    made = model.blocks[before.recipe.block]()
     if index > 1:
         made = made[:, keep[index - 2]]
     constant = ~keep[index - 1] & ~made.any(3).any(2).any(1)
     nothing = torch.zeros(1, len(constant), 1, 1)
     values = before.norm(nothing, training=False).flatten() * constant
-    added = (model.blocks[layer.recipe.block].integers().sum((2, 3)) * values).sum(1)[keep[index]]
+    added = (model.blocks[layer.recipe.block]().sum((2, 3)) * values).sum(1)[keep[index]]
     norm = small.layers[index].norm
     if norm.last:
         norm.bias.add_(added * norm.scales())

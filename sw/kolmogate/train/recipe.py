@@ -74,6 +74,9 @@ class Stage:
     reached : float
     prune_every : int
         Epochs after which channels that do nothing are dropped; 0 is never.
+    keep : tuple of int
+        So many channels of each layer but the last are left when the stage starts, those of most weight in
+        what reads them; empty for all.
     light, heavy : float
         Shares of the images that are distorted a little, and more.
     validation : bool
@@ -92,6 +95,7 @@ class Stage:
     bytes: int | None = None
     reached: float = 0.85
     prune_every: int = 0
+    keep: tuple[int, ...] = ()
     light: float = 0.3
     heavy: float = 0.0
     validation: bool = False
@@ -167,6 +171,7 @@ def _stage(values: dict[str, Any]) -> Stage:
         if not isinstance(rates, list) or len(rates) != 2:
             raise InputError("learning_rate must be a pair, at the start and at the end of the stage")
         values["learning_rate"] = tuple(rates)
+    values["keep"] = tuple(values.get("keep", ()))
     return _made(Stage, values)
 
 
@@ -189,5 +194,7 @@ def _check(recipe: Recipe, path: str | Path) -> None:
         raise InputError(f"recipe {path}: the last stages, and only those, must be folded")
     if any(stage.folded and not stage.integers for stage in recipe.stages):
         raise InputError(f"recipe {path}: folded stages have weights that are integers")
+    if any(len(stage.keep) not in (0, len(recipe.layers) - 1) for stage in recipe.stages):
+        raise InputError(f"recipe {path}: keep is a number for each layer but the last")
     if any(stage.epochs < 1 for stage in recipe.stages):
         raise InputError(f"recipe {path}: a stage has at least one epoch")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from .data import HEAVY, LIGHT, Images, Split, distort, to_inputs
 from .model import Block, Model, Norm
-from .pruning import live_weights, prune, widths
+from .pruning import live_weights, narrow, prune, widths
 from .rate import coded_bytes, gradient
 from .recipe import Recipe, Stage
 
@@ -80,7 +80,6 @@ class Trainer:
         self.model = Model(recipe, self.side)
         self._generator = torch.Generator().manual_seed(recipe.seed)
         self._place = _Place()
-        self._optimiser: torch.optim.Optimizer | None = None
         if checkpoint.exists():
             self._resume()
 
@@ -98,11 +97,12 @@ class Trainer:
             if self._place.best is not None:
                 self.model.load_state_dict(self._place.best[1])
             self._place.stage, self._place.epoch, self._place.best = index + 1, 0, None
-            self._optimiser = None
             self._save()
         return self.model
 
     def _begin(self, stage: Stage) -> None:
+        if stage.keep:
+            self.model = narrow(self.model, self.recipe, self.side, stage.keep)
         if stage.integers:
             self.model.make_integers()
         for block in self.model.blocks.values():
@@ -115,7 +115,6 @@ class Trainer:
             self._measure()
             self.model.fold()
         self._place.first_bytes, self._place.error = coded_bytes(self.model) if stage.integers else 0, 0.0
-        self._optimiser = self._new_optimiser(stage)
 
     def _new_optimiser(self, stage: Stage) -> torch.optim.Optimizer:
         for _, block in self._blocks():
@@ -151,25 +150,28 @@ class Trainer:
             self.model = prune(self.model, recipe, self.side)
             if widths(self.model) != before:
                 self._measure()
-                self._optimiser = self._new_optimiser(stage)
-        assert self._optimiser is not None
+        # Pressed weights come to hang where rounding turns, all at once, and no longer learn; the first steps
+        # of a new optimiser, which are large, free them.
+        optimiser = self._new_optimiser(stage)
         images, labels = self._epoch_images(stage)
         order = torch.randperm(len(labels), generator=self._generator)
         batches = order[: len(order) // recipe.batch * recipe.batch].split(recipe.batch)
         total = stage.epochs * len(batches)
+        # Folded layers do not normalise away what a coarser sum is off by.
+        precision = torch.float32 if stage.folded else torch.bfloat16
         gradients: dict[str, Tensor] = {}
         loss_sum = 0.0
         with tqdm(batches, desc=f"{stage.name} {place.epoch + 1}/{stage.epochs}", leave=False) as progress:
             for number, index in enumerate(progress):
                 step = place.epoch * len(batches) + number
-                rate = self._set_learning_rate(stage, step / total)
-                logits = self.model(to_inputs(images[index]), training=True, precision=torch.bfloat16)
+                rate = self._set_learning_rate(optimiser, stage, step / total)
+                logits = self.model(to_inputs(images[index]), training=True, precision=precision)
                 loss = F.cross_entropy(logits, labels[index])
                 if stage.bytes is not None and not stage.fixed:
                     self._press(stage, step, total, rate, gradients)
-                self._optimiser.zero_grad(set_to_none=True)
+                optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                self._optimiser.step()
+                optimiser.step()
                 self._keep_in_range()
                 if stage.integers and not stage.fixed:
                     self._watch(stage, step, total, len(batches))
@@ -195,11 +197,10 @@ class Trainer:
                 images[part] = distort(images[part], most, self._generator)
         return images, labels
 
-    def _set_learning_rate(self, stage: Stage, progress: float) -> float:
-        assert self._optimiser is not None
+    def _set_learning_rate(self, optimiser: torch.optim.Optimizer, stage: Stage, progress: float) -> float:
         start, end = stage.learning_rate
         rate = end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
-        for group in self._optimiser.param_groups:
+        for group in optimiser.param_groups:
             group["lr"] = rate * group["share"]
         return rate
 
@@ -273,7 +274,6 @@ class Trainer:
                 [layer.norm.folded for layer in self.model.layers],
             ),
             "model": self.model.state_dict(),
-            "optimiser": self._optimiser.state_dict() if self._optimiser else None,
             "place": self._place,
             "generator": self._generator.get_state(),
         }
@@ -302,6 +302,3 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self._place = state["place"]
         self._generator.set_state(state["generator"])
-        if state["optimiser"] is not None:
-            self._optimiser = self._new_optimiser(self.recipe.stages[self._place.stage])
-            self._optimiser.load_state_dict(state["optimiser"])
