@@ -54,8 +54,8 @@ class Core(wiring.Component):
         # The port that writes has the fetcher's visits to the first pair of rows: in dense layers, which have
         # one position, the other port is the weights' alone. Without a second port it has all. The host must
         # not wait for an inference that does not end: its accesses come first, or, where they would lengthen
-        # the fetcher's path, behind visits that leave a cycle free between two runs. Programs always have more
-        # to ask, and look at a ring before they do: they come last.
+        # the fetcher's path, behind visits that leave a cycle free between two runs. Programs come last: they
+        # always have more to ask, and look at a ring before they do.
         readers = ["literals", "code", "coded"]
         if config.scratchpad_ports == 1:
             clients = [["outputs", "host_write", "activations_0", "bytes", "descriptors", "fill", *readers]]

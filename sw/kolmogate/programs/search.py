@@ -326,9 +326,8 @@ class Writer:
         if body == self._body and not predictions and len(body) <= LONGEST_LOOP:
             self._times += 1
             looped = [*body, loop(len(body), self._times - 1)]
-            self.instructions[self._start :] = min(
-                looped, self.instructions[self._start :] + instructions, key=len
-            )
+            listed = self.instructions[self._start :] + instructions
+            self.instructions[self._start :] = looped if len(looped) < len(listed) else listed
         else:
             self.instructions += predictions
             self._body, self._times, self._start = body, 1, len(self.instructions)
