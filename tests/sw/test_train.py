@@ -153,10 +153,13 @@ def test_what_was_trained_is_what_runs(network: Network, images: Any, tmp_path: 
     assert (y.argmax(axis=1) == images.test.labels.numpy()).mean() > 0.7
 
 
-def test_bytes_press(network: Network, images: Any, tmp_path: Path) -> None:
+def test_bytes_press(images: Any, tmp_path: Path) -> None:
     """Without a budget more weights are left, and the compiler's programs are longer."""
+    # The price takes some hundred steps to rise.
+    recipe = replace(RECIPE, batch=5)
+    network = train(images, tmp_path / "pressed", recipe)
     stages = tuple(replace(stage, bytes=None) for stage in RECIPE.stages)
-    free = train(images, tmp_path, replace(RECIPE, stages=stages))
+    free = train(images, tmp_path / "free", replace(recipe, stages=stages))
 
     def costs(network: Network) -> tuple[int, int]:
         image = compile(network, configuration("up5k"), objective="smallest")
