@@ -61,6 +61,6 @@ def test_bytes_fall_as_cycles_are_allowed(name, target, models_folder):
     least = sum(layer.total for layer in cycles(fastest))
     sizes = [compile(network, config, max_cycles=int(part * least)).device_bytes for part in (1.0, 1.05, 1.5)]
     assert sizes[2] < sizes[1] <= sizes[0]
-    # There 5% are some 1,200 and 500 cycles: so few numbers of the entropy engine hardly save a word of 32 bytes.
+    # There 5% are some 1,200 and 500 cycles: so few numbers of the engine hardly save a word of 32 bytes.
     if (name, target) not in (("kws_ref_model", "ecp5-85f"), ("ad01_int8", "ecp5-85f")):
         assert sizes[1] < sizes[0]
