@@ -55,13 +55,14 @@ class Core(wiring.Component):
         # one position, the other port is the weights' alone. Without a second port it has all. The host must
         # not wait for an inference that does not end: its accesses come first, or, where they would lengthen
         # the fetcher's path, behind visits that leave a cycle free between two runs. Programs come last: they
-        # always have more to ask, and look at a ring before they do.
-        readers = ["literals", "code", "coded"]
+        # always have more to ask, and look at a ring before they do. With two ports literals fill one alone:
+        # the next instruction must not wait for them.
         if config.scratchpad_ports == 1:
-            clients = [["outputs", "host_write", "activations_0", "bytes", "descriptors", "fill", *readers]]
+            clients = [["outputs", "host_write", "activations_0", "bytes", "descriptors", "fill"]]
+            clients[0] += ["literals", "code", "coded"]
         else:
             clients = [
-                ["bytes", "activations_1", "descriptors", *readers],
+                ["bytes", "activations_1", "descriptors", "code", "literals", "coded"],
                 ["outputs", "host_write", "activations_0", "fill"],
             ]
         writers = {"outputs", "host_write", "fill"}

@@ -432,7 +432,8 @@ class LiteralLanes(wiring.Component):
         room = Signal(range(self.WORDS + 1))
         granted = Signal()
         awaited = Signal(ReadPort(self.config).latency)
-        # A word that is taken makes room a cycle later, off the path of those who take it.
+        # With one port, a word that is taken makes room a cycle later, off the path of those who take it;
+        # with two there would not be a word a cycle.
         pop, popped = Signal(), Signal()
         ring = Ring(self.config, self.streamed, self.limit)
         m.d.comb += [
@@ -441,9 +442,9 @@ class LiteralLanes(wiring.Component):
             self.page.eq(reader_page(self.config, address)),
             granted.eq(self.port.request.valid & self.port.request.ready),
         ]
+        m.d["comb" if self.config.fast else "sync"] += popped.eq(pop)
         m.d.sync += [
             awaited.eq(Cat(granted, awaited)),
-            popped.eq(pop),
             room.eq(room - granted + popped),
         ]
 
@@ -487,7 +488,6 @@ class LiteralLanes(wiring.Component):
             m.d.sync += [
                 address.eq(self.base),
                 room.eq(self.WORDS),
-                popped.eq(0),
                 awaited.eq(0),
                 written.eq(0),
                 taken.eq(0),
@@ -495,6 +495,8 @@ class LiteralLanes(wiring.Component):
                 primed.eq(0),
                 position.eq(0),
             ]
+            if not self.config.fast:
+                m.d.sync += popped.eq(0)
 
         for c in range(columns):
             m.d.comb += self.view[c].eq(Cat(word.word_select(c, 8) for word in words_here) >> position)

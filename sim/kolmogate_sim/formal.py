@@ -74,18 +74,22 @@ def harness(m: Module, dut: wiring.Component, *, anew: str = "", broken: bool = 
         elif member.is_signature:
             inputs = [name for name, one in member.signature.members.items() if one.flow == wiring.In]
             ports += free(m, *(getattr(port, name) for name in inputs))
-            _held(m, port, Assert if member.flow == wiring.Out else Assume)
+            outgoing = member.flow == wiring.Out
+            ports += _held(m, port, Assert if outgoing else Assume, broken and outgoing)
         elif member.flow == wiring.In:
             ports += free(m, port)
     return ports
 
 
-def _held(m: Module, port: Any, claim: Any) -> None:
-    """What is asked for at a `BatchPort` stays until it is taken."""
-    waiting, address = Signal(), Signal.like(port.address)
-    m.d.sync += [waiting.eq(port.request & ~port.take), address.eq(port.address)]
-    m.d.comb += claim(~waiting | (port.request & (port.address == address)))
+def _held(m: Module, port: Any, claim: Any, broken: bool) -> list[Signal]:
+    """What is asked for at a `BatchPort` stays until it is taken, its address from the second cycle on."""
+    waiting, settled, address = Signal(), Signal(), Signal.like(port.address)
+    withdrawn = Signal()
+    asked = port.request & ~port.take
+    m.d.sync += [waiting.eq(asked), settled.eq(waiting & asked), address.eq(port.address)]
+    m.d.comb += [claim(~waiting | (port.request & ~withdrawn)), claim(~settled | (port.address == address))]
     m.d.comb += claim(port.valid | ~port.take)
+    return [withdrawn] if broken else []
 
 
 def follows(m: Module, dut: Any, base: str) -> None:

@@ -75,8 +75,11 @@ def within_ring(m: Module, limit: Any, page: Any) -> None:
 
 
 def operand(m: Module, dut: Any) -> None:
-    """What comes out is taken; a record comes when nothing is under way."""
+    """What comes out is taken; a record comes when nothing is under way; the address moves by ``accept``."""
     waiting = Signal()
+    before, moves = Signal.like(dut.address), Signal(init=1)
+    m.d.sync += [before.eq(dut.address), moves.eq(dut.accept)]
+    m.d.comb += Assume(moves | (dut.address == before))
     m.d.sync += waiting.eq(dut.i.valid & ~dut.i.ready)
     m.d.comb += [Assume(dut.o.ready), Assume(~waiting | (~dut.start & ~dut.done))]
     m.d.comb += Assume(~(dut.start & (dut.i.valid | dut.o.valid)))
