@@ -71,7 +71,8 @@ def compile(
     objective : str
         ``fastest``: programs of literals; where they do not fit the scratchpad, the one found that fits and
         leaves the entropy engine least to do. ``smallest``: coded by the entropy engine, whatever that takes.
-        ``balanced``: the smallest found within 5% of the fastest's cycles.
+        ``balanced``: the smallest found within 5% of the fastest's cycles, or the fastest if bytes fall by
+        less than its cycles rise (Levin: length and time by their logarithms).
     max_cycles : int or None
         The smallest found within so many cycles; resident.
     max_bytes : int or None
@@ -210,7 +211,15 @@ def _resident(
         )
     if coded is literal:
         return fastest
-    return _smallest_within(job, fastest, times, budget, patient=max_cycles is not None)
+    image = _smallest_within(job, fastest, times, budget, patient=max_cycles is not None)
+    if max_cycles is None and _cost(image) > _cost(fastest):
+        return fastest
+    return image
+
+
+def _cost(image: Image) -> int:
+    """Length and time together: the sum of their logarithms, as a product."""
+    return image.device_bytes * sum(layer.total for layer in cycles(image))
 
 
 def materials(network: Network, config: MachineConfig) -> list[Material]:
