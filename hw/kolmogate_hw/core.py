@@ -54,15 +54,15 @@ class Core(wiring.Component):
         # The port that writes has the fetcher's visits to the first pair of rows: in dense layers, which have
         # one position, the other port is the weights' alone. Without a second port it has all. The host must
         # not wait for an inference that does not end: its accesses come first, or, where they would lengthen
-        # the fetcher's path, behind visits that leave a cycle free between two runs. Programs come last: they
-        # always have more to ask, and look at a ring before they do. With two ports literals fill one alone:
-        # the next instruction must not wait for them.
+        # the fetcher's path, behind visits that leave a cycle free between two runs. Programs come last, as
+        # they always have more to ask, but for coded bytes, which are few, and which a fill must not hold up.
+        # With two ports literals fill one alone: the next instruction must not wait for them.
         if config.scratchpad_ports == 1:
-            clients = [["outputs", "host_write", "activations_0", "bytes", "descriptors", "fill"]]
-            clients[0] += ["literals", "code", "coded"]
+            clients = [["outputs", "host_write", "activations_0", "bytes", "descriptors", "coded"]]
+            clients[0] += ["fill", "literals", "code"]
         else:
             clients = [
-                ["bytes", "activations_1", "descriptors", "code", "literals", "coded"],
+                ["bytes", "activations_1", "descriptors", "coded", "code", "literals"],
                 ["outputs", "host_write", "activations_0", "fill"],
             ]
         writers = {"outputs", "host_write", "fill"}

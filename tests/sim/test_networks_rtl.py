@@ -64,12 +64,8 @@ def test_keyword_network_takes_the_cycles_of_the_model(objective, models_folder)
         loaded = device.load(image)
         predicted = loaded.layers
         loaded(np.zeros((1, *image.input.tensor.shape), np.int8))
-    if objective == "fastest":
-        assert loaded.layers == predicted
-        assert loaded.cycles == [sum(layer.total for layer in predicted)]
-    # Coded bytes come a few cycles later than predicted where literals are asked for beside them.
-    for measured, layer in zip(loaded.layers, predicted, strict=True):
-        assert abs(measured.total - layer.total) <= 1e-3 * layer.total
+    assert loaded.layers == predicted
+    assert loaded.cycles == [sum(layer.total for layer in predicted)]
 
 
 def test_filters_deeper_than_the_column_buffer_take_the_cycles_of_the_model():

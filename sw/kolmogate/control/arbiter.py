@@ -20,7 +20,7 @@ __all__ = [
 # Highest priority first. With two ports those that read have one for themselves, all but the activations of
 # the first rows, and instructions come before literals.
 OUTPUTS, ACTIVATIONS_0, OPERANDS, ACTIVATIONS_1 = 1, 2, 4, 8
-DESCRIPTORS, BORDERS, LITERALS, CODE, CODED = 16, 32, 64, 128, 256
+DESCRIPTORS, CODED, BORDERS, LITERALS, CODE = 16, 32, 64, 128, 256
 READS = ACTIVATIONS_1 | OPERANDS | CODE | LITERALS | CODED | DESCRIPTORS
 
 
@@ -30,6 +30,6 @@ def granted_of(machine: Registers, requests: int) -> int:
     if machine.scratchpad_ports == 1:
         return requests & -requests
     reads, others = requests & READS, requests & ~READS
-    sooner = reads & ~(LITERALS | CODED)
+    sooner = reads & ~LITERALS
     reads = sooner if sooner else reads
     return (reads & -reads) | (others & -others)
