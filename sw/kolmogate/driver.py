@@ -23,6 +23,7 @@ from .protocol import (
     FrameReader,
     Status,
     identity,
+    last_page,
     pack_frame,
 )
 from .rings import RING_BYTES, RINGS, Feed, feeds, padded
@@ -135,14 +136,12 @@ class Device:
 
         Layers may not write from ``bound`` on, a multiple of `PAGE_BYTES`; None: they may write everywhere.
         """
-        if bound is None:
-            bound = self.identity["scratchpad_bytes"]
         run = RUN.pack(
             descriptors=descriptors // UNIT,
             code=code // UNIT,
             literals=literals // UNIT,
             limit=limit,
-            last_page=bound // PAGE_BYTES - 1,
+            last_page=last_page(bound, self.identity["scratchpad_bytes"]),
             streamed=streamed,
         )
         self._request(Command.RUN, _payload(run, RUN.bits))

@@ -32,6 +32,7 @@ from .machine_arithmetic import add_residual, requantise
 from .network import Int8Array
 from .programs.p0 import Program, ProgramEnd, code_words
 from .programs.reader import Reader
+from .protocol import PAGE_BYTES, last_page
 from .rings import padded
 
 __all__ = ["Machine"]
@@ -103,7 +104,7 @@ class Machine:
         held against a lower bound of the cycles. Of a program that lies where layers may write, and that they
         write over, what was there at first is read here.
         """
-        self._bound = len(self.memory) if bound is None else bound
+        self._bound = PAGE_BYTES * (last_page(bound, len(self.memory)) + 1)
         # Addresses of words: the device does not look at the bits below.
         descriptors, code, literals = (
             address // self.config.columns * self.config.columns for address in (descriptors, code, literals)

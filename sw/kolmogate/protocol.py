@@ -36,6 +36,7 @@ from enum import IntEnum
 from cobs import cobs
 
 from .config import MachineConfig
+from .errors import UsageError
 from .isa import ADDRESS_BITS, UNIT, Record
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "FrameReader",
     "Status",
     "identity",
+    "last_page",
     "pack_frame",
     "unpack_frame",
 ]
@@ -143,6 +145,20 @@ IDENTITY = Record(
 def identity(config: MachineConfig) -> dict[str, int]:
     """What a device of that configuration answers to IDENTIFY."""
     return {name: VERSION if name == "version" else int(getattr(config, name)) for name in IDENTITY.widths}
+
+
+def last_page(bound: int | None, scratchpad_bytes: int) -> int:
+    """The page below ``bound``, from which byte on layers may not write; None is the scratchpad's end.
+
+    Raises `UsageError` unless it is the end of a page.
+    """
+    end = scratchpad_bytes if bound is None else bound
+    if end % PAGE_BYTES or not 0 < end <= scratchpad_bytes:
+        raise UsageError(
+            f"layers may write up to the end of a page of {PAGE_BYTES} bytes in the scratchpad of"
+            f" {scratchpad_bytes}, not up to {end}"
+        )
+    return end // PAGE_BYTES - 1
 
 
 def pack_frame(body: bytes) -> bytes:

@@ -10,6 +10,7 @@ from kolmogate.driver import Device, Progress
 from kolmogate.errors import DeviceError, UsageError
 from kolmogate.isa import UNIT, ErrorCode
 from kolmogate.link import Link
+from kolmogate.machine import Machine
 from kolmogate.protocol import Command, Status
 
 CONFIG = configuration("up5k")
@@ -188,6 +189,15 @@ def test_run_says_where_layers_may_write():
     link = ModelDevice()
     Device(link).run(**ENTRY, bound=0x700)
     assert link.runs[-1]["last_page"] == 6
+
+
+@pytest.mark.parametrize("bound", [0, 100, SIZE + 256])
+def test_layers_write_up_to_the_end_of_a_page(bound):
+    link = ModelDevice()
+    for target in (Device(link), Machine(CONFIG)):
+        with pytest.raises(UsageError, match=f"up to the end of a page .*, not up to {bound}$"):
+            target.run(**ENTRY, bound=bound)
+    assert not link.runs
 
 
 @pytest.mark.parametrize("duration", [0, 1e-5, 1e-3, 0.5])
