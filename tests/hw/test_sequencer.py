@@ -72,6 +72,23 @@ class Programs:
         # What is read of a last one that is short.
         stored += source.randbytes(DESCRIPTOR.size(config.columns))
         self.memory = np.frombuffer(stored, np.uint8).copy()
+        self._source = source
+
+    def simulate(self, dut: Sequencer, bench: Any) -> None:
+        """Run ``bench`` beside a scratchpad that grants reads at random."""
+
+        async def serve(ctx: Any) -> None:
+            await serve_reads(ctx, dut.port, self.memory, stalls(self._source))
+
+        simulate(dut, bench, cycles=10_000, background=[serve])
+
+
+async def stay_quiet(ctx: Any, dut: Sequencer) -> None:
+    """Behind the end nothing is read."""
+    ctx.set(dut.filling, 0)
+    for _ in range(30):
+        await ctx.tick()
+        assert not ctx.get(dut.port.request.valid), "reads on after the end"
 
 
 @pytest.mark.parametrize("end", [Opcode.END, 4, 7])
@@ -146,15 +163,9 @@ def test_program(config: MachineConfig, end: int, source: random.Random) -> None
                     running = source.choice((1, 3, 40))
                     now = DESCRIPTOR.unpack(packed[executed - 1])
                 await ctx.tick()
-            ctx.set(dut.filling, 0)
-            for _ in range(30):
-                await ctx.tick()
-                assert not ctx.get(dut.port.request.valid), "reads on after the end"
+            await stay_quiet(ctx, dut)
 
-    async def serve(ctx: Any) -> None:
-        await serve_reads(ctx, dut.port, given.memory, stalls(source))
-
-    simulate(dut, bench, cycles=10_000, background=[serve])
+    given.simulate(dut, bench)
 
 
 class Layer:
@@ -268,15 +279,9 @@ def test_layers_overlap(name: str, end: int, source: random.Random) -> None:
                 elif layer_done:
                     draining = None
                 await ctx.tick()
-            ctx.set(dut.filling, 0)
-            for _ in range(30):
-                await ctx.tick()
-                assert not ctx.get(dut.port.request.valid), "reads on after the end"
+            await stay_quiet(ctx, dut)
 
-    async def serve(ctx: Any) -> None:
-        await serve_reads(ctx, dut.port, given.memory, stalls(source))
-
-    simulate(dut, bench, cycles=10_000, background=[serve])
+    given.simulate(dut, bench)
     assert overlapped
 
 
