@@ -104,16 +104,20 @@ def test_descriptors_without_end(image):
         cycles(dataclasses.replace(image, sections={**image.sections, "descriptors": section}))
 
 
-def test_ten_million_cycles_take_about_a_second(models_folder):
-    """Processor time: a machine that is busy with something else does not count."""
+def test_the_model_is_compiled(models_folder):
+    """A cycle takes it as long as some 15 steps of a loop in Python, in the same run; as Python it would take
+    hundreds."""
     network = load_tflite(models_folder / "pretrainedResnet_quant.tflite")
     image = compile(network, configuration("up5k"), objective="fastest")
-    seconds = []
+    ratios = []
     for _ in range(4):
         start = time.process_time()
+        for _ in range(5_000_000):
+            pass
+        middle = time.process_time()
         total = sum(layer.total for layer in cycles(image))
-        seconds.append(time.process_time() - start)
-    assert total / min(seconds) > 2.5e6
+        ratios.append((time.process_time() - middle) / total / ((middle - start) / 5_000_000))
+    assert min(ratios) < 40
 
 
 def test_a_second_scratchpad_port_saves_cycles():
