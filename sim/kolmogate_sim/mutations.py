@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from kolmogate.image import Image
 from kolmogate.isa import RECORDS, Opcode, load_descriptor, store_descriptor
+from kolmogate.protocol import Entry
 
 __all__ = ["Mutant", "mutate"]
 
@@ -17,7 +18,7 @@ class Mutant:
 
     image: Image
     contents: Mapping[str, bytes]
-    entry: Mapping[str, int]
+    entry: Entry
 
     def sections(self) -> list[tuple[int, bytes]]:
         """Addresses and bytes to write."""
@@ -41,7 +42,7 @@ def _descriptors(data: bytes | bytearray, image: Image) -> list[tuple[int, dict[
 def mutate(image: Image, source: random.Random) -> Mutant:
     """One of many ways to spoil ``image``: bits, fields, whole descriptors, sections, entry addresses."""
     contents = {name: bytearray(section.data) for name, section in image.sections.items()}
-    entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
+    entry = image.entry
     kind = source.choice(("bits", "bits", "field", "field", "field", "descriptor", "section", "entry"))
     place, fields, size = source.choice(_descriptors(contents["descriptors"], image))
     if kind == "bits":
@@ -68,5 +69,6 @@ def mutate(image: Image, source: random.Random) -> Mutant:
         count = len(contents[name])
         contents[name][:] = source.choice((bytes(count), b"\xff" * count, source.randbytes(count)))
     else:
-        entry[source.choice(list(entry))] = source.randrange(image.config.scratchpad_bytes)
+        name = source.choice([field.name for field in dataclasses.fields(Entry)])
+        entry = dataclasses.replace(entry, **{name: source.randrange(image.config.scratchpad_bytes)})
     return Mutant(image, {name: bytes(data) for name, data in contents.items()}, entry)

@@ -20,6 +20,7 @@ from .protocol import (
     RUN,
     VERSION,
     Command,
+    Entry,
     FrameReader,
     Status,
     identity,
@@ -124,22 +125,20 @@ class Device:
 
     def start(
         self,
+        entry: Entry,
         *,
-        descriptors: int,
-        code: int,
-        literals: int,
         limit: int,
         bound: int | None = None,
         streamed: bool = False,
     ) -> None:
-        """Start an inference that may take ``limit`` cycles; the others are byte addresses.
+        """Start an inference that may take ``limit`` cycles.
 
         Layers may not write from ``bound`` on, a multiple of `PAGE_BYTES`; None: they may write everywhere.
         """
         run = RUN.pack(
-            descriptors=descriptors // UNIT,
-            code=code // UNIT,
-            literals=literals // UNIT,
+            descriptors=entry.descriptors // UNIT,
+            code=entry.code // UNIT,
+            literals=entry.literals // UNIT,
             limit=limit,
             last_page=last_page(bound, self.identity["scratchpad_bytes"]),
             streamed=streamed,
@@ -183,33 +182,27 @@ class Device:
 
     def run(
         self,
+        entry: Entry,
         *,
-        descriptors: int,
-        code: int,
-        literals: int,
         limit: int,
         bound: int | None = None,
         program: Program | None = None,
     ) -> int:
         """`start` an inference and `wait` for its end; returns the cycles it took.
 
-        A ``program`` is streamed: ``code`` and ``literals`` are then rings. An inference whose end is not
-        waited for, because of an error or an interrupt, is ended by `reset`.
+        A ``program`` is streamed: the entry's ``code`` and ``literals`` are then rings. An inference whose
+        end is not waited for, because of an error or an interrupt, is ended by `reset`.
         """
-        streamed = program is not None
         if self._abandoned:
             self.reset()
         try:
-            self.start(
-                descriptors=descriptors,
-                code=code,
-                literals=literals,
-                limit=limit,
-                bound=bound,
-                streamed=streamed,
-            )
+            self.start(entry, limit=limit, bound=bound, streamed=program is not None)
             if program is not None:
-                addresses = {"coded": literals - RING_BYTES, "literals": literals, "code": code}
+                addresses = {
+                    "coded": entry.literals - RING_BYTES,
+                    "literals": entry.literals,
+                    "code": entry.code,
+                }
                 self._stream(feeds(padded(program, self.identity["columns"]), addresses))
             return self.wait(_PATIENCE_SECONDS)
         except BaseException:

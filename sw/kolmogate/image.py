@@ -17,7 +17,7 @@ from .layout import Layout
 from .network import Int8Array, Network, Tensor
 from .programs.p0 import Program
 from .programs.reader import count_rows
-from .protocol import PAGE_BYTES
+from .protocol import PAGE_BYTES, Entry
 from .rings import RING_BYTES, RINGS, ring_addresses
 from .schedule import split_tail
 from .simplify import Dropped
@@ -237,6 +237,12 @@ class Image:
     def tail(self) -> Network:
         """What the host runs on the output; may have no operations."""
         return split_tail(self.skeleton)[1]
+
+    @property
+    def entry(self) -> Entry:
+        """Where an inference begins."""
+        # Empty sections have addresses too: coded bytes lie just below the literals, if there are any or not.
+        return Entry(*(self.sections[name].address for name in ("descriptors", "code", "literals")))
 
     @cached_property
     def written_end(self) -> int:

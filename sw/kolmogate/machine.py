@@ -32,7 +32,7 @@ from .machine_arithmetic import add_residual, requantise
 from .network import Int8Array
 from .programs.p0 import Program, ProgramEnd, code_words
 from .programs.reader import Reader
-from .protocol import PAGE_BYTES, last_page
+from .protocol import PAGE_BYTES, Entry, last_page
 from .rings import padded
 
 __all__ = ["Machine"]
@@ -87,15 +87,13 @@ class Machine:
 
     def run(
         self,
+        entry: Entry,
         *,
-        descriptors: int,
-        code: int,
-        literals: int,
         limit: int,
         bound: int | None = None,
         program: Program | None = None,
     ) -> None:
-        """One inference from the byte addresses of the first descriptor and of the two program streams.
+        """One inference from ``entry`` on.
 
         Layers may not write from ``bound`` on, a multiple of `PAGE_BYTES`; None: they may write everywhere. A
         ``program`` is streamed, whole and in time; the rings are then not looked at.
@@ -107,7 +105,8 @@ class Machine:
         self._bound = PAGE_BYTES * (last_page(bound, len(self.memory)) + 1)
         # Addresses of words: the device does not look at the bits below.
         descriptors, code, literals = (
-            address // self.config.columns * self.config.columns for address in (descriptors, code, literals)
+            address // self.config.columns * self.config.columns
+            for address in (entry.descriptors, entry.code, entry.literals)
         )
         # A copy: the program that runs is the one that was there.
         words, memory = np.roll(self.memory, -code).view("<u2"), self.memory.copy()

@@ -31,6 +31,7 @@ not cross a multiple of `PAGE_BYTES`.
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 
 from cobs import cobs
@@ -98,6 +99,19 @@ class Status(IntEnum):
     """An address lies beyond the scratchpad, or an access crosses into the next page."""
     BUSY = 4
     """RUN while an inference was running."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where an inference begins: byte addresses of the first descriptor and of the two program streams."""
+
+    descriptors: int
+    code: int
+    literals: int
+
+    def lower(self, by: int) -> "Entry":
+        """That of the same image ``by`` bytes further down."""
+        return Entry(self.descriptors - by, self.code - by, self.literals - by)
 
 
 ACCESS = Record("memory access", {"last": 8, "address": 24})

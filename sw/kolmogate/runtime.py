@@ -20,7 +20,7 @@ from .image import Image
 from .machine import Machine
 from .network import Int8Array
 from .programs.p0 import Program
-from .protocol import BAUD, PAGE_BYTES, RUN
+from .protocol import BAUD, PAGE_BYTES, RUN, Entry
 from .rings import RINGS
 from .serial_link import SerialLink, usb_ports
 
@@ -43,10 +43,8 @@ class _Target(Protocol):
     def read(self, address: int, count: int) -> bytes: ...
     def run(
         self,
+        entry: Entry,
         *,
-        descriptors: int,
-        code: int,
-        literals: int,
         limit: int,
         bound: int | None = None,
         program: Program | None = None,
@@ -119,12 +117,10 @@ class LoadedNetwork:
         image = self.image
         started = self._opened.now()
         target.write(image.input.address, image.pack_input(x))
-        # Empty sections have addresses too: coded bytes lie just below the literals, if there are any or not.
-        entry = {
-            name: image.sections[name].address - self.moved for name in ("descriptors", "code", "literals")
-        }
         program = image.program() if image.streamed else None
-        measured = target.run(**entry, limit=self._limit, bound=image.written_end, program=program)
+        measured = target.run(
+            image.entry.lower(self.moved), limit=self._limit, bound=image.written_end, program=program
+        )
         region = target.read(image.output.address, image.output.layout.size)
         seconds = self._opened.now() - started
         spent = self._predicted if measured is None else measured

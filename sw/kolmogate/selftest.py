@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import TypedDict
 
 import numpy as np
 from tqdm import tqdm
@@ -41,14 +40,6 @@ class Outcome:
     passed: bool
     detail: str
     advice: str = ""
-
-
-class _Entry(TypedDict):
-    """Where an image's inference starts."""
-
-    descriptors: int
-    code: int
-    literals: int
 
 
 class _Failure(Exception):
@@ -207,30 +198,25 @@ def _status(status: int) -> str:
 def _errors(device: Device, network: _Network) -> str:
     """Inferences that cannot end well, and one that does not end; the next is as if nothing had been."""
     image = network.image
-    sections = image.sections
-    entry = _Entry(
-        descriptors=sections["descriptors"].address,
-        code=sections["code"].address,
-        literals=sections["literals"].address,
-    )
+    entry = image.entry
     Opened(device).load(image)
     for wanted, address, damage, limit, bound in (
-        (ErrorCode.BAD_DESCRIPTOR, entry["descriptors"], b"\xff", _FOREVER, image.written_end),
-        (ErrorCode.BAD_DESCRIPTOR, entry["descriptors"], b"", _FOREVER, PAGE_BYTES),
-        (ErrorCode.TIMEOUT, entry["code"], _NO_WEIGHTS, 10_000, image.written_end),
+        (ErrorCode.BAD_DESCRIPTOR, entry.descriptors, b"\xff", _FOREVER, image.written_end),
+        (ErrorCode.BAD_DESCRIPTOR, entry.descriptors, b"", _FOREVER, PAGE_BYTES),
+        (ErrorCode.TIMEOUT, entry.code, _NO_WEIGHTS, 10_000, image.written_end),
     ):
         before = device.read(address, len(damage))
         device.write(address, damage)
         try:
-            device.run(**entry, limit=limit, bound=bound)
+            device.run(entry, limit=limit, bound=bound)
         except DeviceError as error:
             if error.code != wanted:
                 raise
         else:
             raise _Failure(f"a damaged image ended well instead of with {wanted.name}")
         device.write(address, before)
-    device.write(entry["code"], _NO_WEIGHTS)
-    device.start(**entry, limit=_FOREVER)
+    device.write(entry.code, _NO_WEIGHTS)
+    device.start(entry, limit=_FOREVER)
     run = RUN.pack(limit=_FOREVER).to_bytes(RUN.bits // 8, "little")
     status = device.attempt(Command.RUN, run)
     if status != Status.BUSY:

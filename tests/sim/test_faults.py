@@ -11,6 +11,7 @@ from kolmogate import protocol
 from kolmogate.config import configuration
 from kolmogate.driver import Device
 from kolmogate.errors import DeviceError
+from kolmogate.protocol import Entry
 from kolmogate_sim.device import SimulatedLink
 from kolmogate_sim.faults import FaultyLink
 from kolmogate_sim.memory_device import MemoryDevice
@@ -19,7 +20,7 @@ from kolmogate_sim.memory_device import MemoryDevice
 CONFIG = dataclasses.replace(configuration("up5k"), scratchpad_bytes=8 << 10)
 SIZE = CONFIG.scratchpad_bytes
 RATES = (1 / 2000, 1 / 500, 1 / 200)
-ENTRY = {"descriptors": 0, "code": 0, "literals": 0}
+ENTRY = Entry(descriptors=0, code=0, literals=0)
 REASON = re.compile("did not answer [A-Z]+|busy with an inference|makes no progress")
 
 
@@ -63,7 +64,7 @@ class Session:
             elif kind == "read":
                 assert self.device.read(address, size) == self.model[address : address + size]
             else:
-                assert self.device.run(**ENTRY, limit=limit) == limit
+                assert self.device.run(ENTRY, limit=limit) == limit
         except DeviceError as error:
             self.failures[REASON.search(str(error))[0]] += 1
             self.recover(address, content if kind == "write" else b"")

@@ -16,6 +16,7 @@ from kolmogate.isa import P0, ErrorCode, Opcode, store_constants, store_descript
 from kolmogate.machine import Machine
 from kolmogate.network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Pad
 from kolmogate.programs.p0 import Instruction, records
+from kolmogate.protocol import Entry
 from kolmogate.random_network import random_network
 from kolmogate.runtime import simulated_link
 from kolmogate_sim.mutations import mutate
@@ -52,7 +53,7 @@ def on_machine(machine, mutant, x):
         machine.write(address, content)
     machine.write(mutant.image.input.address, mutant.image.pack_input(x))
     try:
-        machine.run(**mutant.entry, bound=mutant.image.written_end, limit=LIMIT)
+        machine.run(mutant.entry, bound=mutant.image.written_end, limit=LIMIT)
     except DeviceError as error:
         return ErrorCode(error.code)
     finally:
@@ -124,7 +125,7 @@ def on_rtl(device, mutant, x, limit=LIMIT):
         device.write(address, content)
     device.write(mutant.image.input.address, mutant.image.pack_input(x))
     try:
-        cycles = device.run(**mutant.entry, bound=mutant.image.written_end, limit=limit)
+        cycles = device.run(mutant.entry, bound=mutant.image.written_end, limit=limit)
     except DeviceError as error:
         # Of the device's own codes; the link never fails.
         if error.code == ErrorCode.NONE:
@@ -140,7 +141,7 @@ def forget(target):
     """Have a device or machine forget the descriptors of which a first one could keep something."""
     target.write(0, store_descriptor({"opcode": Opcode.ARRAY}, CONFIG.columns))
     with pytest.raises(DeviceError) as caught:
-        target.run(descriptors=0, code=0, literals=0, limit=40)
+        target.run(Entry(0, 0, 0), limit=40)
     assert caught.value.code == ErrorCode.TIMEOUT
 
 
@@ -148,8 +149,7 @@ def infer(device, image, x):
     for section in image.sections.values():
         device.write(section.address, section.data)
     device.write(image.input.address, image.pack_input(x))
-    entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
-    device.run(**entry, bound=image.written_end, limit=LIMIT)
+    device.run(image.entry, bound=image.written_end, limit=LIMIT)
     return image.unpack_output(device.read(image.output.address, image.output.layout.size))
 
 
@@ -165,7 +165,10 @@ def differences(mutant):
     ]
     sections = mutant.image.sections
     changed += [f"section {name}" for name, data in mutant.contents.items() if data != sections[name].data]
-    changed += [f"entry {name}" for name, start in mutant.entry.items() if start != sections[name].address]
+    sound = dataclasses.asdict(mutant.image.entry)
+    changed += [
+        f"entry {name}" for name, start in dataclasses.asdict(mutant.entry).items() if start != sound[name]
+    ]
     return changed
 
 
@@ -203,7 +206,7 @@ def test_odd_layers_are_the_same_on_the_rtl(capsys):
     """What no image has is defined too: two layers, one after the other, byte for byte; in some runs they may
     not write to where they do."""
     source, machine, outcomes = random.Random(3), Machine(CONFIG), Counter()
-    entry = {"descriptors": DESCRIPTORS_AT, "code": CODE_AT, "literals": LITERALS_AT}
+    entry = Entry(DESCRIPTORS_AT, CODE_AT, LITERALS_AT)
     code = b"".join(one.encode().to_bytes(2, "little") for one in (records(8), records(8)))
     code += Instruction(P0.END).encode().to_bytes(2, "little")
     with Device(simulated_link(CONFIG)) as device:
@@ -227,7 +230,7 @@ def test_odd_layers_are_the_same_on_the_rtl(capsys):
                 target.write(OUTPUT_AT, bytes(512))
                 end = ErrorCode.NONE
                 try:
-                    target.run(**entry, limit=20_000, bound=OUTPUT_AT if number % 8 == 0 else None)
+                    target.run(entry, limit=20_000, bound=OUTPUT_AT if number % 8 == 0 else None)
                 except DeviceError as error:
                     end = ErrorCode(error.code)
                 ends.append((end, target.read(OUTPUT_AT, 512) if end == ErrorCode.NONE else b""))

@@ -16,7 +16,7 @@ from kolmogate.isa import ErrorCode, Opcode, store_descriptor
 from kolmogate.link import Link
 from kolmogate.machine import Machine
 from kolmogate.programs.p0 import Program
-from kolmogate.protocol import ACCESS, PAGE_BYTES, Command, Status
+from kolmogate.protocol import ACCESS, PAGE_BYTES, Command, Entry, Status
 from kolmogate.random_network import random_network
 from kolmogate.rings import RING_BYTES, ring_addresses
 from kolmogate.runtime import Opened, simulated_link
@@ -66,20 +66,14 @@ def end_on(target, mutant, x, limit):
     # A first descriptor could keep something of an earlier one.
     target.write(0, store_descriptor({"opcode": Opcode.ARRAY}, CONFIG.columns))
     with pytest.raises(DeviceError):
-        target.run(descriptors=0, code=0, literals=0, limit=40)
+        target.run(Entry(0, 0, 0), limit=40)
     target.write(0, bytes(CONFIG.scratchpad_bytes))
     target.write(image.sections["descriptors"].address, mutant.contents["descriptors"])
     target.write(image.input.address, image.pack_input(x[0]))
     program = Program(*(mutant.contents[name] for name in ("code", "coded", "literals")))
-    entry = {name: image.sections[name].address for name in ("code", "literals")}
+    entry = dataclasses.replace(image.entry, descriptors=mutant.entry.descriptors)
     try:
-        target.run(
-            **entry,
-            descriptors=mutant.entry["descriptors"],
-            bound=image.written_end,
-            limit=limit,
-            program=program,
-        )
+        target.run(entry, bound=image.written_end, limit=limit, program=program)
     except DeviceError as error:
         if error.code == ErrorCode.NONE:
             raise
@@ -122,8 +116,7 @@ def test_pages_where_they_do_not_belong(count, seeds, link, capsys):
         case = source.choice(seeds)
         image = case[1]
         run_exactly(device, case)
-        entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
-        device.start(**entry, limit=LIMIT, streamed=True)
+        device.start(image.entry, limit=LIMIT, streamed=True)
         for _ in range(source.randrange(1, 16)):
             page = (
                 source.choice(list(rings.values())) + source.randrange(RING_BYTES // PAGE_BYTES) * PAGE_BYTES
@@ -180,9 +173,8 @@ def test_a_device_that_vanishes_in_mid_stream(seeds, link):
         case = source.choice(seeds)
         image = case[1]
         run_exactly(device, case)
-        entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
         silent.left = source.randrange(1, 6)
         with pytest.raises(DeviceError, match=r"did not answer (RUN|STATUS|FEED) in 5 tries"):
-            device.run(**entry, limit=LIMIT, program=image.program())
+            device.run(image.entry, limit=LIMIT, program=image.program())
         silent.left = -1
         run_exactly(device, case)

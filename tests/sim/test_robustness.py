@@ -14,7 +14,7 @@ from kolmogate.errors import DeviceError, InputError
 from kolmogate.isa import DESCRIPTOR, P0, SHIFTS, ErrorCode, Opcode, store_constants
 from kolmogate.network import Conv2D, DepthwiseConv2D
 from kolmogate.programs.p0 import Instruction, records
-from kolmogate.protocol import Command
+from kolmogate.protocol import Command, Entry
 from kolmogate.random_network import random_network
 from kolmogate.runtime import Opened, simulated_link
 
@@ -49,8 +49,7 @@ def run_exactly(device, case):
 
 
 def start(device, image, limit=FOREVER):
-    entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
-    device.start(**entry, limit=limit)
+    device.start(image.entry, limit=limit)
 
 
 def test_reset_at_any_cycle(link, case):
@@ -109,7 +108,7 @@ def test_memory_answers_while_an_inference_keeps_it_busy(link, case):
     device.write(0x1000, store_constants(0, 1 << 30, SHIFTS[0]).to_bytes(8, "little") * CONFIG.columns)
     device.write(0x1800, program)
     device.write(0x800, endless.to_bytes(size, "little"))
-    device.start(descriptors=0x800, code=0x1800, literals=0x1000, limit=FOREVER)
+    device.start(Entry(descriptors=0x800, code=0x1800, literals=0x1000), limit=FOREVER)
     content = random.Random(3).randbytes(700)
     before = link.cycles
     device.write(0x1100, content)

@@ -13,6 +13,7 @@ from amaranth.lib.wiring import In, Out
 from kolmogate.config import configuration
 from kolmogate.driver import Device, Progress
 from kolmogate.errors import DeviceError, InputError, KolmogateError, ToolMissingError
+from kolmogate.protocol import Entry
 from kolmogate_sim import verilate
 from kolmogate_sim.device import SimulatedLink
 from kolmogate_sim.memory_device import MemoryDevice
@@ -20,7 +21,7 @@ from kolmogate_sim.memory_device import MemoryDevice
 # Small, because the model of a memory is initialised word by word.
 CONFIG = dataclasses.replace(configuration("up5k"), scratchpad_bytes=8 << 10)
 SIZE = CONFIG.scratchpad_bytes
-ENTRY = {"descriptors": 0, "code": 0, "literals": 0, "limit": 0}
+ENTRY = Entry(descriptors=0, code=0, literals=0)
 
 
 class Echo(wiring.Component):
@@ -82,13 +83,13 @@ def test_run_and_reset(link):
     device = Device(link)
     for limit in (0, 1, 1000, 123_456):
         before = link.cycles
-        assert device.run(**ENTRY | {"limit": limit}) == limit
+        assert device.run(ENTRY, limit=limit) == limit
         assert link.cycles - before < 1.1 * limit + 2000
     with pytest.raises(DeviceError, match="stopped after 100 cycles with BAD_DESCRIPTOR"):
-        device.run(**ENTRY | {"limit": 1 << 31 | 100})
-    device.start(**ENTRY | {"limit": 1 << 30})
+        device.run(ENTRY, limit=1 << 31 | 100)
+    device.start(ENTRY, limit=1 << 30)
     with pytest.raises(DeviceError, match="busy"):
-        device.start(**ENTRY)
+        device.start(ENTRY, limit=0)
     device.write(3, b"meanwhile")
     assert device.read(3, 9) == b"meanwhile"
     assert device.status().busy
@@ -181,7 +182,7 @@ def test_speed(link):
     """Well over the 100,000 cycles a second of processor time that simulation promises."""
     device = Device(link)
     start, before = time.process_time(), link.cycles
-    device.run(**ENTRY | {"limit": 300_000})
+    device.run(ENTRY, limit=300_000)
     for _ in range(10):
         device.write(0, bytes(SIZE))
     rate = (link.cycles - before) / (time.process_time() - start)

@@ -117,7 +117,6 @@ def test_a_host_that_vanishes_in_mid_stream(link, case):
     """The cycle limit ends the inference, and the next host finds a device that works."""
     source = random.Random(1)
     image = case[0]
-    entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
     for _ in range(12):
         host = Host(link, source)
         device = Device(host)
@@ -126,7 +125,7 @@ def test_a_host_that_vanishes_in_mid_stream(link, case):
         # A host that vanishes does not even reset.
         device.reset = lambda: None
         with pytest.raises(Vanishing):
-            device.run(**entry, limit=60_000, program=image.program())
+            device.run(image.entry, limit=60_000, program=image.program())
         link.read(100_000 / CONFIG.clock_hz)
         # Read without opening it anew.
         del device.reset
@@ -141,12 +140,11 @@ def test_an_interrupt_in_mid_stream(link, case):
     host = Host(link, source)
     device = Device(host)
     image = case[0]
-    entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
     for count in range(1, 12):
         run_exactly(device, case)
         host.left, host.then = count, KeyboardInterrupt()
         with pytest.raises(KeyboardInterrupt):
-            device.run(**entry, limit=FOREVER, program=image.program())
+            device.run(image.entry, limit=FOREVER, program=image.program())
         assert not device.status().busy
 
 
@@ -176,13 +174,12 @@ def test_streams_through_a_faulty_link(rate, link, case, capsys):
 def test_a_stream_cut_short_ends_in_a_timeout(link, case):
     """On the RTL as on the machine model."""
     image, x, _ = case
-    entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
     program = image.program()
     cut = dataclasses.replace(program, literals=program.literals[: -2 * RING_BYTES])
     for device in (Device(link), Machine(CONFIG)):
         device.write(image.sections["descriptors"].address, image.sections["descriptors"].data)
         device.write(image.input.address, image.pack_input(x[0]))
         with pytest.raises(DeviceError) as caught:
-            device.run(**entry, limit=200_000, program=cut)
+            device.run(image.entry, limit=200_000, program=cut)
         assert caught.value.code == ErrorCode.TIMEOUT
     run_exactly(Device(link), case)

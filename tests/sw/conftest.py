@@ -131,11 +131,10 @@ def infer() -> Callable[..., np.ndarray]:
         machine.memory[:] = np.random.default_rng(0).integers(0, 256, len(machine.memory))
         for section in image.sections.values():
             machine.write(section.address, section.data)
-        entry = {name: image.sections[name].address for name in ("descriptors", "code", "literals")}
         outputs = []
         for one in x:
             machine.write(image.input.address, image.pack_input(one))
-            machine.run(**entry, limit=limit)
+            machine.run(image.entry, limit=limit)
             outputs.append(image.unpack_output(machine.read(image.output.address, image.output.layout.size)))
         return np.stack(outputs)
 

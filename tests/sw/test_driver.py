@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import asdict
 
 import pytest
 from kolmogate import protocol
@@ -11,11 +12,12 @@ from kolmogate.errors import DeviceError, UsageError
 from kolmogate.isa import UNIT, ErrorCode
 from kolmogate.link import Link
 from kolmogate.machine import Machine
-from kolmogate.protocol import Command, Status
+from kolmogate.protocol import Command, Entry, Status
 
 CONFIG = configuration("up5k")
 SIZE = CONFIG.scratchpad_bytes
-ENTRY = {"descriptors": 0x100, "code": 0x2000, "literals": 0x1FFF0, "limit": 1_000_000}
+ENTRY = Entry(descriptors=0x100, code=0x2000, literals=0x1FFF0)
+LIMIT = 1_000_000
 
 
 class ModelDevice(Link):
@@ -187,7 +189,7 @@ def test_addresses_beyond_the_scratchpad_are_refused(address, count):
 
 def test_run_says_where_layers_may_write():
     link = ModelDevice()
-    Device(link).run(**ENTRY, bound=0x700)
+    Device(link).run(ENTRY, limit=LIMIT, bound=0x700)
     assert link.runs[-1]["last_page"] == 6
 
 
@@ -196,7 +198,7 @@ def test_layers_write_up_to_the_end_of_a_page(bound):
     link = ModelDevice()
     for target in (Device(link), Machine(CONFIG)):
         with pytest.raises(UsageError, match=f"up to the end of a page .*, not up to {bound}$"):
-            target.run(**ENTRY, bound=bound)
+            target.run(ENTRY, limit=LIMIT, bound=bound)
     assert not link.runs
 
 
@@ -204,9 +206,9 @@ def test_layers_write_up_to_the_end_of_a_page(bound):
 def test_run_returns_its_cycles(duration):
     link = ModelDevice(duration=duration)
     device = Device(link)
-    assert device.run(**ENTRY) == int(duration * 1e6)
-    addresses = {name: ENTRY[name] // UNIT for name in ("descriptors", "code", "literals")}
-    assert link.runs == [{**ENTRY, **addresses, "last_page": SIZE // 256 - 1, "streamed": 0}]
+    assert device.run(ENTRY, limit=LIMIT) == int(duration * 1e6)
+    addresses = {name: address // UNIT for name, address in asdict(ENTRY).items()}
+    assert link.runs == [{**addresses, "limit": LIMIT, "last_page": SIZE // 256 - 1, "streamed": 0}]
     assert link.ends <= link.clock <= link.ends * 1.05 + 1e-4
     assert link.executed.count(Command.STATUS) < 300
     assert device.status() == Progress(False, 0, int(duration * 1e6))
@@ -223,15 +225,15 @@ def test_run_returns_its_cycles(duration):
 )
 def test_errors_of_an_inference(error, sentence):
     with pytest.raises(DeviceError, match=sentence):
-        Device(ModelDevice(error=error)).run(**ENTRY)
+        Device(ModelDevice(error=error)).run(ENTRY, limit=LIMIT)
 
 
 def test_busy_device():
     link = ModelDevice(duration=math.inf)
     device = Device(link)
-    device.start(**ENTRY)
+    device.start(ENTRY, limit=LIMIT)
     with pytest.raises(DeviceError, match="busy with an inference"):
-        device.start(**ENTRY)
+        device.start(ENTRY, limit=LIMIT)
     with pytest.raises(DeviceError, match=r"no progress, still busy after 0\.25\d s: reset it"):
         device.wait(0.25)
     device.reset()
@@ -288,7 +290,7 @@ def test_faults_cost_time_never_correctness(seed):
         device.write(address, content)
         assert device.read(address, size) == content
         assert link.memory == model
-        assert device.run(**ENTRY) == 1000
+        assert device.run(ENTRY, limit=LIMIT) == 1000
         assert len(link.runs) == runs + 1
     assert link.faults > 50
 
@@ -305,12 +307,12 @@ def test_an_inference_that_goes_on_is_waited_for():
             return status, answer
 
     link = Slow(duration=100.0)
-    assert Device(link).run(**ENTRY) == pytest.approx(1000, rel=0.05)
+    assert Device(link).run(ENTRY, limit=LIMIT) == pytest.approx(1000, rel=0.05)
 
 
 def test_opening_ends_what_runs():
     link = ModelDevice(duration=math.inf)
-    Device(link).start(**ENTRY)
+    Device(link).start(ENTRY, limit=LIMIT)
     assert not Device(link).status().busy
 
 
@@ -341,7 +343,7 @@ def test_an_interrupt_at_any_moment_leaves_a_device_that_answers(moment, kind):
     link.left = moment + 1
     try:
         device.write(10, b"content")
-        device.run(**ENTRY)
+        device.run(ENTRY, limit=LIMIT)
         device.read(10, 7)
     except kind:
         pass
@@ -349,7 +351,7 @@ def test_an_interrupt_at_any_moment_leaves_a_device_that_answers(moment, kind):
     # An interrupt that comes while an inference is ended goes through, and the next user ends it.
     runs, device = len(link.runs), (device if link.clock >= link.ends else Device(link))
     device.write(10, b"another")
-    assert device.run(**ENTRY) == 100
+    assert device.run(ENTRY, limit=LIMIT) == 100
     assert device.read(10, 7) == b"another"
     assert len(link.runs) == runs + 1
 

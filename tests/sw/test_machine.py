@@ -26,6 +26,7 @@ from kolmogate.machine import Machine
 from kolmogate.programs.entropy import Reference
 from kolmogate.programs.p0 import assemble, coded, predict, records
 from kolmogate.programs.search import literal_program
+from kolmogate.protocol import Entry
 
 UP5K = configuration("up5k")
 CODE_AT, LITERALS_AT, DESCRIPTORS_AT = 0x9000, 0xA000, 0x1F000
@@ -92,7 +93,7 @@ def put_inputs(machine, values):
 
 def execute(machine, *descriptors, limit=1 << 20, bound=None):
     put_descriptors(machine, *descriptors)
-    machine.run(descriptors=DESCRIPTORS_AT, code=CODE_AT, literals=LITERALS_AT, limit=limit, bound=bound)
+    machine.run(Entry(DESCRIPTORS_AT, CODE_AT, LITERALS_AT), limit=limit, bound=bound)
 
 
 def outputs(machine, count=8, address=0x7000):
@@ -289,7 +290,7 @@ def test_list_of_descriptors_without_an_end():
     fill = {"opcode": Opcode.FILL, "y_count": 1, "run": 1, "output_base": size // FILL_UNIT - 1}
     machine.write(0, store_descriptor(fill, size) * (len(machine.memory) // size))
     with pytest.raises(DeviceError, match="more than its limit of 16384 cycles") as caught:
-        machine.run(descriptors=0, code=0, literals=0, limit=1 << 14)
+        machine.run(Entry(0, 0, 0), limit=1 << 14)
     assert caught.value.code == ErrorCode.TIMEOUT
 
 
@@ -306,9 +307,9 @@ def test_wild_memory_always_ends(target):
         if seed % 2:
             machine.memory &= rng.integers(0, 256, len(machine.memory), dtype=np.uint8)
             machine.memory &= rng.integers(0, 256, len(machine.memory), dtype=np.uint8)
-        descriptors, code, literals = rng.integers(0, 1 << 20, 3).tolist()
+        entry = Entry(*rng.integers(0, 1 << 20, 3).tolist())
         try:
-            machine.run(descriptors=descriptors, code=code, literals=literals, limit=1 << 16)
+            machine.run(entry, limit=1 << 16)
         except DeviceError as error:
             codes.add(error.code)
     assert codes >= {ErrorCode.BAD_DESCRIPTOR, ErrorCode.TIMEOUT}

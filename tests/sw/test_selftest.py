@@ -77,10 +77,10 @@ class MachineDevice(Link):
 
     def run(self, fields):
         self.error = 0
-        entry = {name: UNIT * fields[name] for name in ("descriptors", "code", "literals")}
+        entry = protocol.Entry(*(UNIT * fields[name] for name in ("descriptors", "code", "literals")))
         bound = protocol.PAGE_BYTES * (fields["last_page"] + 1)
         try:
-            self.machine.run(**entry, bound=bound, limit=min(fields["limit"], WEIGHTLESS_LIMIT))
+            self.machine.run(entry, bound=bound, limit=min(fields["limit"], WEIGHTLESS_LIMIT))
         except DeviceError as error:
             self.busy = fields["limit"] > WEIGHTLESS_LIMIT and error.code == selftest.ErrorCode.TIMEOUT
             self.error = 0 if self.busy else error.code

@@ -96,12 +96,11 @@ def test_a_stream_that_ends_too_soon_runs_into_the_limit(objective, network, inp
     machine = Machine(UP5K)
     machine.write(image.sections["descriptors"].address, image.sections["descriptors"].data)
     machine.write(image.input.address, image.pack_input(inputs(network, 1)[0]))
-    entry = {part: image.sections[part].address for part in ("descriptors", "code", "literals")}
     cut = section.data[: -2 * RING_BYTES] if name == "literals" else section.data[2 * RING_BYTES :]
     program = dataclasses.replace(image.program(), **{name: cut})
-    machine.run(**entry, limit=1 << 24, program=image.program())
+    machine.run(image.entry, limit=1 << 24, program=image.program())
     with pytest.raises(DeviceError) as caught:
-        machine.run(**entry, limit=1 << 24, program=program)
+        machine.run(image.entry, limit=1 << 24, program=program)
     assert caught.value.code == ErrorCode.TIMEOUT
 
 
