@@ -40,7 +40,7 @@ __all__ = ["TARGET", "input_bytes", "to_network"]
 
 TARGET = "up5k"
 """The machine whose programs count."""
-ORDERS = 3000
+ORDERS = 9000
 """Orders of channels that are tried."""
 
 ACTIVATION_SCALE = 1 / ACTIVATION_STEPS
