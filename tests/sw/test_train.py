@@ -16,7 +16,9 @@ from kolmogate.tflite_export import save_tflite
 from kolmogate.tflite_import import load_tflite
 from kolmogate.train.recipe import Freezing, LayerRecipe, Recipe, Stage, load_recipe
 
-RECIPES = sorted(Path(__file__).parents[2].glob("models/*/*.toml"))
+MODELS = Path(__file__).parents[2] / "models"
+RECIPES = sorted(MODELS.glob("*/*.toml"))
+NETWORKS = sorted(MODELS.glob("*/*.tflite"))
 
 RECIPE = Recipe(
     name="tiny",
@@ -47,6 +49,16 @@ def test_our_recipes_are_read(path: Path) -> None:
 
 def test_there_are_recipes() -> None:
     assert RECIPES
+    assert NETWORKS
+
+
+@pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
+def test_our_networks_have_the_bytes_that_their_readmes_say(path: Path) -> None:
+    image = compile(load_tflite(path), configuration("up5k"), objective="smallest")
+    programs, constants = (image.report()["sections"][name] for name in ("programs", "constants"))
+    said = (path.parent / "README.md").read_text()
+    assert f" {programs + constants:,} ({programs:,} + {constants:,}) |\n" in said
+    assert f"| `device_bytes` | {image.device_bytes:,} |\n" in said
 
 
 @pytest.mark.parametrize(
