@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, ToolMissingError
-from .model import ACTIVATION_STEPS
 
 __all__ = ["DATASETS", "Distortion", "Images", "Split", "distort", "load_images", "to_inputs"]
 
@@ -102,8 +101,8 @@ def load_images(dataset: str, count: int = 0) -> Images:
 
 
 def to_inputs(images: Tensor) -> Tensor:
-    """Bytes as the network's inputs: half of them, in steps of activations."""
-    x = (images >> 1).float() / ACTIVATION_STEPS
+    """Bytes as the network's inputs: half of them."""
+    x = (images >> 1).float()
     # One channel: the same memory, but marked as channels last.
     return x.as_strided(x.shape, (x[0].numel(), 1, x.shape[3], 1))
 

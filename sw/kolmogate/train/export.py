@@ -32,7 +32,7 @@ from ..network import (
 from ..quantisation import DenseScale, convolution_requantisation
 from ..simplify import simplify
 from .data import Split, to_inputs
-from .model import ACTIVATION_STEPS, FRACTIONS, Model
+from .model import FRACTIONS, Model
 from .order import shortest_order
 from .recipe import Recipe
 
@@ -43,7 +43,6 @@ TARGET = "up5k"
 ORDERS = 9000
 """Orders of channels that are tried."""
 
-ACTIVATION_SCALE = 1 / ACTIVATION_STEPS
 ZERO_POINT = -128
 """Of activations; that of the image is 0."""
 
@@ -62,7 +61,8 @@ def to_network(model: Model, recipe: Recipe, validation: Split) -> Network:
     if not all(layer.norm.folded for layer in model.layers):
         raise InputError("the model is not folded: its recipe must end with a folded stage")
     side = model.layers[0].side
-    tensors = {"image": Tensor("image", (side, side, 1), ACTIVATION_SCALE, 0)}
+    step = 1 / model.steps
+    tensors = {"image": Tensor("image", (side, side, 1), step, 0)}
     operations: list[Operation] = []
 
     def append(kind: type[Operation], output: Tensor, **fields: Any) -> None:
@@ -81,13 +81,13 @@ def to_network(model: Model, recipe: Recipe, validation: Split) -> Network:
         name = "logits" if last else f"layer{index}"
         side = layer.map
         shape = (asked.channels,) if layer.is_dense else (side, side, asked.channels)
-        output = Tensor(name, shape, ACTIVATION_SCALE, 0 if last else ZERO_POINT)
+        output = Tensor(name, shape, step, 0 if last else ZERO_POINT)
         clamp = (-128, 127)
         if layer.is_dense:
             if len(source.shape) == 3:
                 append(
                     Reshape,
-                    Tensor(f"flat{index}", (math.prod(source.shape),), ACTIVATION_SCALE, source.zero_point),
+                    Tensor(f"flat{index}", (math.prod(source.shape),), step, source.zero_point),
                 )
             flat = weights.reshape(len(weights), -1)
             nominal = convolution_requantisation(source, scales, output, asked.channels)
@@ -111,7 +111,7 @@ def to_network(model: Model, recipe: Recipe, validation: Split) -> Network:
         if asked.pool > 1:
             side = layer.output_side
             window = Window((asked.pool,) * 2, (asked.pool,) * 2, (0, 0, 0, 0))
-            pooled = Tensor(f"pooled{index}", (side, side, asked.channels), ACTIVATION_SCALE, ZERO_POINT)
+            pooled = Tensor(f"pooled{index}", (side, side, asked.channels), step, ZERO_POINT)
             append(MaxPool2D, pooled, window=window, clamp=(-128, 127))
     network = Network(tensors, tuple(operations), "image", "logits", recipe.name)
     network.check()
@@ -157,5 +157,5 @@ def _logit_scale(model: Model, validation: Split) -> float:
     Low logits may be clamped, not those that decide.
     """
     logits = torch.cat([model(to_inputs(images)) for images in validation.images.split(1000)])
-    highest = float(logits.amax(1).abs().max() / model.layers[-1].norm.scales()[0]) * ACTIVATION_STEPS
+    highest = float(logits.amax(1).abs().max() / model.layers[-1].norm.scales()[0]) * model.steps
     return FRACTIONS[0] * 2.0 ** -math.ceil(math.log2(FRACTIONS[0] * max(highest, 1) / 127))

@@ -1,9 +1,9 @@
 """The network while it is trained: integer weights behind straight-through rounding, normalised activations.
 
-Activations are numbers from 0 to 255/32 in steps of 1/32. Before they are folded, layers normalise each
-batch, by scales that are coarse already once weights are integers. `Norm.fold` turns that into what the
-machine computes: a scale, of two to the octave, and a bias that is a multiple of a power of two, the same for
-the layer. Both are then trained on, through their rounding.
+Activations are numbers from 0 to 255 steps, of so many to 1.0 as the recipe says. Before they are folded,
+layers normalise each batch, by scales that are coarse already once weights are integers. `Norm.fold` turns
+that into what the machine computes: a scale, of two to the octave, and a bias that is a multiple of a power
+of two, the same for the layer. Both are then trained on, through their rounding.
 """
 
 import math
@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from .recipe import LayerRecipe, Recipe
 
-__all__ = ["ACTIVATION_STEPS", "Block", "Layer", "Model", "Norm"]
+__all__ = ["Block", "Layer", "Model", "Norm"]
 
-ACTIVATION_STEPS = 32
-"""Steps of an activation to 1.0."""
-HIGHEST = 255 / ACTIVATION_STEPS
+HIGHEST = 255
+"""Of an activation, in steps."""
 
 FRACTIONS = (1.5, 2.125)
 """Folded scales are one of these times a power of two, some half an octave apart: multipliers of so few bits
@@ -111,17 +110,17 @@ class Block(nn.Module):
 
 
 class _Activation(torch.autograd.Function):
-    """``round(clamp(z * scale + bias))`` in steps of an activation; gradients pass the rounding."""
+    """``round(clamp(z * scale + bias))``, of ``steps`` to 1.0; gradients pass the rounding."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, scale: Tensor, bias: Tensor, steps: int) -> Tensor:
         t = torch.addcmul(bias, z, scale)
-        inside = ((t > 0) & (t < HIGHEST)).to(z.dtype)
+        inside = ((t > 0) & (t < HIGHEST / steps)).to(z.dtype)
         ctx.save_for_backward(z, scale, inside)
-        return t.clamp_(0, HIGHEST).mul_(ACTIVATION_STEPS).round_().div_(ACTIVATION_STEPS)
+        return t.clamp_(0, HIGHEST / steps).mul_(steps).round_().div_(steps)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         z, scale, inside = ctx.saved_tensors
         gradient = gradient * inside
         axes = (0, *range(2, z.ndim))
@@ -129,15 +128,16 @@ class _Activation(torch.autograd.Function):
             gradient * scale,
             (gradient * z).sum(axes, keepdim=True),
             gradient.sum(axes, keepdim=True),
+            None,
         )
 
 
 class Norm(nn.Module):
     """Scales and biases of a layer's channels; the activation too, unless it is the last layer."""
 
-    def __init__(self, channels: int, last: bool, inputs: int, bias_step: int) -> None:
+    def __init__(self, channels: int, last: bool, inputs: int, steps: int, bias_step: int) -> None:
         super().__init__()
-        self.last, self.bias_step = last, bias_step
+        self.last, self.steps, self.bias_step = last, steps, bias_step
         self.folded = self.coarse = False
         self.gain = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -158,12 +158,12 @@ class Norm(nn.Module):
 
     def bias_units(self) -> Tensor:
         """Folded biases in units of 2**bias_bits accumulator steps, rounded, (channels,)."""
-        unit = torch.exp2(self.bias_bits) / ACTIVATION_STEPS * self.scales()
+        unit = torch.exp2(self.bias_bits) / self.steps * self.scales()
         return rounded(self.bias / unit.detach()).clamp(-BIAS_LIMIT, BIAS_LIMIT)
 
     def folded_biases(self) -> Tensor:
         """What `bias_units` add to outputs, (channels,)."""
-        return self.bias_units() * (torch.exp2(self.bias_bits) / ACTIVATION_STEPS * self.scales())
+        return self.bias_units() * (torch.exp2(self.bias_bits) / self.steps * self.scales())
 
     @torch.no_grad()
     def _normal_exponents(self) -> Tensor:
@@ -182,7 +182,7 @@ class Norm(nn.Module):
             self.bias.sub_(self.mean * self.scales())
         scales = self.scales()
         needed = (self.bias_step / scales.median()).log2().round()
-        widest = (self.bias.abs() / scales * ACTIVATION_STEPS / BIAS_LIMIT).max().clamp(min=1).log2().ceil()
+        widest = (self.bias.abs() / scales * self.steps / BIAS_LIMIT).max().clamp(min=1).log2().ceil()
         self.bias_bits.copy_(torch.maximum(needed, widest).clamp(min=0).long())
         self.folded = True
 
@@ -196,20 +196,22 @@ class Norm(nn.Module):
                 exponents = self._normal_exponents()
                 gain = gain * coarse(exponents) / (FRACTIONS[0] * torch.exp2(exponents))
             z = F.batch_norm(z, self.mean, self.variance, gain, self.bias, training, 0.05, EPSILON)
-            return F.hardtanh(z, 0, HIGHEST)
-        return _Activation.apply(z, self.scales().view(shape), self.folded_biases().view(shape))
+            return F.hardtanh(z, 0, HIGHEST / self.steps)
+        return _Activation.apply(z, self.scales().view(shape), self.folded_biases().view(shape), self.steps)
 
 
 class Layer(nn.Module):
     """A layer of a recipe. ``inputs`` are channels of an image of ``side`` pixels."""
 
-    def __init__(self, recipe: LayerRecipe, inputs: int, side: int, last: bool, bias_step: int) -> None:
+    def __init__(
+        self, recipe: LayerRecipe, inputs: int, side: int, last: bool, steps: int, bias_step: int
+    ) -> None:
         super().__init__()
         self.recipe, self.side, self.inputs = recipe, side, inputs
         self.size = recipe.size or side
         self.map = (side + 2 * recipe.padding - self.size) // recipe.stride + 1
         self.is_dense = self.map == 1 and recipe.padding == 0
-        self.norm = Norm(recipe.channels, last, inputs * self.size**2, bias_step)
+        self.norm = Norm(recipe.channels, last, inputs * self.size**2, steps, bias_step)
 
     @property
     def output_side(self) -> int:
@@ -232,17 +234,18 @@ class Layer(nn.Module):
 class Model(nn.Module):
     """The network of a recipe, for square images of ``side`` pixels and one channel.
 
-    Inputs (n, 1, side, side) in steps of activations; outputs are logits (n, classes).
+    Inputs (n, 1, side, side) are integers, as many steps as they say; outputs are logits (n, classes).
     """
 
     def __init__(self, recipe: Recipe, side: int) -> None:
         super().__init__()
+        self.steps = recipe.activation_steps
         self.blocks = nn.ModuleDict()
         self.layers = nn.ModuleList()
         channels = 1
         for layer in recipe.layers:
             last = layer is recipe.layers[-1]
-            made = Layer(layer, channels, side, last, recipe.bias_step)
+            made = Layer(layer, channels, side, last, self.steps, recipe.bias_step)
             shape = (layer.channels, channels, made.size, made.size)
             if layer.block not in self.blocks:
                 self.blocks[layer.block] = Block(shape, recipe.limit)
@@ -251,6 +254,7 @@ class Model(nn.Module):
 
     def forward(self, x: Tensor, training: bool = False, precision: torch.dtype = torch.float32) -> Tensor:
         weights = {name: block() for name, block in self.blocks.items()}
+        x = x / self.steps
         for layer in self.layers:
             x = layer(x, weights[layer.recipe.block], training, precision)
         return x.flatten(1)

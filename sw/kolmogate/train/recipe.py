@@ -121,6 +121,9 @@ class Recipe:
         Weights are integers in [-limit, limit].
     unit_bits : float
         What a channel costs beside its weights; the pressure on its last weights to go.
+    activation_steps : int
+        Activations are multiples of 1 over so many, 1 being about their standard deviation. The fewer, the
+        smaller the numbers that biases are.
     bias_step : int
         Biases are multiples of a power of two near so many output steps.
     batch : int
@@ -136,6 +139,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     limit: int = 7
     unit_bits: float = 12.0
+    activation_steps: int = 32
     bias_step: int = 4
     batch: int = 125
     images: int = 0
