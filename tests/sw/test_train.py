@@ -37,6 +37,8 @@ RECIPE = Recipe(
         Stage("folded", 1, (0.002, 0.001), bytes=100, folded=True),
         Stage("fixed", 2, (0.002, 0.0001), folded=True, fixed=True),
     ),
+    activation_steps=8,
+    bias_step=1,
     batch=20,
 )
 
