@@ -11,13 +11,35 @@ from dataclasses import replace
 from .config import MachineConfig
 from .network import DepthwiseConv2D
 
-__all__ = ["MAXIMUM_APART", "PAIR", "least_visits", "shares", "turn", "visits", "words_apart"]
+__all__ = [
+    "FOUR",
+    "FOUR_WORDS",
+    "MAXIMUM_APART",
+    "PAIR",
+    "four_share",
+    "least_visits",
+    "shares",
+    "turn",
+    "visits",
+    "words_apart",
+]
 
 MAXIMUM_APART = 2
 """Words from a window to the next, up to which rows share them."""
 
 PAIR = 2
 """Rows that share words; a port fetches for one pair."""
+
+FOUR_WORDS = 3
+"""Words across a window that all four rows of a tile share, where lines are whole tiles."""
+
+FOUR = (
+    ((0b0001, 0b1110), (0b0011, 0b1100), (0b0111, 0b1000)),
+    ((0b0001, 0b0110), (0b0001, 0b0100), (0b0011, 0b1100), (0b0010, 0b1000), (0b0000, 0b1000)),
+)
+"""Their visits of a line where windows are one word apart, and two: in each cycle, the rows that a word of its
+first is for, and meanwhile on the other port one of the last of the line before. So each row gets its words
+in order, and no two at once."""
 
 
 def words_apart(fields: Mapping[str, int]) -> int | None:
@@ -35,13 +57,22 @@ def shares(fields: Mapping[str, int], first: int, rows: int) -> bool:
     return live % PAIR == 0 and not any(ends)
 
 
+def four_share(fields: Mapping[str, int], rows: int) -> bool:
+    """Whether all rows of each tile share words."""
+    whole = fields["inner_count"] == FOUR_WORDS and fields["x_count"] % rows == 0
+    return whole and words_apart(fields) is not None
+
+
 def visits(fields: Mapping[str, int], config: MachineConfig) -> int:
     """Cycles that visits take for a column group of a layer in word mode, with these descriptor fields."""
     lines, words = fields["outer_count"], fields["inner_count"]
     positions = fields["x_count"] * fields["y_count"]
     if config.scratchpad_ports == 1:
         return lines * words * positions
-    apart, total = words_apart({**fields, "word_mode": 1}), 0
+    fields = {**fields, "word_mode": 1}
+    apart, total = words_apart(fields), 0
+    if apart is not None and four_share(fields, config.rows):
+        return lines * len(FOUR[apart - 1]) * positions // config.rows
     for first in range(0, positions, config.rows):
         if apart is not None and shares(fields, first, config.rows):
             total += words + apart

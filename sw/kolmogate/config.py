@@ -123,6 +123,11 @@ class MachineConfig:
         return 3 if self.fast else 2
 
     @property
+    def feeder_depth(self) -> int:
+        """Words that wait in front of a row: with two ports, the rows of a tile may be a line of words apart."""
+        return 16 if self.scratchpad_ports == 2 else 8
+
+    @property
     def written_bytes(self) -> int:
         """Outputs that are written together: a word, or two batches where a single port makes the rows wait
         for each other, which leaves it time for that."""

@@ -13,7 +13,6 @@ from tqdm import tqdm
 from . import control, registers
 from .config import MachineConfig
 from .errors import InputError
-from .feeders import FEEDER_DEPTH
 from .image import Image
 from .isa import DESCRIPTOR, P0, WORD_GRAIN, Opcode, counts_nothing, window_taps, wrap_of
 from .machine_arithmetic import leaving_latency, requantiser_interval
@@ -97,7 +96,7 @@ def cycles(image: Image) -> list[LayerCycles]:
         *_program(image),
         _state(config)[0],
         _rows(config),
-        np.zeros((config.rows, FEEDER_DEPTH), np.int64),
+        np.zeros((config.rows, config.feeder_depth), np.int64),
         np.zeros(config.scratchpad_ports, registers.LANE),
         spent,
     )
@@ -159,7 +158,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
 
 def _rows(config: MachineConfig) -> npt.NDArray[np.void]:
     rows = np.zeros(config.rows, registers.ROW)
-    rows["credits"] = FEEDER_DEPTH
+    rows["credits"] = config.feeder_depth
     return rows
 
 

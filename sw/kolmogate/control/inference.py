@@ -176,7 +176,8 @@ def run(
         spent.compute += step
         spent.decode += fed and not weighted
         spent.drain += fed and weighted and not step
-        spent.memory += not fed and (fetcher.walking or fetcher.pending) and core.begun
+        fetching = fetcher.walking or fetcher.lagging or fetcher.pending
+        spent.memory += not fed and fetching and core.begun
         core.begun = (core.begun or step) and not start_layer
         core.layer += end_layer
         if done:

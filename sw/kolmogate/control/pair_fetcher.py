@@ -1,9 +1,10 @@
-"""Window fetcher of a machine with two scratchpad ports, each for a pair of rows."""
+"""Window fetcher of a machine with two scratchpad ports, whose rows share words."""
 
 from numba import njit
 
-from ..axis import PAIR
+from ..axis import FOUR, FOUR_WORDS, PAIR
 from ..registers import Registers
+from .array import tag_of
 from .visits import ask, clock_visits, has_room, look_ahead
 
 __all__ = ["clock_pair_fetcher"]
@@ -22,6 +23,12 @@ def words_apart(d: Registers) -> int:
     if d.input_step == 2 * d.inner_step:
         return 2
     return d.input_step == d.inner_step
+
+
+@njit
+def four_share(d: Registers) -> bool:
+    """Whether all rows share the words of a line."""
+    return words_apart(d) != 0 and d.inner_count == FOUR_WORDS and d.x_count % ROWS == 0
 
 
 @njit
@@ -45,7 +52,7 @@ def clock_pair_fetcher(
         for p in range(2):
             ask(machine, lanes[p], rows)
     # Two visits may wait.
-    advance = fetcher.active and not fetcher.behind
+    advance = (fetcher.active or fetcher.lagging) and not fetcher.behind
     here = asking or not fetcher.pending
     if here:
         fetcher.pending = fetcher.behind or advance
@@ -58,34 +65,82 @@ def clock_pair_fetcher(
         fetcher.behind = fetcher.behind or advance
     tile_end = False
     if advance:
-        inner_end = d.inner_count + (words_apart(d) if fetcher.shared else 0)
-        window_last = fetcher.inner == inner_end - 1 and fetcher.outer == d.outer_count - 1
-        for_rows = rows_of_visit(fetcher)
-        more = False
-        for p in range(2):
-            lane = lanes[p]
-            wanted, waiting_rows, made = lane.wanted, lane.rows, lane.made
-            lane.rows = for_rows[p]
-            row = 2 * p + (fetcher.visited == SECOND and not fetcher.shared)
-            lane.visit = rows[row].base + fetcher.word_offset
-            look_ahead(machine, lane, fetcher.bytes_left, fetcher.first_word, window_last, fetcher.final_tile)
-            more = more or lane.more
-            if not here:
-                lane.next_wanted, lane.next_rows, lane.next_made = lane.wanted, lane.rows, lane.made
-                lane.wanted, lane.rows, lane.made = wanted, waiting_rows, made
-        more = more or fetcher.again
-        if not fetcher.shared and fetcher.last_row != 0 and fetcher.visited == FIRST:
-            fetcher.visited, fetcher.again = SECOND, more
+        if not here:
+            for p in range(2):
+                swap_visits(lanes[p])
+        if four_share(d):
+            tile_end = advance_four(machine, d, fetcher, lanes)
         else:
-            fetcher.again, fetcher.first_word = 0, 0
-            if not fetcher.shared:
-                fetcher.visited = FIRST
-            if more:
-                fetcher.word_offset += machine.columns
-                fetcher.bytes_left -= machine.columns
-            else:
-                tile_end = next_run(d, fetcher, inner_end)
+            tile_end = advance_pairs(machine, d, fetcher, rows, lanes)
+        if not here:
+            for p in range(2):
+                swap_visits(lanes[p])
     clock_finder(machine, d, fetcher, rows, tile_end, start, held)
+
+
+@njit
+def swap_visits(lane: Registers) -> None:
+    wanted, for_rows, made = lane.wanted, lane.rows, lane.made
+    lane.wanted, lane.rows, lane.made = lane.next_wanted, lane.next_rows, lane.next_made
+    lane.next_wanted, lane.next_rows, lane.next_made = wanted, for_rows, made
+
+
+@njit
+def advance_four(machine: Registers, d: Registers, fetcher: Registers, lanes: Registers) -> bool:
+    """A visit of the first words of a line, and one of the last of the line before; whether the tile ends."""
+    twice = words_apart(d) == 2
+    slots = len(FOUR[1]) if twice else len(FOUR[0])
+    lead, lag = lanes[0], lanes[1]
+    lead.rows, lag.rows = 0, 0
+    if fetcher.lagging:
+        lag.rows = FOUR[1][fetcher.lag][1] if twice else FOUR[0][fetcher.lag][1]
+        fetcher.lag += 1
+        ends = fetcher.lag == slots
+        lag.made = tag_of(0, machine.columns - 1, ends and fetcher.lag_last, fetcher.lag_final)
+        fetcher.lagging = not ends
+    tile_end = False
+    if fetcher.active:
+        lead.rows = FOUR[1][fetcher.inner][0] if twice else FOUR[0][fetcher.inner][0]
+        lead.made = tag_of(0, machine.columns - 1, False, fetcher.final_tile)
+        fetcher.inner += 1
+        if fetcher.inner == slots:
+            tile_end = fetcher.outer == d.outer_count - 1
+            fetcher.lagging, fetcher.lag = 1, 0
+            fetcher.lag_last, fetcher.lag_final = tile_end, fetcher.final_tile
+            fetcher.inner = 0
+            fetcher.outer += 1
+    lead.wanted, lag.wanted = lead.rows != 0, lag.rows != 0
+    return tile_end
+
+
+@njit
+def advance_pairs(
+    machine: Registers, d: Registers, fetcher: Registers, rows: Registers, lanes: Registers
+) -> bool:
+    """A word for each pair; whether the tile ends."""
+    inner_end = d.inner_count + (words_apart(d) if fetcher.shared else 0)
+    window_last = fetcher.inner == inner_end - 1 and fetcher.outer == d.outer_count - 1
+    for_rows = rows_of_visit(fetcher)
+    more = False
+    for p in range(2):
+        lane = lanes[p]
+        lane.rows = for_rows[p]
+        row = 2 * p + (fetcher.visited == SECOND and not fetcher.shared)
+        lane.visit = rows[row].base + fetcher.word_offset
+        look_ahead(machine, lane, fetcher.bytes_left, fetcher.first_word, window_last, fetcher.final_tile)
+        more = more or lane.more
+    more = more or fetcher.again
+    if not fetcher.shared and fetcher.last_row != 0 and fetcher.visited == FIRST:
+        fetcher.visited, fetcher.again = SECOND, more
+        return False
+    fetcher.again, fetcher.first_word = 0, 0
+    if not fetcher.shared:
+        fetcher.visited = FIRST
+    if more:
+        fetcher.word_offset += machine.columns
+        fetcher.bytes_left -= machine.columns
+        return False
+    return next_run(d, fetcher, inner_end)
 
 
 @njit
