@@ -59,8 +59,7 @@ def shares(fields: Mapping[str, int], first: int, rows: int) -> bool:
 
 def four_share(fields: Mapping[str, int], rows: int) -> bool:
     """Whether all rows of each tile share words."""
-    whole = fields["inner_count"] == FOUR_WORDS and fields["x_count"] % rows == 0
-    return whole and words_apart(fields) is not None
+    return False
 
 
 def visits(fields: Mapping[str, int], config: MachineConfig) -> int:

@@ -77,7 +77,7 @@ STATE = np.dtype(
                 *("active", "last_row", "ends", "shared", "visited", "pending", "behind", "first_taken"),
                 *("finding", "found", "row", "next_last_row", "next_final", "next_shared"),
                 # the last words of a line, which the second port has
-                *("lagging", "lag", "lag_last", "lag_final"),
+                *("four", "next_four", "lagging", "lag", "lag_last", "lag_final"),
             ),
         ),
         ("compute", _registers("undrained", "resting", "captured", "final_tile")),

@@ -26,12 +26,6 @@ def words_apart(d: Registers) -> int:
 
 
 @njit
-def four_share(d: Registers) -> bool:
-    """Whether all rows share the words of a line."""
-    return words_apart(d) != 0 and d.inner_count == FOUR_WORDS and d.x_count % ROWS == 0
-
-
-@njit
 def clock_pair_fetcher(
     machine: Registers,
     d: Registers,
@@ -64,18 +58,19 @@ def clock_pair_fetcher(
     else:
         fetcher.behind = fetcher.behind or advance
     tile_end = False
+    lagging = fetcher.lagging
     if advance:
         if not here:
             for p in range(2):
                 swap_visits(lanes[p])
-        if four_share(d):
+        if fetcher.four or not fetcher.active:
             tile_end = advance_four(machine, d, fetcher, lanes)
         else:
             tile_end = advance_pairs(machine, d, fetcher, rows, lanes)
         if not here:
             for p in range(2):
                 swap_visits(lanes[p])
-    clock_finder(machine, d, fetcher, rows, tile_end, start, held)
+    clock_finder(machine, d, fetcher, rows, tile_end, lagging or (tile_end and fetcher.four), start, held)
 
 
 @njit
@@ -190,6 +185,7 @@ def clock_finder(
     fetcher: Registers,
     rows: Registers,
     tile_end: bool,
+    lagging: int,
     start: bool,
     held: bool,
 ) -> None:
@@ -205,11 +201,12 @@ def clock_finder(
     if tile_end:
         fetcher.active = 0
         fetcher.walking = not fetcher.ends
-    if fetcher.found and not fetcher.active and not held:
+    if fetcher.found and not fetcher.active and not held and (fetcher.next_four or not lagging):
         fetcher.found, fetcher.active, fetcher.first_taken = 0, 1, 1
         for r in range(ROWS):
             rows[r].base = rows[r].next_base
         fetcher.last_row, fetcher.shared = fetcher.next_last_row, fetcher.next_shared
+        fetcher.four = fetcher.next_four
         fetcher.final_tile, fetcher.ends = fetcher.next_final, not fetcher.finding
         fetcher.outer, fetcher.inner = 0, 0
         fetcher.run_offset, fetcher.word_offset = 0, 0
@@ -224,9 +221,12 @@ def find_position(machine: Registers, d: Registers, fetcher: Registers, rows: Re
     end = line_end and fetcher.y == d.y_count - 1
     if row == 0:
         fetcher.next_shared = words_apart(d) != 0
+        fetcher.next_four = words_apart(d) != 0 and d.inner_count == FOUR_WORDS
     # A line that ends between pairs parts none.
     if line_end and row % PAIR == 0:
         fetcher.next_shared = 0
+    if (line_end or end) and row != ROWS - 1:
+        fetcher.next_four = 0
     rows[row].next_base = fetcher.position
     fetcher.next_last_row, fetcher.next_final = row, end
     fetcher.found = end or row == ROWS - 1
