@@ -4,12 +4,11 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
-from kolmogate.feeders import FEEDER_DEPTH
 from kolmogate.isa import WORD_GRAIN
 
 from .block_ram import BlockRam
 
-__all__ = ["FEEDER_DEPTH", "RowFeeder", "RunLayout"]
+__all__ = ["RowFeeder", "RunLayout"]
 
 
 class RunLayout(data.StructLayout):
@@ -34,7 +33,7 @@ class RunLayout(data.StructLayout):
 
 
 class RowFeeder(wiring.Component):
-    """Holds up to `FEEDER_DEPTH` words, the head among them, and walks through their bytes.
+    """Holds up to ``config.feeder_depth`` words, the head among them, and walks through their bytes.
 
     A word is at the head two cycles after it came, or in the cycle after its predecessor has left.
 
@@ -80,13 +79,12 @@ class RowFeeder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         # A run of a single activation is marked when it comes.
-        m.submodules.waiting = waiting = BlockRam(
-            data.StructLayout({"run": self.layout, "single": 1}), FEEDER_DEPTH
-        )
+        depth = self.config.feeder_depth
+        m.submodules.waiting = waiting = BlockRam(data.StructLayout({"run": self.layout, "single": 1}), depth)
         head = waiting.read_data.run
         # Pointers count modulo twice the depth, so that full and empty differ.
-        written = Signal(range(2 * FEEDER_DEPTH))
-        taken = Signal(range(2 * FEEDER_DEPTH))
+        written = Signal(range(2 * depth))
+        taken = Signal(range(2 * depth))
         take = Signal()
         # The head's first activation is where its run starts; then the pointer says.
         fresh = Signal(reset_less=True)

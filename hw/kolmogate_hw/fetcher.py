@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WORD_GRAIN
 
-from .feeder import FEEDER_DEPTH, RunLayout
+from .feeder import RunLayout
 from .ports import UnalignedReadPort
 from .raster import RasterWalk
 from .records import struct_layout
@@ -101,9 +101,8 @@ class WindowFetcher(wiring.Component):
         m.d.comb += last_step.eq(Mux(placing, walk.end | (step == rows - 1), step == live_step))
 
         # A visit: the row has a word to fetch, or none.
-        credits = [
-            Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(rows)
-        ]
+        depth = config.feeder_depth
+        credits = [Signal(range(depth + 1), init=depth, name=f"credits_{r}") for r in range(rows)]
         # Registered, off the array's path: what leaves a feeder makes room a cycle later.
         has_room = Signal(rows, init=-1)
         # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word

@@ -2,10 +2,11 @@
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import data, wiring
+from kolmogate.axis import FOUR
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
 
-from .feeder import FEEDER_DEPTH, RunLayout
+from .feeder import RunLayout
 from .fetcher import WindowFetcher
 from .tiles import TILE_ROWS, TileFinder, TileLayout
 from .visits import VisitPort
@@ -27,6 +28,10 @@ class PairFetcher(WindowFetcher):
     1 or 2, and n words wide, row 2p takes the first n of n + s words and its neighbour the last n: the pairs
     of a tile that are on a line each walk them once instead of 2n. A tile with a row that is alone in its
     pair, or where a line ends within one, is fetched row by row.
+
+    Where all four rows of a tile are on a line and windows are three words wide, they share its words
+    (`axis.FOUR`): port 0 has the first ones of each line, and port 1, which is a line behind, the last ones.
+    So port 1 is at the end of a tile while port 0 begins the next, if that is of this kind.
 
     ``window_end`` of a word is that of the last of the rows it is for. Rows beyond the layer's last position
     get the words of the last.
@@ -118,9 +123,30 @@ class PairFetcher(WindowFetcher):
 
         run = Cat(descriptor.run, C(0, len(bytes_left) - len(descriptor.run)))
 
-        credits = [
-            Signal(range(FEEDER_DEPTH + 1), init=FEEDER_DEPTH, name=f"credits_{r}") for r in range(ROWS)
-        ]
+        # Port 1's end of a line that all rows share: its first word, how far behind that the visit is, and
+        # which of them it is; whether it ends the tile, and of what kind that is.
+        four = tile.four
+        lagging = Signal()
+        lag = Signal(3, reset_less=True)
+        lag_base = Signal(address, reset_less=True)
+        lag_offset = Signal(address, reset_less=True)
+        lag_last = Signal(reset_less=True)
+        lag_final = Signal(reset_less=True)
+        lag_end = Signal()
+        m.d.comb += lag_end.eq(lag == Mux(twice, len(FOUR[1]), len(FOUR[0])))
+
+        def rows_of(count: Value, port: int) -> Value:
+            """The rows that a port visits for, counted from 1 along a line that all share."""
+            taken = []
+            for row in range(ROWS):
+                once, other = (
+                    C(sum((each[port] >> row & 1) << k for k, each in enumerate(line, 1)), 8) for line in FOUR
+                )
+                taken.append(Mux(twice, other, once).bit_select(count[:3], 1))
+            return Cat(taken)
+
+        depth = config.feeder_depth
+        credits = [Signal(range(depth + 1), init=depth, name=f"credits_{r}") for r in range(ROWS)]
         empty = Signal(ROWS)
         m.d.comb += empty.eq(Cat(credit == 0 for credit in credits))
         # The walk goes on; what it found is asked for. Between the two visits wait, up to two of each port,
@@ -138,6 +164,14 @@ class PairFetcher(WindowFetcher):
             + ((first & (last_row == 0)) | (second & (last_row == 1)),) * 2,
             (C(0), C(0), first & last_row[1], Mux(last_row[0], second, first) & last_row[1]),
         ]
+        fours = rows_of(inner, 0) & active.replicate(ROWS), rows_of(lag, 1) & lagging.replicate(ROWS)
+        visits = (
+            Mux(odd, bases[1], bases[0]) + word_offset,
+            Mux(four, lag_base, Mux(odd, bases[3], bases[2])) + Mux(four, lag_offset, word_offset),
+        )
+        tile_ends = last_inner & last_outer
+        ends = (tile_ends & ~four, Mux(four, lag_end & lag_last, tile_ends))
+        finals = (tile.final, Mux(four, lag_final, tile.final))
         for p in range(PORTS):
             m.submodules[f"port_{p}"] = port = VisitPort(config)
             wiring.connect(m, port.port, wiring.flipped(self.ports[p]))
@@ -159,20 +193,20 @@ class PairFetcher(WindowFetcher):
             remaining = Signal(signed(lane_bits + 3), name=f"remaining_{p}")
             wanted = Signal(name=f"wanted_{p}")
             m.d.comb += [
-                targets.eq(Cat(speaks[p])),
-                visit.eq(Mux(odd, bases[2 * p + 1], bases[2 * p]) + word_offset),
+                targets.eq(Mux(four, fours[p], Cat(speaks[p]))),
+                visit.eq(visits[p]),
                 skip.eq(Mux(odd, skips[2 * p + 1], skips[2 * p])),
                 remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
-                wanted.eq(targets.any() & (far | Mux(odd, some[2 * p + 1], some[2 * p]))),
-                more[p].eq(targets.any() & (far | Mux(odd, beyond[2 * p + 1], beyond[2 * p]))),
+                wanted.eq(targets.any() & (four | far | Mux(odd, some[2 * p + 1], some[2 * p]))),
+                more[p].eq(targets.any() & ~four & (far | Mux(odd, beyond[2 * p + 1], beyond[2 * p]))),
                 free[p].eq(port.free),
                 made.wanted.eq(wanted),
                 made.address.eq(visit),
                 made.targets.eq(targets),
-                made.tag.start.eq(Mux(first_word, skip, 0)),
-                made.tag.last.eq(Mux(more[p], columns - 1, remaining - 1)),
-                made.tag.window_end.eq(last_inner & last_outer & ~more[p]),
-                made.tag.final_tile.eq(tile.final),
+                made.tag.start.eq(Mux(first_word & ~four, skip, 0)),
+                made.tag.last.eq(Mux(more[p] | four, columns - 1, remaining - 1)),
+                made.tag.window_end.eq(ends[p] & ~more[p]),
+                made.tag.final_tile.eq(finals[p]),
                 made.tag.last_row.eq(last_row),
                 possible[p].eq(~here.wanted | ~(here.targets & empty).any()),
                 port.advance.eq(ask),
@@ -187,8 +221,8 @@ class PairFetcher(WindowFetcher):
         # The ports ask again when both are granted, so that no request overtakes another.
         m.d.comb += [
             ask.eq(pending & possible.all() & free.all()),
-            advance.eq(active & ~behind),
-            self.walking.eq(walking | pending),
+            advance.eq((active | lagging) & ~behind),
+            self.walking.eq(walking | lagging | pending),
         ]
         m.d.sync += behind.eq(pending & ~ask & (behind | advance))
         with m.If(ask | ~pending):
@@ -197,7 +231,11 @@ class PairFetcher(WindowFetcher):
             m.d.sync += credits[r].eq(credits[r] - reserved[r] + self.pop[r])
 
         tile_end = Signal()
-        with m.If(advance):
+        with m.If(advance & lagging):
+            m.d.sync += [lag.eq(lag + 1), lag_offset.eq(lag_offset + descriptor.inner_step)]
+            with m.If(lag_end):
+                m.d.sync += lagging.eq(0)
+        with m.If(active & ~behind):
             with m.If(~last_visit):
                 m.d.sync += [again.eq(again | more.any()), visited.eq(0b10), odd.eq(1)]
             with m.Else():
@@ -227,6 +265,15 @@ class PairFetcher(WindowFetcher):
                         ]
                     with m.If(last_inner):
                         m.d.comb += tile_end.eq(last_outer)
+                        with m.If(four):
+                            m.d.sync += [
+                                lagging.eq(1),
+                                lag.eq(1),
+                                lag_base.eq(visits[0]),
+                                lag_offset.eq(Mux(twice, 0, descriptor.inner_step)),
+                                lag_last.eq(last_outer),
+                                lag_final.eq(tile.final),
+                            ]
                         m.d.sync += [
                             inner.eq(1),
                             last_inner.eq(inner_end == 1),
@@ -242,9 +289,12 @@ class PairFetcher(WindowFetcher):
                 m.d.sync += walking.eq(0)
         # A layer that is held back may have its first tile.
         first_taken = Signal(reset_less=True)
-        m.d.comb += tiles.take.eq(tiles.ready & (~active | tile_end) & ~(self.held & first_taken))
+        # Tiles of another kind need port 1.
+        waits = ~tiles.tile.four & (lagging | (tile_end & four))
+        m.d.comb += tiles.take.eq(tiles.ready & (~active | tile_end) & ~(self.held & first_taken) & ~waits)
         with m.If(tiles.take):
-            following_shares = tiles.tile.shared
+            # A line that four rows share has as many visits as a window words, or a pair two words apart.
+            following_shares = tiles.tile.shared & (twice | ~tiles.tile.four)
             m.d.sync += [
                 active.eq(1),
                 first_taken.eq(1),

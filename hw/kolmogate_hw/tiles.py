@@ -3,7 +3,7 @@
 from amaranth.hdl import Array, C, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from kolmogate.axis import PAIR
+from kolmogate.axis import FOUR_WORDS, PAIR
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WRAP
 
@@ -24,8 +24,9 @@ TileLayout = data.StructLayout(
         "final": 1,
         "ends": 1,
         # no row is alone in its pair, no line ends within one, and the windows of neighbours are so far apart
-        # that they can share words
+        # that they can share words; all rows are on one line and share them
         "shared": 1,
+        "four": 1,
     }
 )
 
@@ -70,9 +71,15 @@ class TileFinder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         descriptor, columns, tile = self.descriptor, self.config.columns, self.tile
-        for words, apart in enumerate(self.apart, 1):
-            same = descriptor.input_step == words * descriptor.inner_step
-            m.d.sync += apart.eq(descriptor.word_mode & ~descriptor.single_run & same)
+        sharing = descriptor.word_mode & ~descriptor.single_run
+        same = [descriptor.input_step == words * descriptor.inner_step for words in (1, 2)]
+        # Two words apart, changes between the kinds of tiles cost more than they gain.
+        whole_lines = descriptor.x_count % TILE_ROWS == 0
+        four = Signal(reset_less=True)
+        m.d.sync += [
+            *(apart.eq(sharing & one) for apart, one in zip(self.apart, same, strict=True)),
+            four.eq(sharing & (descriptor.inner_count == FOUR_WORDS) & (same[0] | (same[1] & whole_lines))),
+        ]
 
         # Registered, as it comes in two parts.
         wrap = Signal(ADDRESS_BITS, reset_less=True)
@@ -110,6 +117,7 @@ class TileFinder(wiring.Component):
                 tile.final.eq(walk.end),
                 tile.ends.eq(walk.end & last_group),
                 tile.shared.eq(Array(shares)[row] & (known.shared | (row == 0))),
+                tile.four.eq(Mux(row == 0, four, known.four) & ((row == TILE_ROWS - 1) | ~walk.line_end)),
             ]
             m.d.comb += walk.step.eq(1)
             m.d.sync += [

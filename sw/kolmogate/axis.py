@@ -37,9 +37,9 @@ FOUR = (
     ((0b0001, 0b1110), (0b0011, 0b1100), (0b0111, 0b1000)),
     ((0b0001, 0b0110), (0b0001, 0b0100), (0b0011, 0b1100), (0b0010, 0b1000), (0b0000, 0b1000)),
 )
-"""Their visits of a line where windows are one word apart, and two: in each cycle, the rows that a word of its
-first is for, and meanwhile on the other port one of the last of the line before. So each row gets its words
-in order, and no two at once."""
+"""Their visits of a line where windows are one word apart, and two: in each cycle, the rows that one of its
+first words is for, and meanwhile on the other port one of the last words of the line before. So each row gets
+its words in order, and no two at once."""
 
 
 def words_apart(fields: Mapping[str, int]) -> int | None:
@@ -57,9 +57,13 @@ def shares(fields: Mapping[str, int], first: int, rows: int) -> bool:
     return live % PAIR == 0 and not any(ends)
 
 
-def four_share(fields: Mapping[str, int], rows: int) -> bool:
-    """Whether all rows of each tile share words."""
-    return False
+def four_share(fields: Mapping[str, int], first: int, rows: int) -> bool:
+    """Whether all rows of the tile from position ``first`` on share words: on one line, and where windows are
+    two words apart only if every tile is, as changes from one kind of tile to another cost time."""
+    apart, line = words_apart(fields), fields["x_count"]
+    if apart is None or fields["inner_count"] != FOUR_WORDS:
+        return False
+    return first % line + rows <= line and (apart == 1 or line % rows == 0)
 
 
 def visits(fields: Mapping[str, int], config: MachineConfig) -> int:
@@ -69,15 +73,23 @@ def visits(fields: Mapping[str, int], config: MachineConfig) -> int:
     if config.scratchpad_ports == 1:
         return lines * words * positions
     fields = {**fields, "word_mode": 1}
-    apart, total = words_apart(fields), 0
-    if apart is not None and four_share(fields, config.rows):
-        return lines * len(FOUR[apart - 1]) * positions // config.rows
+    apart = words_apart(fields)
+    if apart is None:
+        full, rest = divmod(positions, config.rows)
+        return lines * words * (full * PAIR + min(PAIR, rest))
+    total, behind = 0, 0
     for first in range(0, positions, config.rows):
-        if apart is not None and shares(fields, first, config.rows):
-            total += words + apart
+        if four_share(fields, first, config.rows):
+            behind = len(FOUR[apart - 1])
+            total += lines * behind
+            continue
+        # The line that one port is behind comes first.
+        total, behind = total + behind, 0
+        if shares(fields, first, config.rows):
+            total += lines * (words + apart)
         else:
-            total += words * min(PAIR, positions - first)
-    return lines * total
+            total += lines * words * min(PAIR, positions - first)
+    return total + behind
 
 
 def least_visits(size: tuple[int, int], apart: tuple[int, int], config: MachineConfig) -> int:

@@ -124,7 +124,7 @@ class MachineConfig:
 
     @property
     def feeder_depth(self) -> int:
-        """Words that wait in front of a row: with two ports, the rows of a tile may be a line of words apart."""
+        """Words that a row has room for; with two ports one row may be a line of words ahead of another."""
         return 16 if self.scratchpad_ports == 2 else 8
 
     @property

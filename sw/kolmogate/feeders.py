@@ -9,18 +9,16 @@ nothing, and need not: who waits for whom depends on order and room alone.
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .axis import PAIR, shares, words_apart
+from .axis import FOUR, PAIR, four_share, shares, words_apart
 from .config import MachineConfig
 from .isa import ADDRESS_BITS, WORD_GRAIN, wrap_of
 
-__all__ = ["FEEDER_DEPTH", "Feeders", "Starved", "is_even", "positions", "tile_reads", "tile_writes"]
-
-FEEDER_DEPTH = 8
-"""Words that a row's feeder holds; the window fetcher counts its credits with it."""
+__all__ = ["Feeders", "Starved", "is_even", "positions", "tile_reads", "tile_writes"]
 
 Int64Array = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -84,6 +82,25 @@ def runs(fields: Mapping[str, int]) -> Int64Array:
     return (outer[:, np.newaxis] + inner).ravel()
 
 
+class _Visit(NamedTuple):
+    """A word of a line that all rows share, and those (bits) that it is for."""
+
+    address: int
+    rows: int
+    window_end: bool = False
+
+
+def _line(fields: Mapping[str, int], start: int) -> tuple[list[_Visit], list[_Visit]]:
+    """The visits of a line from ``start`` on: those of the first port, and then those of the second."""
+    parts: tuple[list[_Visit], list[_Visit]] = ([], [])
+    word = 0
+    for port, part in enumerate(parts):
+        for both in FOUR[(words_apart(fields) or 1) - 1]:
+            part.append(_Visit(start + word * fields["inner_step"], both[port]))
+            word += both[port] != 0
+    return parts
+
+
 class Feeders:
     """The words in front of the rows. Some may be left over from one layer to the next."""
 
@@ -102,8 +119,11 @@ class Feeders:
         or not within ``limit`` visits.
         """
         tile: list[Bytes] = []
-        for visit in self._visits(fields, memory, limit):
-            while any(len(self._rows[row]) == FEEDER_DEPTH for row, _ in visit):
+        for visit in self._visits(fields, memory):
+            limit -= 1
+            if limit < 0:
+                raise Starved
+            while any(len(self._rows[row]) == self._config.feeder_depth for row, _ in visit):
                 if not all(self._rows):
                     raise Starved
                 if self._step(tile, fields["word_mode"]):
@@ -131,23 +151,31 @@ class Feeders:
         tile.append(np.array(taken, np.uint8))
         return end
 
-    def _visits(
-        self, fields: Mapping[str, int], memory: Bytes, limit: int
-    ) -> Iterator[list[tuple[int, _Word]]]:
+    def _visits(self, fields: Mapping[str, int], memory: Bytes) -> Iterator[list[tuple[int, _Word]]]:
         """What the fetcher asks for in a cycle: words, and the rows that they go to."""
         config, run = self._config, fields["run"]
         windows = positions(fields, "input")
+        # Visits of the second port that are left of a line that all rows share.
+        behind: list[_Visit] = []
         for group in range(0, fields["channels"], config.columns):
             for first in range(0, len(windows), config.rows):
                 bases = windows[first : first + config.rows] + (group if fields["word_mode"] else 0)
+                if config.scratchpad_ports == PAIR and four_share(fields, first, config.rows):
+                    for offset in runs(fields)[:: fields["inner_count"]]:
+                        ahead, following = _line(fields, int(bases[0] + offset))
+                        for k, visit in enumerate(ahead):
+                            words = [visit, *behind[k : k + 1]]
+                            yield [pair for one in words for pair in self._shared(memory, one)]
+                        behind = following
+                    behind[-1] = behind[-1]._replace(window_end=True)
+                    continue
+                yield from (self._shared(memory, visit) for visit in behind)
+                behind = []
                 for last_run, passes in self._passes(fields, bases, first):
                     left, more = run, True
                     while more:
                         more = False
                         for words in passes:
-                            limit -= 1
-                            if limit < 0:
-                                raise Starved
                             visit = []
                             for address, targets in words:
                                 word, further = self._word(memory, address, run, left)
@@ -158,6 +186,16 @@ class Feeders:
                                 visit += [(target, replace(word)) for target in targets]
                             yield visit
                         left -= config.columns
+
+        yield from (self._shared(memory, visit) for visit in behind)
+
+    def _shared(self, memory: Bytes, visit: "_Visit") -> list[tuple[int, _Word]]:
+        """The word of a visit for each of its rows."""
+        columns = self._config.columns
+        start = visit.address // WORD_GRAIN * WORD_GRAIN
+        content = memory[(start + np.arange(columns)) % (1 << ADDRESS_BITS) % len(memory)]
+        word = _Word(content, 0, columns - 1, visit.window_end)
+        return [(row, replace(word)) for row in range(self._config.rows) if visit.rows >> row & 1]
 
     def _passes(
         self, fields: Mapping[str, int], bases: Int64Array, first: int

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kolmogate.config import MachineConfig
 from kolmogate.isa import WORD_GRAIN
-from kolmogate_hw.feeder import FEEDER_DEPTH, RowFeeder
+from kolmogate_hw.feeder import RowFeeder
 from kolmogate_sim.streams import simulate, stalls
 
 
@@ -40,7 +40,7 @@ def test_feeder(config: MachineConfig, word_mode: int, source: random.Random) ->
         for place, value in enumerate(bytes_ if not word_mode else b""):
             at_last = place == len(bytes_) - 1
             expected.append((value, run["window_end"] & at_last, run["final_tile"], at_last))
-    room = FEEDER_DEPTH
+    room = config.feeder_depth
 
     async def push(ctx: Any) -> None:
         nonlocal room

@@ -9,7 +9,6 @@ import pytest
 from kolmogate import axis
 from kolmogate.config import MachineConfig, configuration
 from kolmogate.isa import window_taps
-from kolmogate_hw.feeder import FEEDER_DEPTH
 from kolmogate_hw.pair_fetcher import window_fetcher
 from kolmogate_sim.groups import walk_groups
 from kolmogate_sim.memories import random_memory, serve_reads
@@ -121,7 +120,7 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
                         assert got == wanted[row][taken[row]], f"{name}: row {row}, activation {taken[row]}"
                         taken[row] += 1
                     held[row].append(len(values))
-                    assert len(held[row]) <= FEEDER_DEPTH, f"{name}: row {row} has no room"
+                    assert len(held[row]) <= config.feeder_depth, f"{name}: row {row} has no room"
             # The array takes what is left before a layer is done.
             while any(held):
                 ctx.set(dut.pop, sum(1 << row for row, words in enumerate(held) if words))

@@ -99,7 +99,7 @@ def chosen(m: Module, ports: list[Signal], bits: int) -> Signal:
 def test_row_feeder_is_a_queue(room, tmp_path, monkeypatch):
     """Words come out as they went in, and ``valid`` is high as long as there is one that came in time."""
     depth = 2
-    monkeypatch.setattr(kolmogate_hw.feeder, "FEEDER_DEPTH", depth)
+    monkeypatch.setattr(MachineConfig, "feeder_depth", depth)
     m = Module()
     dut = RowFeeder(UP5K)
     ports = harness(m, dut)
@@ -131,8 +131,7 @@ def claim(m: Module, ports: list[Signal], folder: Any, depth: int, holds: bool) 
 @pytest.mark.parametrize("config", [UP5K, ECP5], ids=["one port", "two ports"])
 def test_fetcher_asks_for_what_has_room(config, room, tmp_path, monkeypatch):
     """No row ever has more words under way or waiting than its feeder holds."""
-    for module in (kolmogate_hw.fetcher, kolmogate_hw.pair_fetcher):
-        monkeypatch.setattr(module, "FEEDER_DEPTH", room)
+    monkeypatch.setattr(MachineConfig, "feeder_depth", room)
     m = Module()
     dut = window_fetcher(config)
     ports = harness(m, dut, anew="start")

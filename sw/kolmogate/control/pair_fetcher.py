@@ -221,7 +221,10 @@ def find_position(machine: Registers, d: Registers, fetcher: Registers, rows: Re
     end = line_end and fetcher.y == d.y_count - 1
     if row == 0:
         fetcher.next_shared = words_apart(d) != 0
-        fetcher.next_four = words_apart(d) != 0 and d.inner_count == FOUR_WORDS
+        apart = words_apart(d)
+        fetcher.next_four = d.inner_count == FOUR_WORDS and (
+            apart == 1 or (apart == 2 and d.x_count % ROWS == 0)
+        )
     # A line that ends between pairs parts none.
     if line_end and row % PAIR == 0:
         fetcher.next_shared = 0
