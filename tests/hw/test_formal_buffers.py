@@ -3,12 +3,9 @@
 import dataclasses
 from typing import Any
 
-import kolmogate_hw.feeder
-import kolmogate_hw.fetcher
-import kolmogate_hw.pair_fetcher
 import pytest
 from amaranth.hdl import Assert, Assume, Cat, Module, Mux, Signal
-from kolmogate.config import CONFIGURATIONS
+from kolmogate.config import CONFIGURATIONS, MachineConfig
 from kolmogate.isa import SHIFT_BASE
 from kolmogate.machine_arithmetic import requantiser_interval
 from kolmogate.programs import entropy

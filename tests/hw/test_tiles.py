@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import pytest
-from kolmogate.axis import PAIR
+from kolmogate.axis import PAIR, four_share
 from kolmogate.config import configuration
 from kolmogate.isa import wrap_fields
 from kolmogate_hw.tiles import TILE_ROWS, TileFinder
@@ -25,6 +25,7 @@ def test_tiles(stalled: bool, source: random.Random) -> None:
         if apart:
             step = 8 * source.randrange(1, 5)
             fixed |= {"word_mode": 1, "inner_step": step, "input_step": apart * step}
+            fixed |= {"inner_count": source.choice((2, 3, 3, 4))}
         layer = random_layer(source, config, MEMORY, **fixed)
         if source.randrange(2):
             layer |= wrap_fields("input", source.randrange(-1 << 19, 1 << 19))
@@ -56,6 +57,7 @@ def test_tiles(stalled: bool, source: random.Random) -> None:
                             for row in range(0, len(rows), PAIR)
                         )
                         assert tile.shared == (apart < 3 and len(rows) % PAIR == 0 and together)
+                    assert tile.four == four_share(layer, first, TILE_ROWS)
                     ctx.set(dut.take, 1)
                     await ctx.tick()
                     ctx.set(dut.start, 0)
