@@ -83,8 +83,9 @@ def visits(fields: Mapping[str, int], config: MachineConfig) -> int:
             behind = len(FOUR[apart - 1])
             total += lines * behind
             continue
-        # The line that one port is behind comes first.
-        total, behind = total + behind, 0
+        if behind:
+            # The line that one port is behind comes first, and the change takes a cycle.
+            total, behind = total + behind + 1, 0
         if shares(fields, first, config.rows):
             total += lines * (words + apart)
         else:
