@@ -78,7 +78,7 @@ class TileFinder(wiring.Component):
         four = Signal(reset_less=True)
         m.d.sync += [
             *(apart.eq(sharing & one) for apart, one in zip(self.apart, same, strict=True)),
-            four.eq(sharing & (descriptor.inner_count == FOUR_WORDS) & (same[0] | (same[1] & whole_lines))),
+            four.eq(sharing & (descriptor.inner_count == FOUR_WORDS) & Mux(same[1], whole_lines, same[0])),
         ]
 
         # Registered, as it comes in two parts.
