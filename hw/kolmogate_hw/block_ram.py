@@ -12,7 +12,7 @@ UNDEFINED = "undefined"
 """Name of registers whose first value nobody looks at. On the iCE40 memories promise none, and to make up for
 that takes a logic cell a bit; synthesis is told."""
 
-SMALL = 2048
+SMALL = 2304
 """Bits that logic cells hold, where they can be memory, so that block RAMs are left for the scratchpad."""
 
 
