@@ -163,13 +163,13 @@ class Feeders:
                 if config.scratchpad_ports == PAIR and four_share(fields, first, config.rows):
                     for offset in runs(fields)[:: fields["inner_count"]]:
                         ahead, following = _line(fields, int(bases[0] + offset))
-                        for k, visit in enumerate(ahead):
-                            words = [visit, *behind[k : k + 1]]
-                            yield [pair for one in words for pair in self._shared(memory, one)]
+                        for k, shared in enumerate(ahead):
+                            both = [shared, *behind[k : k + 1]]
+                            yield [pair for one in both for pair in self._shared(memory, one)]
                         behind = following
                     behind[-1] = behind[-1]._replace(window_end=True)
                     continue
-                yield from (self._shared(memory, visit) for visit in behind)
+                yield from (self._shared(memory, one) for one in behind)
                 behind = []
                 for last_run, passes in self._passes(fields, bases, first):
                     left, more = run, True
@@ -187,7 +187,7 @@ class Feeders:
                             yield visit
                         left -= config.columns
 
-        yield from (self._shared(memory, visit) for visit in behind)
+        yield from (self._shared(memory, one) for one in behind)
 
     def _shared(self, memory: Bytes, visit: "_Visit") -> list[tuple[int, _Word]]:
         """The word of a visit for each of its rows."""
