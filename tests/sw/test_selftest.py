@@ -91,10 +91,10 @@ def pack(layout, fields):
 
 
 class StuckBit(MachineDevice):
-    """Bit 3 of byte 0x1234 is always 1."""
+    """Bit 3 of byte 0xc234, which the shipped network does not use, is always 1."""
 
     def execute(self, command, payload):
-        self.machine.memory[0x1234] |= 8
+        self.machine.memory[0xC234] |= 8
         return super().execute(command, payload)
 
 
@@ -174,7 +174,7 @@ def test_a_sound_device():
 @pytest.mark.parametrize(
     ("link", "failed", "detail"),
     [
-        (StuckBit, {"memory"}, r"1 of 98,304 bytes differ, the first at 0x1234: 0x.[89a-f], written was"),
+        (StuckBit, {"memory"}, r"1 of 98,304 bytes differ, the first at 0xc234: 0x.[89a-f], written was"),
         (NeighboursWritten, {"memory"}, r"of \d+ bytes differ, the first at 0x"),
         (WrongProducts, {"network", "errors"}, "10 of 10 digits have other outputs than the golden model"),
         (Careless, {"refusals", "errors"}, "an unknown command was answered with OK instead of BAD_COMMAND"),
