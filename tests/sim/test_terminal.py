@@ -16,7 +16,7 @@ from kolmogate.config import configuration
 from kolmogate.container import save_image
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.network import Conv2D, Dense
-from kolmogate.protocol import Command
+from kolmogate.protocol import Command, Entry
 from kolmogate.random_network import random_network
 
 CONFIG = configuration("up5k")
@@ -105,7 +105,7 @@ def test_a_client_that_vanishes(board, small, cut):
     with serial.Serial(board, 1_000_000) as port:
         port.write(b"\0" + protocol.pack_frame(bytes((1, Command.WRITE, 9)) + bytes(13))[:cut])
     with kolmogate.open(board) as device:
-        device._target.start(descriptors=0, code=0, literals=0, limit=(1 << 32) - 1)
+        device._target.start(Entry(descriptors=0, code=0, literals=0), limit=(1 << 32) - 1)
     with kolmogate.open(board) as device:
         assert (device.load(image)(x) == golden.run(network, x)).all()
 
