@@ -182,9 +182,6 @@ class Core(wiring.Component):
         with m.If(sequencer.start_layer):
             m.d.sync += stepped.eq(0)
 
-        # A cycle late, but where the next descriptor can be END already.
-        refused = Signal()
-        m.d["comb" if config.fast else "sync"] += refused.eq(scratchpad.refused)
         # Its sign says that no cycle is left, without a comparison.
         cycles_left = Signal(signed(33))
         m.d.sync += cycles_left.eq(Mux(host.busy | host.start, cycles_left - 1, host.limit))
@@ -195,7 +192,7 @@ class Core(wiring.Component):
             for condition, code in (
                 (cycles_left[-1], ErrorCode.TIMEOUT),
                 (decoder.error, ErrorCode.BAD_PROGRAM),
-                (sequencer.bad_descriptor | refused, ErrorCode.BAD_DESCRIPTOR),
+                (sequencer.bad_descriptor | scratchpad.refused, ErrorCode.BAD_DESCRIPTOR),
             ):
                 with m.If(condition):
                     m.d.comb += abort.eq(1)

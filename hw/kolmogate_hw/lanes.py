@@ -54,7 +54,7 @@ class WeightDecoder(wiring.Component):
         ``start``.
     pages : those that the readers of the streams are in.
     code_port, literal_port, coded_port : to the scratchpad. Literals are read ahead, up to
-        `LiteralLanes.WORDS` words beyond those that the program takes, coded bytes by two. Without an
+        `MachineConfig.literal_words` beyond those that the program takes, coded bytes by two. Without an
         entropy engine ``coded_port`` is idle and a coded instruction unknown; without a generator GENERATE
         and SKIP are.
     o : rows of weights, two's complement.
@@ -385,9 +385,6 @@ class LiteralLanes(wiring.Component):
     take, passed : pass so many of them, at most 8.
     """
 
-    # Enough to cover the way from a word taken to its successor, for a word a cycle.
-    WORDS = 8
-
     start: Signal
     streamed: Signal
     limit: Signal
@@ -417,11 +414,12 @@ class LiteralLanes(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         columns = self.config.columns
+        depth = self.config.literal_words
         held = (seen_bits(self.config) + 6) // 8
         # A read port with a register of its own, and the promise that no word is read while it is written:
         # block RAM then needs no logic around it.
         m.submodules.memory = words = memory.Memory(
-            shape=8 * columns, depth=self.WORDS, init=[], attrs={"no_rw_check": True}
+            shape=8 * columns, depth=depth, init=[], attrs={"no_rw_check": True}
         )
         write = words.write_port()
         read = words.read_port(domain="comb")
@@ -429,11 +427,10 @@ class LiteralLanes(wiring.Component):
 
         # Requests as long as there is room for their answers.
         address = Signal(word_address_bits(self.config), reset_less=True)
-        room = Signal(range(self.WORDS + 1))
+        room = Signal(range(depth + 1))
         granted = Signal()
         awaited = Signal(ReadPort(self.config).latency)
-        # With one port, a word that is taken makes room a cycle later, off the path of those who take it;
-        # with two there would not be a word a cycle.
+        # A word that is taken makes room a cycle later, off the path of those who take it.
         pop, popped = Signal(), Signal()
         ring = Ring(self.config, self.streamed, self.limit)
         m.d.comb += [
@@ -442,18 +439,17 @@ class LiteralLanes(wiring.Component):
             self.page.eq(reader_page(self.config, address)),
             granted.eq(self.port.request.valid & self.port.request.ready),
         ]
-        m.d["comb" if self.config.fast else "sync"] += popped.eq(pop)
-        m.d.sync += [
-            awaited.eq(Cat(granted, awaited)),
-            room.eq(room - granted + popped),
-        ]
+        m.d.sync += [popped.eq(pop), awaited.eq(Cat(granted, awaited))]
+        # The grant comes late, and only enables the registers.
+        with m.If(granted != popped):
+            m.d.sync += room.eq(room + Mux(popped, 1, -1))
 
         with m.If(granted):
             m.d.sync += address.eq(ring.advance(address, 1, 0))
 
         # A ring of words behind the one in `following`. Its pointers count modulo twice the depth.
-        written = Signal(range(2 * self.WORDS))
-        taken = Signal(range(2 * self.WORDS))
+        written = Signal(range(2 * depth))
+        taken = Signal(range(2 * depth))
         some = Signal()
         present = Signal()
         m.d.comb += [
@@ -487,7 +483,8 @@ class LiteralLanes(wiring.Component):
         with m.If(self.start):
             m.d.sync += [
                 address.eq(self.base),
-                room.eq(self.WORDS),
+                room.eq(depth),
+                popped.eq(0),
                 awaited.eq(0),
                 written.eq(0),
                 taken.eq(0),
@@ -495,8 +492,6 @@ class LiteralLanes(wiring.Component):
                 primed.eq(0),
                 position.eq(0),
             ]
-            if not self.config.fast:
-                m.d.sync += popped.eq(0)
 
         for c in range(columns):
             m.d.comb += self.view[c].eq(Cat(word.word_select(c, 8) for word in words_here) >> position)

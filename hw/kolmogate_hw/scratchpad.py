@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import reduce
 from itertools import chain, pairwise
 from operator import or_
+from typing import Any
 
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike
 from amaranth.lib import memory, wiring
@@ -137,9 +138,9 @@ class Scratchpad(wiring.Component):
         # What is granted, the others gated to 0, so that an OR merges them.
         masks: list[Value] = []
         words: list[Value] = []
-        # A layer's write comes to the memory; it is there.
-        writes_of_layers: list[Value] = []
-        writing = Signal()
+        # Of layers' writes: the requests, and that one is granted.
+        layers: list[Any] = []
+        writing: list[Value] = []
         for names, enable, address, read_data in zip(
             self.clients, memory.read_enable, memory.address, memory.read_data, strict=True
         ):
@@ -174,7 +175,8 @@ class Scratchpad(wiring.Component):
                 place = asked if unaligned else Cat(C(0, bank_bits), asked)
                 addresses.append(Mux(granted, place, 0))
                 if name in self.layers:
-                    writes_of_layers.append(granted)
+                    layers.append(request)
+                    writing.append(granted)
                 if writes:
                     masks.append(Mux(granted, client.payload.mask, 0))
                     words.append(Mux(granted, client.payload.data, 0))
@@ -187,11 +189,16 @@ class Scratchpad(wiring.Component):
                     answered = following
                 m.d.comb += [client.valid.eq(answered), client.data.eq(in_order if unaligned else read_data)]
             m.d.sync += [enable.eq(Cat(enables).any()), address.eq(reduce(or_, addresses))]
-        page = memory.address[-1][_PAGE - GRAIN_BITS :][: len(self.last_page)]
-        m.d.comb += [self.refused.eq(writing & (page > self.last_page)), memory.protect.eq(self.refused)]
+        # Looked at while it waits for its grant, off the memory's path.
+        lane_bits = self.config.columns.bit_length() - 1
+        pages = [request.payload.address[_PAGE - lane_bits :][: len(self.last_page)] for request in layers]
+        page = pages[-1]
+        for request, sooner in reversed(list(zip(layers, pages, strict=True))[:-1]):
+            page = Mux(request.valid, sooner, page)
+        m.d.comb += memory.protect.eq(self.refused)
         m.d.sync += [
             memory.write_mask.eq(reduce(or_, masks)),
             memory.write_data.eq(reduce(or_, words)),
-            writing.eq(reduce(or_, writes_of_layers)),
+            self.refused.eq(reduce(or_, writing) & (page > self.last_page)),
         ]
         return m

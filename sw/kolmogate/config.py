@@ -123,6 +123,11 @@ class MachineConfig:
         return 3 if self.fast else 2
 
     @property
+    def literal_words(self) -> int:
+        """Words of literals read ahead: enough for a word a cycle, though one taken makes room late."""
+        return 16 if self.fast else 8
+
+    @property
     def feeder_depth(self) -> int:
         """Words that a row has room for; with two ports one row may be a line of words ahead of another."""
         return 16 if self.scratchpad_ports == 2 else 8

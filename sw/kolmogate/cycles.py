@@ -31,7 +31,6 @@ LONGEST_PROGRAM = 1 << 20
 _CYCLES_A_CALL = 1_000_000
 
 # What the core has that is no parameter; the comparison with the RTL holds them equal.
-_LITERAL_WORDS = 8
 _REQUANTISER_ROOM = 16
 _RESIDUAL_ROWS = 8
 
@@ -136,7 +135,6 @@ def _machine(config: MachineConfig) -> npt.NDArray[np.void]:
         "residual_rows": _RESIDUAL_ROWS,
         "leaving_latency": leaving_latency(config),
         "read_latency": config.read_latency,
-        "literal_words": _LITERAL_WORDS,
         "literals_only": not (config.generator or config.entropy_engines),
         "words_held": 2 if config.generator else 1,
     }
@@ -149,7 +147,7 @@ def _state(config: MachineConfig) -> npt.NDArray[np.void]:
     state["code"]["asking"] = 1
     if config.entropy_engines:
         state["engine"]["asking"], state["engine"]["idle"] = 1, 1
-    state["literals"]["room"] = _LITERAL_WORDS
+    state["literals"]["room"] = config.literal_words
     state["requantiser"]["room"] = 1
     state["requantiser"]["left"] = _REQUANTISER_ROOM
     state["columns"]["room"] = 1

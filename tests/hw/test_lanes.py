@@ -24,7 +24,7 @@ from kolmogate.programs.p0 import (
 from kolmogate.programs.reader import decode
 from kolmogate.programs.search import literal_program
 from kolmogate.rings import RING_BYTES, RING_PAGES, feeds, padded, ring_addresses
-from kolmogate_hw.lanes import LiteralLanes, WeightDecoder
+from kolmogate_hw.lanes import WeightDecoder
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.stimuli import random_program
 from kolmogate_sim.streams import StreamMonitor, simulate, stalls
@@ -61,7 +61,7 @@ class Bench:
                 bases[name] = self.end // self.config.columns
             self.memory[self.end : self.end + len(stream)] = stream
             self.end += len(stream)
-        assert self.end + LiteralLanes.WORDS * self.config.columns <= len(self.memory)
+        assert self.end + self.config.literal_words * self.config.columns <= len(self.memory)
         return bases
 
     async def start(self, ctx: Any, bases: dict[str, int]) -> None:

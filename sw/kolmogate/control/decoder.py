@@ -145,7 +145,7 @@ def clock_literals(machine: Registers, literals: Registers, bits: int, take: boo
     pop = (take and end >= 8) if primed else literals.present
     answered = literals.answers & 1
     literals.answers = literals.answers >> 1 | granted << machine.read_latency - 1
-    literals.room += (pop if machine.fast else literals.popped) - granted
+    literals.room += literals.popped - granted
     literals.popped = pop
     literals.taken += pop
     # A word can be read from the cycle after it was written.
