@@ -202,17 +202,19 @@ def odd_layer(source):
     }
 
 
-def test_odd_layers_are_the_same_on_the_rtl(capsys):
+@pytest.mark.parametrize("target", ["up5k", "ecp5-25f"])
+def test_odd_layers_are_the_same_on_the_rtl(target, capsys):
     """What no image has is defined too: two layers, one after the other, byte for byte; in some runs they may
     not write to where they do."""
-    source, machine, outcomes = random.Random(3), Machine(CONFIG), Counter()
+    config = dataclasses.replace(configuration(target), name="small", scratchpad_bytes=8 << 10)
+    source, machine, outcomes = random.Random(3), Machine(config), Counter()
     entry = Entry(DESCRIPTORS_AT, CODE_AT, LITERALS_AT)
     code = b"".join(one.encode().to_bytes(2, "little") for one in (records(8), records(8)))
     code += Instruction(P0.END).encode().to_bytes(2, "little")
-    with Device(simulated_link(CONFIG)) as device:
+    with Device(simulated_link(config)) as device:
         for number in range(200):
             layers = [odd_layer(source), odd_layer(source), {"opcode": Opcode.END}]
-            stored = b"".join(store_descriptor(fields, CONFIG.columns) for fields in layers)
+            stored = b"".join(store_descriptor(fields, config.columns) for fields in layers)
             constants = b"".join(
                 store_constants(
                     source.randrange(-5000, 5000),
@@ -222,20 +224,20 @@ def test_odd_layers_are_the_same_on_the_rtl(capsys):
                 for _ in range(16)
             )
             ends = []
-            for target in (machine, device):
-                target.write(DESCRIPTORS_AT, stored)
-                target.write(CODE_AT, code)
-                target.write(LITERALS_AT, constants)
-                target.write(INPUT_AT, random.Random(number).randbytes(512))
-                target.write(OUTPUT_AT, bytes(512))
+            for one in (machine, device):
+                one.write(DESCRIPTORS_AT, stored)
+                one.write(CODE_AT, code)
+                one.write(LITERALS_AT, constants)
+                one.write(INPUT_AT, random.Random(number).randbytes(512))
+                one.write(OUTPUT_AT, bytes(512))
                 end = ErrorCode.NONE
                 try:
-                    target.run(entry, limit=20_000, bound=OUTPUT_AT if number % 8 == 0 else None)
+                    one.run(entry, limit=20_000, bound=OUTPUT_AT if number % 8 == 0 else None)
                 except DeviceError as error:
                     end = ErrorCode(error.code)
-                ends.append((end, target.read(OUTPUT_AT, 512) if end == ErrorCode.NONE else b""))
+                ends.append((end, one.read(OUTPUT_AT, 512) if end == ErrorCode.NONE else b""))
             outcomes[ends[0][0].name] += 1
             assert ends[0] == ends[1], (number, layers)
     with capsys.disabled():
-        print(f"\n200 pairs of odd layers, the same on the RTL: {dict(sorted(outcomes.items()))}")
+        print(f"\n{target}: 200 pairs of odd layers, the same on the RTL: {dict(sorted(outcomes.items()))}")
     assert min(outcomes.values()) > 10
