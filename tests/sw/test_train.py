@@ -71,6 +71,9 @@ def test_our_networks_have_the_bytes_that_their_readmes_say(path: Path) -> None:
         (("folded = true", "folded = false"), "the last stages, and only those, must be folded"),
         (("epochs = 1", "epochs = 0"), "a stage has at least one epoch"),
         (("[0.1, 0.1]", "0.1"), "learning_rate must be a pair"),
+        (("seed = 3", "seed = 3\nactivation_steps = 0"), "activation_steps must be .* at least 1, not 0"),
+        (("seed = 3", "seed = 3\nbias_step = 1.5"), "bias_step must be a whole number"),
+        (("seed = 3", "seed = 3\nbatch = '125'"), "batch must be a whole number, .* not '125'"),
         (("[[stages]]", "[[stages]"), "cannot be read"),
     ],
 )

@@ -193,6 +193,10 @@ def _made(kind: type[T], values: dict[str, Any]) -> T:
 def _check(recipe: Recipe, path: str | Path) -> None:
     if not recipe.layers or not recipe.stages:
         raise InputError(f"recipe {path} has no layers or no stages: add [[layers]] and [[stages]]")
+    for name in ("limit", "activation_steps", "bias_step", "batch"):
+        value = getattr(recipe, name)
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"recipe {path}: {name} must be a whole number, at least 1, not {value!r}")
     folded = [stage.folded for stage in recipe.stages]
     if not folded[-1] or folded != sorted(folded):
         raise InputError(f"recipe {path}: the last stages, and only those, must be folded")
