@@ -189,7 +189,7 @@ class Feeders:
 
         yield from (self._shared(memory, one) for one in behind)
 
-    def _shared(self, memory: Bytes, visit: "_Visit") -> list[tuple[int, _Word]]:
+    def _shared(self, memory: Bytes, visit: _Visit) -> list[tuple[int, _Word]]:
         """The word of a visit for each of its rows."""
         columns = self._config.columns
         start = visit.address // WORD_GRAIN * WORD_GRAIN
