@@ -58,7 +58,7 @@ class Core(wiring.Component):
         # they always have more to ask, but for coded bytes, which are few, and which a fill must not hold up.
         # With two ports literals fill one alone: the next instruction must not wait for them.
         if config.scratchpad_ports == 1:
-            clients = [["outputs", "host_write", "activations_0", "bytes", "descriptors", "coded"]]
+            clients = [["outputs", "activations_0", "host_write", "bytes", "descriptors", "coded"]]
             clients[0] += ["fill", "literals", "code"]
         else:
             clients = [

@@ -75,8 +75,8 @@ class WindowFetcher(wiring.Component):
         inner = Signal(10, reset_less=True)
         run_offset = Signal(address, reset_less=True)
         word_offset = Signal(address, reset_less=True)
-        bytes_left = Signal(signed(15), reset_less=True)
-        first_run = Signal()
+        # Bytes of the run behind the word at hand, less one, if it begins where that does.
+        beyond = Signal(signed(15), reset_less=True)
         first_word = Signal()
 
         # Whether a count has reached its end is registered along with it, off the critical path.
@@ -92,7 +92,6 @@ class WindowFetcher(wiring.Component):
 
         # The first pass over a tile's rows takes the positions.
         placing = Signal()
-        m.d.comb += placing.eq(first_run & first_word)
         m.submodules.walk = walk = RasterWalk()
         m.d.comb += [walk.x_count.eq(descriptor.x_count), walk.y_count.eq(descriptor.y_count)]
         following = Signal(address)
@@ -105,30 +104,27 @@ class WindowFetcher(wiring.Component):
         credits = [Signal(range(depth + 1), init=depth, name=f"credits_{r}") for r in range(rows)]
         # Registered, off the array's path: what leaves a feeder makes room a cycle later.
         has_room = Signal(rows, init=-1)
-        # Far from its end a run takes whole words. Near it, where the bytes left are more than minus a word
-        # (as rows differ in alignment) and less than two, few bits tell how many the word at hand holds.
-        far = Signal()
-        m.d.comb += far.eq(~bytes_left[-1] & bytes_left[lane_bits + 1 :].any())
         advance = Signal()
         run_end = Signal()
         more = Signal()
         m.submodules.port = port = VisitPort(config)
         visit = Signal(address)
         m.d.comb += visit.eq(Mux(placing, position, Array(bases)[step] + word_offset))
-        # Bytes of the run from the start of this word on; the word at hand holds up to `columns` of them.
         # Rows differ in alignment, so that one may need a word more than another: in the first pass of a run
         # all need one, then those that needed more. Where in its first word a row's run begins is found along
         # with the run's offset, off the critical path.
         skips = [Signal(grain_bits, name=f"skip_{r}", reset_less=True) for r in range(rows)]
         needs = Signal(rows, reset_less=True)
         skip = Signal(grain_bits)
-        remaining = Signal(signed(lane_bits + 3))
+        ending = Signal(lane_bits + 1)
         wanted = Signal()
         m.d.comb += [
             skip.eq(Mux(placing, position, Array(skips)[step])),
-            remaining.eq(bytes_left[: lane_bits + 2].as_signed() + skip),
+            ending.eq(beyond[:lane_bits] + skip),
             wanted.eq(first_word | needs.bit_select(step, 1)),
-            more.eq(far | (remaining > columns)),
+            # Bytes are left behind the word; or would be, as many as a word less, and the row's run begins so
+            # far behind the word's beginning.
+            more.eq(~beyond[-1] | (beyond[lane_bits] & ending[lane_bits])),
         ]
         # The last live row speaks for those beyond it. All of them must have room, which is known sooner than
         # which one is the last.
@@ -144,7 +140,7 @@ class WindowFetcher(wiring.Component):
             port.address.eq(visit),
             port.targets.eq(targets),
             port.tag.start.eq(Mux(first_word, skip, 0)),
-            port.tag.last.eq(Mux(more, columns - 1, remaining - 1)),
+            port.tag.last.eq(Mux(more, columns - 1, ending[:lane_bits])),
             port.tag.window_end.eq(last_inner & last_outer & ~more),
             port.tag.final_tile.eq(Mux(placing, walk.end, final_tile)),
             # Of the last live row, whose words the last row gets too.
@@ -178,10 +174,16 @@ class WindowFetcher(wiring.Component):
                     step.eq(0),
                     again.eq(0),
                     first_word.eq(0),
+                    placing.eq(0),
                     run_end.eq(~(again | more)),
                     word_offset.eq(word_offset + columns),
-                    bytes_left.eq(bytes_left - columns),
                 ]
+        run_begins = Signal()
+        m.d.comb += run_begins.eq(run_end | self.start)
+        with m.If(run_begins | (advance & last_step)):
+            m.d.sync += beyond.eq(
+                Mux(run_begins, descriptor.run, beyond) + Mux(run_begins, -columns - 1, -columns)
+            )
         with m.If(run_end):
             following_run = Signal(address)
             m.d.comb += following_run.eq(
@@ -190,8 +192,7 @@ class WindowFetcher(wiring.Component):
             m.d.sync += [
                 run_end.eq(0),
                 first_word.eq(1),
-                first_run.eq(last_inner & last_outer),
-                bytes_left.eq(descriptor.run),
+                placing.eq(last_inner & last_outer),
                 run_offset.eq(following_run),
                 word_offset.eq(following_run),
                 *(
@@ -205,7 +206,7 @@ class WindowFetcher(wiring.Component):
                 with m.If(last_outer):
                     m.d.sync += [run_offset.eq(0), word_offset.eq(0)]
                     with m.If(final_tile):
-                        m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]
+                        m.d.comb += self.next_group.eq(1)
                         m.d.sync += [
                             position.eq(self.group_base),
                             walking.eq(descriptor.channels > columns),
@@ -221,8 +222,7 @@ class WindowFetcher(wiring.Component):
                 *on(inner, last_inner, descriptor.inner_count, begin=True),
                 run_offset.eq(0),
                 word_offset.eq(0),
-                bytes_left.eq(descriptor.run),
-                first_run.eq(1),
+                placing.eq(1),
                 first_word.eq(1),
                 again.eq(0),
             ]

@@ -16,7 +16,7 @@ class RasterWalk(wiring.Component):
     -------
     x_count, y_count : the size of the layer, at least 1 each.
     start : begin with the first position.
-    step : on to the next.
+    step : on to the next, from the layer's last to its first.
     line_end, end : the position is the last of its line, and of the layer.
     """
 
@@ -47,11 +47,13 @@ class RasterWalk(wiring.Component):
         y = Signal(12, reset_less=True)
         last_x, last_y = Signal(reset_less=True), Signal(reset_less=True)
         m.d.comb += [self.line_end.eq(last_x), self.end.eq(last_x & last_y)]
-        with m.If(self.step):
-            m.d.sync += [last_x.eq(x == self.x_count), x.eq(Mux(x == self.x_count, 1, x + 1))]
-            with m.If(last_x):
-                m.d.sync += [last_y.eq(y == self.y_count), y.eq(y + 1)]
-        with m.If(self.start):
-            alone = self.x_count == 1
-            m.d.sync += [x.eq(Mux(alone, 1, 2)), last_x.eq(alone), y.eq(2), last_y.eq(self.y_count == 1)]
+        # A step comes late, and only enables the registers.
+        with m.If(self.step | self.start):
+            with m.If(self.start | self.end):
+                alone = self.x_count == 1
+                m.d.sync += [x.eq(Mux(alone, 1, 2)), last_x.eq(alone), y.eq(2), last_y.eq(self.y_count == 1)]
+            with m.Else():
+                m.d.sync += [last_x.eq(x == self.x_count), x.eq(Mux(x == self.x_count, 1, x + 1))]
+                with m.If(last_x):
+                    m.d.sync += [last_y.eq(y == self.y_count), y.eq(y + 1)]
         return m

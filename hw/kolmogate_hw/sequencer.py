@@ -42,7 +42,7 @@ class Sequencer(wiring.Component):
 
     Each descriptor is read as if it were the longest; the next begins behind the words that it has. The units
     that an ARRAY descriptor keeps are still there, as no other descriptor is so long. Loading takes the
-    longest's words plus 4 cycles (5 in fast machines), RESIDUAL records another 8.
+    longest's words plus 5 cycles, RESIDUAL records another 8.
 
     This one is that of machines with one scratchpad port. The filler could only take the time of others
     there, so that the next descriptor waits for it; one layer is drained before the next begins, and a
@@ -147,6 +147,7 @@ class Sequencer(wiring.Component):
         words = DESCRIPTOR.size(columns) // columns
         address = Signal(word_address_bits(self.config), reset_less=True)
         asked = Signal(range(words + 1))
+        wanted = Signal()
         loaded = Signal(range(words + 1))
         storage = Signal(8 * columns * words, reset_less=True)
         stored = data.View(struct_layout(DESCRIPTOR), storage[: DESCRIPTOR.bits])
@@ -179,15 +180,22 @@ class Sequencer(wiring.Component):
             m.d.sync += loaded.eq(loaded + 1)
             with m.If(own):
                 m.d.sync += storage.word_select(place, 8 * columns).eq(self.port.data)
-        back = Signal()
+        # Where there is a cycle for it, requests, and the way back, wait in registers, off the arbiter's path.
+        back, going_back, by = Signal(), Signal(), Signal.like(beyond)
+        later = "comb" if self.config.fast else "sync"
         asking = self.port.request.valid & self.port.request.ready
-        with m.If(asking | back):
-            m.d.sync += address.eq(address + Mux(back, -beyond, 1))
+        m.d[later] += [going_back.eq(back), by.eq(beyond)]
+        if self.config.fast:
+            m.d.comb += self.port.request.valid.eq(wanted)
+        else:
+            m.d.sync += self.port.request.valid.eq(wanted & ~(asking & (asked == words - 1)))
+        with m.If(asking | going_back):
+            m.d.sync += address.eq(address + Mux(going_back, -by, 1))
         with m.If(asking):
             m.d.sync += asked.eq(asked + 1)
         with m.If(self.start):
             m.d.sync += address.eq(self.base)
-        return _Loading(storage, stored, back, asked, loaded, words)
+        return _Loading(storage, stored, back, wanted, asked, loaded, words)
 
     def _walk(self, m: Module, fetched: data.View, drained: data.View) -> None:
         """The descriptors of the layers that are fetched and drained go on to the next column group."""
@@ -204,7 +212,7 @@ class Sequencer(wiring.Component):
         with m.State("IDLE"), m.If(self.start):
             m.next = "LOAD"
         with m.State("LOAD"):
-            m.d.comb += self.port.request.valid.eq(loading.asked != loading.words)
+            m.d.comb += loading.wanted.eq(loading.asked != loading.words)
             with m.If(loading.loaded == loading.words):
                 m.d.sync += [loading.asked.eq(0), loading.loaded.eq(0)]
                 m.next = "DISPATCH"
@@ -220,11 +228,13 @@ class Sequencer(wiring.Component):
 
 
 class _Loading(NamedTuple):
-    """Registers of the loading, the descriptor in them, and that what is behind its own words is next."""
+    """Registers of the loading, the descriptor in them; that what is behind its own words is next; that words
+    are still to be asked for."""
 
     storage: Signal
     stored: data.View
     back: Signal
+    wanted: Signal
     asked: Signal
     loaded: Signal
     words: int

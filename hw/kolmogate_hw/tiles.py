@@ -127,7 +127,7 @@ class TileFinder(wiring.Component):
                 position.eq(position + Mux(walk.line_end, wrap, descriptor.input_step)),
             ]
             with m.If(walk.end):
-                m.d.comb += [walk.start.eq(1), self.next_group.eq(1)]
+                m.d.comb += self.next_group.eq(1)
                 m.d.sync += position.eq(self.group_base)
         with m.Elif(~finding):
             # The first position of the layer that starts next.

@@ -5,6 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, WRAP
+from kolmogate.machine_arithmetic import requantiser_interval
 
 from .ports import write_port
 from .positions import BatchCounter
@@ -67,7 +68,7 @@ class OutputWriter(wiring.Component):
             counter.group_end.eq(walk.end),
             walk.x_count.eq(descriptor.x_count),
             walk.y_count.eq(descriptor.y_count),
-            walk.start.eq(self.start | (counter.next_position & walk.end)),
+            walk.start.eq(self.start),
             walk.step.eq(counter.next_position),
             counter.next_batch.eq(self.accept & ~last.batch),
             counter.next_position.eq(self.accept & last.batch),
@@ -79,13 +80,18 @@ class OutputWriter(wiring.Component):
             # Registered, as it comes in two parts.
             wrap = Signal(ADDRESS_BITS, reset_less=True)
             m.d.sync += wrap.eq(descriptor.output_wrap + WRAP * descriptor.output_wrap_high)
+        # Digit-serial requantisers leave a cycle free between positions.
+        stride = Signal(ADDRESS_BITS, reset_less=True)
+        m.d["comb" if requantiser_interval(config) == 1 else "sync"] += stride.eq(
+            Mux(walk.line_end, wrap, descriptor.output_step)
+        )
         address = self.address
         m.d.comb += self.group_base.eq(descriptor.output_base + config.columns)
         with m.If(self.accept):
             m.d.sync += address.eq(address + lanes)
             with m.If(last.batch):
                 following = Signal(ADDRESS_BITS)
-                m.d.comb += following.eq(position + Mux(walk.line_end, wrap, descriptor.output_step))
+                m.d.comb += following.eq(position + stride)
                 m.d.sync += [position.eq(following), address.eq(following)]
                 with m.If(walk.end):
                     m.d.comb += self.next_group.eq(1)

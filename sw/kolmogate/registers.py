@@ -58,7 +58,7 @@ STATE = np.dtype(
         (
             "sequencer",
             _registers(
-                *("state", "index", "asked", "loaded", "answers", "row"),
+                *("state", "index", "asking", "asked", "loaded", "answers", "row"),
                 # the descriptors of the layers that are fetched and drained
                 *("fetched", "drained"),
                 # with two scratchpad ports

@@ -7,7 +7,7 @@ from kolmogate_sim.streams import simulate, stalls
 
 
 def test_walk(source: random.Random) -> None:
-    """Ends of lines and of the layer, in layers of any shape, one layer after the other."""
+    """Ends of lines and of the layer, in layers of any shape, twice round, one layer after the other."""
     dut = RasterWalk()
     shapes = [(x, y) for x in range(1, 6) for y in range(1, 5)]
     shapes += [(source.randrange(1, 40), source.randrange(1, 40)) for _ in range(10)]
@@ -22,7 +22,7 @@ def test_walk(source: random.Random) -> None:
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
-            for place in range(x_count * y_count):
+            for place in 2 * [*range(x_count * y_count)]:
                 while next(pauses):
                     await ctx.tick()
                 assert ctx.get(dut.end) == (place == x_count * y_count - 1)

@@ -295,7 +295,7 @@ def test_load_time(config: MachineConfig, source: random.Random) -> None:
         ctx.set(dut.start, 1)
         await ctx.tick()
         ctx.set(dut.start, 0)
-        for _ in range(size // config.columns + 3 + config.fast):
+        for _ in range(size // config.columns + 4):
             assert not ctx.get(dut.done)
             await ctx.tick()
         assert ctx.get(dut.done)

@@ -33,6 +33,7 @@ def clock_sequencer(
     machine: Registers,
     d: Registers,
     sequencer: Registers,
+    wanted: bool,
     granted: bool,
     layer_done: bool,
     start_layer: bool,
@@ -42,9 +43,10 @@ def clock_sequencer(
     filled: bool,
     last_tile: bool,
 ) -> None:
-    """``idle`` as the next descriptor sees it, ``filled`` in the states that wait for it."""
+    """``wanted``: words are still to be asked for. ``idle`` as the next descriptor sees it, ``filled`` in the states that wait for it."""
     answered = sequencer.answers & 1
     sequencer.answers = sequencer.answers >> 1 | granted << machine.read_latency - 1
+    sequencer.asking = wanted and not (granted and sequencer.asked == machine.descriptor_words - 1)
     state = sequencer.state
     two_ports = machine.scratchpad_ports == 2
     if two_ports and (layer_done or not sequencer.draining):
