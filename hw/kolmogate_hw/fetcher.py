@@ -22,7 +22,8 @@ class WindowFetcher(wiring.Component):
 
     For each column group, for each tile of R consecutive output positions, for each run of the window:
     the words that hold the run, one visit a row and a cycle, until every row has its bytes, and a cycle for
-    the next run. Rows beyond the layer's last position get the last position's words.
+    the next run, two for the next column group. Rows beyond the layer's last position get the last
+    position's words.
 
     The descriptor must be there from the cycle before ``start`` on. With ``next_group`` its ``input_base``
     must become ``group_base``, its ``channels`` those that are left, from the next cycle on.
@@ -78,6 +79,8 @@ class WindowFetcher(wiring.Component):
         # Bytes of the run behind the word at hand, less one, if it begins where that does.
         beyond = Signal(signed(15), reset_less=True)
         first_word = Signal()
+        # The fetcher is at a visit, and not between two runs.
+        visiting = Signal()
 
         # Whether a count has reached its end is registered along with it, off the critical path.
         last_inner, last_outer = (Signal(name=f"last_{name}", reset_less=True) for name in ("inner", "outer"))
@@ -117,11 +120,11 @@ class WindowFetcher(wiring.Component):
         needs = Signal(rows, reset_less=True)
         skip = Signal(grain_bits)
         ending = Signal(lane_bits + 1)
-        wanted = Signal()
+        # The row needs it; registered with the step that gets there.
+        wanted = Signal(reset_less=True)
         m.d.comb += [
-            skip.eq(Mux(placing, position, Array(skips)[step])),
+            skip.eq(Array(skips)[step]),
             ending.eq(beyond[:lane_bits] + skip),
-            wanted.eq(first_word | needs.bit_select(step, 1)),
             # Bytes are left behind the word; or would be, as many as a word less, and the row's run begins so
             # far behind the word's beginning.
             more.eq(~beyond[-1] | (beyond[lane_bits] & ending[lane_bits])),
@@ -134,7 +137,7 @@ class WindowFetcher(wiring.Component):
             m.d.comb += targets[r].eq((step == r) | ((step < r) & last_step))
         m.d.comb += [
             room.eq(~Cat((step <= r) & ~has_room[r] for r in range(rows)).any()),
-            advance.eq(walking & ~run_end & (~wanted | room) & port.free),
+            advance.eq(visiting & (~wanted | room) & port.free),
             port.advance.eq(advance),
             port.wanted.eq(wanted),
             port.address.eq(visit),
@@ -159,16 +162,25 @@ class WindowFetcher(wiring.Component):
         # What ends with a pass that leaves no row in need takes place in the cycle after it, with nothing but
         # registers to depend on.
         again = Signal()
+        needs_then = Signal.like(needs)
+        m.d.comb += [needs_then.eq(needs), needs_then.bit_select(step, 1).eq(more)]
         m.d.comb += self.group_base.eq(descriptor.input_base + Mux(descriptor.word_mode, columns, 0))
         with m.If(advance):
             with m.If(placing):
                 for r in range(rows):
                     with m.If(step == r):
-                        m.d.sync += [bases[r].eq(position), skips[r].eq(position)]
+                        m.d.sync += bases[r].eq(position)
+                    with m.If(step == r - 1):
+                        m.d.sync += skips[r].eq(following)
                 m.d.sync += [live_step.eq(step), final_tile.eq(walk.end)]
                 m.d.comb += walk.step.eq(1)
                 m.d.sync += position.eq(following)
-            m.d.sync += [step.eq(step + 1), again.eq(again | more), needs.bit_select(step, 1).eq(more)]
+            m.d.sync += [
+                step.eq(step + 1),
+                again.eq(again | more),
+                needs.eq(needs_then),
+                wanted.eq((first_word & ~last_step) | needs_then.bit_select(Mux(last_step, 0, step + 1), 1)),
+            ]
             with m.If(last_step):
                 m.d.sync += [
                     step.eq(0),
@@ -176,7 +188,7 @@ class WindowFetcher(wiring.Component):
                     first_word.eq(0),
                     placing.eq(0),
                     run_end.eq(~(again | more)),
-                    word_offset.eq(word_offset + columns),
+                    visiting.eq(again | more),
                 ]
         run_begins = Signal()
         m.d.comb += run_begins.eq(run_end | self.start)
@@ -184,19 +196,25 @@ class WindowFetcher(wiring.Component):
             m.d.sync += beyond.eq(
                 Mux(run_begins, descriptor.run, beyond) + Mux(run_begins, -columns - 1, -columns)
             )
+        # From word to word, and from run to run.
+        following_word = Signal(address)
+        onward = Mux(last_inner, descriptor.outer_wrap, descriptor.inner_step)
+        m.d.comb += following_word.eq(Mux(run_end, run_offset, word_offset) + Mux(run_end, onward, columns))
+        with m.If(run_end | (advance & last_step)):
+            m.d.sync += word_offset.eq(following_word)
+        with m.If(first_word):
+            m.d.sync += run_offset.eq(word_offset)
+        # A column group begins.
+        regroup = Signal()
         with m.If(run_end):
-            following_run = Signal(address)
-            m.d.comb += following_run.eq(
-                run_offset + Mux(last_inner, descriptor.outer_wrap, descriptor.inner_step)
-            )
             m.d.sync += [
                 run_end.eq(0),
+                visiting.eq(1),
                 first_word.eq(1),
+                wanted.eq(1),
                 placing.eq(last_inner & last_outer),
-                run_offset.eq(following_run),
-                word_offset.eq(following_run),
                 *(
-                    skip.eq(base[:grain_bits] + following_run[:grain_bits])
+                    skip.eq(base[:grain_bits] + following_word[:grain_bits])
                     for skip, base in zip(skips, bases, strict=True)
                 ),
                 *on(inner, last_inner, descriptor.inner_count),
@@ -204,26 +222,30 @@ class WindowFetcher(wiring.Component):
             with m.If(last_inner):
                 m.d.sync += on(outer, last_outer, descriptor.outer_count)
                 with m.If(last_outer):
-                    m.d.sync += [run_offset.eq(0), word_offset.eq(0)]
+                    m.d.sync += [word_offset.eq(0), skips[0].eq(position)]
                     with m.If(final_tile):
+                        another = descriptor.channels > columns
                         m.d.comb += self.next_group.eq(1)
-                        m.d.sync += [
-                            position.eq(self.group_base),
-                            walking.eq(descriptor.channels > columns),
-                        ]
+                        m.d.sync += [visiting.eq(0), regroup.eq(another), walking.eq(another)]
+        with m.If(regroup | self.start):
+            m.d.sync += [
+                regroup.eq(0),
+                visiting.eq(1),
+                position.eq(descriptor.input_base),
+                skips[0].eq(descriptor.input_base),
+            ]
         with m.If(self.start):
             m.d.comb += walk.start.eq(1)
             m.d.sync += [
                 walking.eq(1),
                 run_end.eq(0),
-                position.eq(descriptor.input_base),
                 step.eq(0),
                 *on(outer, last_outer, descriptor.outer_count, begin=True),
                 *on(inner, last_inner, descriptor.inner_count, begin=True),
-                run_offset.eq(0),
                 word_offset.eq(0),
                 placing.eq(1),
                 first_word.eq(1),
+                wanted.eq(1),
                 again.eq(0),
             ]
         return m

@@ -16,7 +16,7 @@ class HostAccess(wiring.Component):
 
     Reads of both are one at a time, so that one selector takes their bytes out of the words. When the
     scratchpad is idle, what is asked for in one cycle is there in the fifth, in fast machines in the sixth.
-    The host waits while a batch that was read is not yet taken. Its writes take two cycles. ``request`` keeps
+    The host waits while a batch that was read is not yet taken. Its writes take three cycles. ``request`` keeps
     its address until a read is answered.
     """
 
@@ -59,15 +59,21 @@ class HostAccess(wiring.Component):
             self.read_port.request.valid.eq(asking),
             self.read_port.request.payload.eq(Mux(for_host, word, operands.address[lane_bits:])),
             granted.eq(asking & self.read_port.request.ready),
-            self.request.ready.eq(Mux(host_writes, self.write_port.ready, granted & for_host)),
             self.data.eq(batch.word_select(request.address[:batch_bits], 8)),
             operands.data.eq(batch),
         ]
         m.d.sync += [
-            host_writes.eq(self.request.valid & ~self.request.ready & request.write),
+            # That it is granted the link hears a cycle later, which keeps it and the arbiter apart, too.
+            self.request.ready.eq((host_writes & self.write_port.ready) | (granted & for_host)),
+            host_writes.eq(
+                self.request.valid
+                & ~self.request.ready
+                & request.write
+                & ~(host_writes & self.write_port.ready)
+            ),
             self.valid.eq(self.read_port.valid & for_host),
         ]
-        host_reads = self.request.valid & ~request.write
+        host_reads = self.request.valid & ~self.request.ready & ~request.write
         with m.If(granted):
             m.d.sync += [asking.eq(0), reading.eq(1)]
         with m.Elif(asking):

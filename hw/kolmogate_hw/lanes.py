@@ -177,12 +177,7 @@ class WeightDecoder(wiring.Component):
             with m.If(kind.coded):
                 m.d.comb += available.eq(engine.coming & ~pipeline.coding)
         with m.If(step):
-            m.d.sync += left.eq(left - 1)
-        if self.config.fast:
-            with m.If(step):
-                m.d.sync += ending.eq(left == 1)
-        else:
-            m.d.comb += ending.eq(left == 0)
+            m.d.sync += [left.eq(left - 1), ending.eq(left == 1)]
 
         # LOOP does not wait for the instruction before it, which may still be making rows.
         again = Signal(INSTRUCTION.widths["count"] + 1)
@@ -222,10 +217,8 @@ class WeightDecoder(wiring.Component):
                     kind.eq(0),
                     silent.eq(0),
                 ]
-                if self.config.fast:
-                    m.d.sync += ending.eq(
-                        Mux(instruction.op == P0.RECORDS, instruction.count[:3], instruction.count) == 0
-                    )
+                rows = Mux(instruction.op == P0.RECORDS, instruction.count[:3], instruction.count)
+                m.d.sync += ending.eq(rows == 0)
                 if self.config.generator:
                     m.d.sync += stirred.eq(0)
             with m.Switch(instruction.op):

@@ -27,6 +27,11 @@ def product_shape(config: MachineConfig) -> Shape:
     return signed(sum_shape(config).width + CONSTANTS.widths["multiplier"] - LOWEST_BIT)
 
 
+def rounding_latency(config: MachineConfig) -> int:
+    """Cycles of a `RoundingUnit`. Beside digit-serial multipliers its sum has a register."""
+    return 2 if config.requantiser_digit_bits == 32 else 3
+
+
 def batch_layout(config: MachineConfig) -> data.StructLayout:
     """Q accumulators and the constants of their channels."""
     lanes = config.requantisers
@@ -44,7 +49,7 @@ class Requantiser(wiring.Component):
     With 32-bit digits each output has a pipelined multiplier and a rounding unit: a batch a cycle, 7 cycles
     from ``i`` to ``o``. The pipeline never stops: as many batches are taken as there is room for where ``o``
     is not. With smaller digits of d bits one digit-serial multiplier and one rounding unit take
-    the outputs of a batch one after the other: a batch in Q * 32 / d cycles, 6 more from ``i`` to ``o``.
+    the outputs of a batch one after the other: a batch in Q * 32 / d cycles, 7 more from ``i`` to ``o``.
     Both do not depend on the constants (`kolmogate.machine_arithmetic.requantiser_interval`).
 
     Members
@@ -95,7 +100,7 @@ class Requantiser(wiring.Component):
         return unit
 
     def _pipelined(self, m: Module) -> None:
-        valid = Signal(PipelinedMultiplier.LATENCY + RoundingUnit.LATENCY)
+        valid = Signal(PipelinedMultiplier.LATENCY + rounding_latency(self.config))
         made = Signal.like(self.o.payload)
         for q in range(self.config.requantisers):
             m.submodules[f"multiplier_{q}"] = multiplier = PipelinedMultiplier(self.config)
@@ -192,7 +197,7 @@ class Requantiser(wiring.Component):
         ]
 
         # Outputs are gathered in the output register, which must be empty before the first.
-        output = Signal(SerialMultiplier.LATENCY + RoundingUnit.LATENCY)
+        output = Signal(SerialMultiplier.LATENCY + rounding_latency(config))
         batch = Signal.like(output)
         m.d.comb += advance.eq(~(output[-1] & self.o.valid))
         with m.If(self.o.ready):
@@ -386,12 +391,11 @@ class RoundingUnit(wiring.Component):
     product : ``a * multiplier``, with 2**30 added if `rounds_twice`; its lowest bit is `LOWEST_BIT`.
     shift, single_rounding : as in `kolmogate.isa.CONSTANTS`.
     zero_point, minimum, maximum : the layer's.
-    y : the output for the product given `LATENCY` cycles earlier.
+    y : the output for the product given `rounding_latency` cycles earlier.
     """
 
-    LATENCY = 2
-
     def __init__(self, config: MachineConfig) -> None:
+        self.config = config
         super().__init__(
             {
                 "product": In(product_shape(config)),
@@ -453,11 +457,11 @@ class RoundingUnit(wiring.Component):
             high.eq(negative),
             increment.eq(shifted[0] & ~(halves_down & ~remainder & ~(window[:8] & ~lowest).any())),
         ]
-        total = Signal(signed(10))
-        m.d.comb += [
-            total.eq(with_carry(Cat(low, high).as_signed(), self.zero_point, increment)),
-            self.y.eq(
-                Mux(total > self.maximum, self.maximum, Mux(total < self.minimum, self.minimum, total))
-            ),
-        ]
+        total = Signal(signed(10), reset_less=True)
+        m.d["comb" if rounding_latency(self.config) == 2 else "sync"] += total.eq(
+            with_carry(Cat(low, high).as_signed(), self.zero_point, increment)
+        )
+        m.d.comb += self.y.eq(
+            Mux(total > self.maximum, self.maximum, Mux(total < self.minimum, self.minimum, total))
+        )
         return m

@@ -114,6 +114,7 @@ class Sequencer(wiring.Component):
             self.drained.eq(stored),
             self.start_drain.eq(self.start_layer),
         ]
+        m.d.sync += self.start_layer.eq(0)
         with m.FSM():
             self._states(m, loading)
             with m.State("DISPATCH"), m.Switch(stored.opcode):
@@ -121,7 +122,8 @@ class Sequencer(wiring.Component):
                     m.d.comb += self.done.eq(1)
                     m.next = "IDLE"
                 with m.Case(Opcode.ARRAY):
-                    m.d.comb += [self.start_layer.eq(1), loading.back.eq(self.config.columns == UNIT)]
+                    m.d.comb += loading.back.eq(self.config.columns == UNIT)
+                    m.d.sync += self.start_layer.eq(1)
                     m.next = "ARRAY"
                 with m.Case(Opcode.FILL), m.If(~self.filling):
                     m.d.comb += [self.start_fill.eq(1), loading.back.eq(1)]
@@ -180,7 +182,7 @@ class Sequencer(wiring.Component):
             m.d.sync += loaded.eq(loaded + 1)
             with m.If(own):
                 m.d.sync += storage.word_select(place, 8 * columns).eq(self.port.data)
-        # Where there is a cycle for it, requests, and the way back, wait in registers, off the arbiter's path.
+        # Where there is a cycle for it, requests, and the way back, wait in registers.
         back, going_back, by = Signal(), Signal(), Signal.like(beyond)
         later = "comb" if self.config.fast else "sync"
         asking = self.port.request.valid & self.port.request.ready

@@ -95,7 +95,7 @@ def leaving_latency(config: MachineConfig) -> int:
     begin, if it reads nothing of that tile.
 
     By then the other outputs are written: the last of them is at the writer 7 cycles after its transfer, in
-    that of the capture at the latest, or with smaller digits 6 and an interval, and asks for its place in the
+    that of the capture at the latest, or with smaller digits 7 and an interval, and asks for its place in the
     next; the layer's first request comes six cycles after its start, and its descriptor takes two.
     """
     interval = requantiser_interval(config)

@@ -58,7 +58,7 @@ STATE = np.dtype(
         (
             "sequencer",
             _registers(
-                *("state", "index", "asking", "asked", "loaded", "answers", "row"),
+                *("state", "index", "asking", "asked", "loaded", "answers", "row", "starting"),
                 # the descriptors of the layers that are fetched and drained
                 *("fetched", "drained"),
                 # with two scratchpad ports
@@ -72,7 +72,7 @@ STATE = np.dtype(
                 *("walking", "channels_left", "group_base", "x", "y", "position", "final_tile"),
                 *("outer", "inner", "run_offset", "word_offset", "bytes_left", "first_word", "again"),
                 # with one scratchpad port
-                *("step", "live_step", "first_run", "run_end"),
+                *("step", "live_step", "first_run", "run_end", "regroup"),
                 # with two: the tile at hand, and the next one
                 *("active", "last_row", "ends", "shared", "visited", "pending", "behind", "first_taken"),
                 *("finding", "found", "row", "next_last_row", "next_final", "next_shared"),

@@ -27,6 +27,9 @@ def clock_fetcher(
         last_step = end or step == machine.rows - 1
     run_end = fetcher.run_end
     advance = clock_visits(machine, lanes, granted) and fetcher.walking and not run_end
+    advance = advance and not fetcher.regroup
+    # The cycle before a column group's first visit.
+    fetcher.regroup = 0
     if advance:
         lane.visit = fetcher.position if placing else rows[step].base + fetcher.word_offset
         # The last live row speaks for those beyond it. All of them must have room.
@@ -96,5 +99,6 @@ def next_run(machine: Registers, d: Registers, fetcher: Registers) -> None:
             fetcher.group_base += machine.columns if d.word_mode else 0
             # In byte mode each column group reads the same windows.
             fetcher.position = fetcher.group_base
+            fetcher.regroup = 1
             fetcher.walking = fetcher.channels_left > machine.columns
             fetcher.channels_left -= machine.columns

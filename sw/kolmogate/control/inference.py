@@ -35,7 +35,6 @@ from .fetcher import clock_fetcher
 from .pair_fetcher import clock_pair_fetcher
 from .requantiser import clock_requantiser, clock_residual, requantiser_ready, residual_takes
 from .sequencer import (
-    ARRAY,
     AWAIT_FILL,
     BORDER,
     DISPATCH,
@@ -113,7 +112,7 @@ def run(
             last_tile = drain.ending & 3 == 1
         else:
             idle = not filling
-            start_layer = dispatching and loaded.kind == ARRAY
+            start_layer = sequencer.starting != 0
             start_drain = start_layer
             filled = (sequencer.state == AWAIT_FILL or sequencer.state == BORDER) and not filling
             last_tile = False

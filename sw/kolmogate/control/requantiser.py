@@ -7,7 +7,7 @@ from ..registers import Registers
 __all__ = ["clock_requantiser", "clock_residual", "requantiser_ready", "residual_takes"]
 
 PIPELINED_LATENCY = 6
-SERIAL_LATENCY = 5
+SERIAL_LATENCY = 6
 """Of multiplier and rounding unit; the output register comes on top."""
 
 

@@ -43,11 +43,13 @@ def clock_sequencer(
     filled: bool,
     last_tile: bool,
 ) -> None:
-    """``wanted``: words are still to be asked for. ``idle`` as the next descriptor sees it, ``filled`` in the states that wait for it."""
+    """``wanted``: words are still to be asked for. ``idle`` as the next descriptor sees it, ``filled`` in the
+    states that wait for it."""
     answered = sequencer.answers & 1
     sequencer.answers = sequencer.answers >> 1 | granted << machine.read_latency - 1
     sequencer.asking = wanted and not (granted and sequencer.asked == machine.descriptor_words - 1)
     state = sequencer.state
+    sequencer.starting = state == DISPATCH and d.kind == ARRAY
     two_ports = machine.scratchpad_ports == 2
     if two_ports and (layer_done or not sequencer.draining):
         sequencer.drained = sequencer.fetched
