@@ -16,8 +16,8 @@ class HostAccess(wiring.Component):
 
     Reads of both are one at a time, so that one selector takes their bytes out of the words. When the
     scratchpad is idle, what is asked for in one cycle is there in the fifth, in fast machines in the sixth.
-    The host waits while a batch that was read is not yet taken. Its writes take three cycles. ``request`` keeps
-    its address until a read is answered.
+    The host waits while a batch that was read is not yet taken. Its writes take three cycles. ``request``
+    keeps its address until a read is answered.
     """
 
     request: stream.Interface

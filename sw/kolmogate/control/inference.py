@@ -131,8 +131,8 @@ def run(
         requests |= CODE if code.asking else 0
         requests |= LITERALS if literals.room != 0 and not decoder.seek else 0
         requests |= CODED if engine.asking else 0
-        wanted = sequencer.state == LOAD and sequencer.asked != machine.descriptor_words
-        requests |= DESCRIPTORS if (wanted if two_ports else sequencer.asking) else 0
+        loading = sequencer.state == LOAD and sequencer.asked != machine.descriptor_words
+        requests |= DESCRIPTORS if (loading if two_ports else sequencer.asking) else 0
         requests |= BORDERS if filler.busy else 0
         granted = granted_of(machine, requests)
 
@@ -231,7 +231,7 @@ def run(
             machine,
             loaded,
             sequencer,
-            wanted,
+            loading,
             descriptor_granted,
             writer_done,
             start_layer,
