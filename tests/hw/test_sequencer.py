@@ -286,7 +286,7 @@ def test_layers_overlap(name: str, end: int, source: random.Random) -> None:
 
 
 def test_load_time(config: MachineConfig, source: random.Random) -> None:
-    """A descriptor is dispatched its size in words plus 4 cycles, in fast machines 5, after the start."""
+    """A descriptor is dispatched its size in words plus 5 cycles after the start."""
     dut = Sequencer(config)
     size = DESCRIPTOR.size(config.columns)
     memory = np.zeros(size, np.uint8)
