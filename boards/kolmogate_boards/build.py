@@ -42,9 +42,11 @@ def _options(toolchain: str) -> dict[str, str]:
         return {"synth_opts": "-abc9"}
     # The UP5K is full: logic for area first, and no clock enables for few registers, as eight cells share
     # theirs. A memory's register that promised its first value, as Amaranth's do, would take a cell a bit.
-    # A carry chain takes a cell more than it has bits, which short sums are better without.
+    # A carry chain takes a cell more than it has bits, which short sums are better without. Of the placers
+    # only the electrostatic one leaves wires short enough to be routed.
     options = "-abc9 -device u -dffe_min_ce_use 8"
     return {
+        "nextpnr_opts": "--placer static",
         "synth_opts": f"{options} -run map_gates:",
         "script_after_read": f"""
 scratchpad -set abc9.script {_ABC9}
