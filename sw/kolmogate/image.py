@@ -12,7 +12,7 @@ from . import golden
 from .config import MachineConfig
 from .errors import InputError
 from .feeders import positions
-from .isa import COUNTS, FILL_UNIT, Opcode, load_descriptor, window_taps
+from .isa import COUNTS, FILL_UNIT, Opcode, load_descriptor, rows_taken, window_taps
 from .layout import Layout
 from .network import Int8Array, Network, Tensor
 from .programs.p0 import Program
@@ -209,24 +209,32 @@ class Image:
 
         The constructor leaves that open, for a device has to bear images that break these rules.
         """
-        arrays = [fields for fields in self.descriptors() if fields["opcode"] == Opcode.ARRAY]
-        if len(arrays) != len(self.layers):
-            raise InputError(f"{len(arrays)} layers have descriptors, {len(self.layers)} are described")
         taken = groups = 0
-        for layer, fields in zip(self.layers, arrays, strict=True):
+        for layer, fields in self._arrays():
             for name in COUNTS[Opcode.ARRAY]:
                 if fields[name] == 0:
                     raise InputError(f"the descriptor of layer {layer.name!r} has a {name} of 0")
             groups += -(-fields["channels"] // self.config.columns)
-            if not fields["unit_weights"]:
-                tiles = -(-fields["x_count"] * fields["y_count"] // self.config.rows)
-                passes = tiles if fields["stream_weights"] else 1
-                taken += -(-fields["channels"] // self.config.columns) * passes * window_taps(fields)
+            taken += self._rows_taken(fields)
         for what, made, wanted in zip(
             ("rows", "groups of constants"), count_rows(self.program()), (taken, groups), strict=True
         ):
             if made != wanted:
                 raise InputError(f"the weight program makes {made} {what}, the layers take {wanted}")
+
+    def _arrays(self) -> list[tuple[LayerReport, dict[str, int]]]:
+        """Each layer and the fields of its descriptor."""
+        arrays = [fields for fields in self.descriptors() if fields["opcode"] == Opcode.ARRAY]
+        if len(arrays) != len(self.layers):
+            raise InputError(f"{len(arrays)} layers have descriptors, {len(self.layers)} are described")
+        return list(zip(self.layers, arrays, strict=True))
+
+    def _rows_taken(self, fields: Mapping[str, int]) -> int:
+        """Rows of weights that a layer takes of the program."""
+        groups = -(-fields["channels"] // self.config.columns)
+        tiles = -(-fields["x_count"] * fields["y_count"] // self.config.rows)
+        passes = tiles if fields["stream_weights"] else 1
+        return groups * passes * rows_taken(fields, window_taps(fields))
 
     @property
     def model(self) -> str:
@@ -302,7 +310,12 @@ class Image:
         Raises `InputError` if the program does not make the network's weights.
         """
         try:
-            made = {layer.name: Making(layer.fold, layer.down, layer.replays) for layer in self.layers}
+            made: dict[str, Making] = {}
+            for layer, fields in self._arrays():
+                # An operation without weights may be several layers.
+                before = made[layer.name].zeros if layer.name in made else 0
+                zeros = before + self._rows_taken(fields) * fields["unit_weights"]
+                made[layer.name] = Making(layer.fold, layer.down, layer.replays, zeros)
             return regenerate(self.skeleton, self.program(), self.config.columns, made)
         except InputError as error:
             raise InputError(f"the image does not give its network back: {error}; compile it again") from None

@@ -45,7 +45,8 @@ class Parameters:
     bias, multiplier, shift : int64 arrays (channels,)
         As in `isa.CONSTANTS`.
     rows : int8 array (groups, taps, columns) or None
-        Weights in the order of the program, zeros beyond the last channel; None where all are 1.
+        Weights in the order of the program, zeros beyond the last channel; None where all are 1, of which the
+        program makes zeros.
     distances : tuple of int
         Taps from one to its neighbour along each axis of the window.
     """
