@@ -141,7 +141,9 @@ def accumulate(
 ) -> Integers:
     """The array's accumulators, shape (groups, positions, columns)."""
     inputs = activations(config, layer, memory).astype(np.int64) + INPUT_OFFSET
-    by_position = np.repeat(weights | layer["unit_weights"], tiles(config, layer) * config.rows // weights.shape[1], axis=1)
+    by_position = np.repeat(
+        weights | layer["unit_weights"], tiles(config, layer) * config.rows // weights.shape[1], axis=1
+    )
     return np.sum(inputs * by_position[:, : inputs.shape[1]], axis=2)
 
 

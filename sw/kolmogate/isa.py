@@ -200,8 +200,8 @@ DESCRIPTOR = Record(
         "zero_point!": 8,
         "minimum!": 8,
         "maximum!": 8,
-        # Lowest bits of weights are set, so that those of a row of zeros are 1, and one row serves all taps of a
-        # column group, unless weights are streamed (average pooling).
+        # The lowest bit of every weight is set, and unless weights are streamed one row serves all taps of a
+        # column group: of zeros, it makes all weights 1 (average pooling).
         "unit_weights": 1,
         # Requantise with one rounding (dense layers, pooling) instead of TFLite's two (convolutions).
         "single_rounding": 1,

@@ -191,9 +191,7 @@ def run_layers(
     async def decode(ctx: Any) -> None:
         # The decoder does not know of layers: it fills the column buffers as far as they go.
         rows = [
-            row.view(np.uint8).tolist()
-            for values in weights
-            for row in values.reshape(-1, config.columns)
+            row.view(np.uint8).tolist() for values in weights for row in values.reshape(-1, config.columns)
         ]
         await drive(ctx, dut.weights, rows, pauses())
 
