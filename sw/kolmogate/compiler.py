@@ -530,8 +530,6 @@ def _material(layer: Layer, config: MachineConfig) -> Material:
         block += bytes(-len(block) % config.columns)
         records.append(np.frombuffer(bytearray(block), np.int8).reshape(-1, config.columns))
     rows = parameters.rows
-    if rows is None:
-        rows = np.zeros((len(records), 1, config.columns), np.int8)
     return Material(
         len(packed),
         tuple(records),

@@ -1,5 +1,6 @@
 """The compiled network: what the device is given, and what the host needs to feed and read it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -214,8 +215,11 @@ class Image:
             for name in COUNTS[Opcode.ARRAY]:
                 if fields[name] == 0:
                     raise InputError(f"the descriptor of layer {layer.name!r} has a {name} of 0")
-            groups += -(-fields["channels"] // self.config.columns)
-            taken += self._rows_taken(fields)
+            of_layer = -(-fields["channels"] // self.config.columns)
+            tiles = -(-fields["x_count"] * fields["y_count"] // self.config.rows)
+            passes = tiles if fields["stream_weights"] else 1
+            groups += of_layer
+            taken += of_layer * passes * rows_taken(fields, window_taps(fields))
         for what, made, wanted in zip(
             ("rows", "groups of constants"), count_rows(self.program()), (taken, groups), strict=True
         ):
@@ -228,13 +232,6 @@ class Image:
         if len(arrays) != len(self.layers):
             raise InputError(f"{len(arrays)} layers have descriptors, {len(self.layers)} are described")
         return list(zip(self.layers, arrays, strict=True))
-
-    def _rows_taken(self, fields: Mapping[str, int]) -> int:
-        """Rows of weights that a layer takes of the program."""
-        groups = -(-fields["channels"] // self.config.columns)
-        tiles = -(-fields["x_count"] * fields["y_count"] // self.config.rows)
-        passes = tiles if fields["stream_weights"] else 1
-        return groups * passes * rows_taken(fields, window_taps(fields))
 
     @property
     def model(self) -> str:
@@ -310,12 +307,11 @@ class Image:
         Raises `InputError` if the program does not make the network's weights.
         """
         try:
-            made: dict[str, Making] = {}
+            # An operation without weights may be several layers.
+            zeros: Counter[str] = Counter()
             for layer, fields in self._arrays():
-                # An operation without weights may be several layers.
-                before = made[layer.name].zeros if layer.name in made else 0
-                zeros = before + self._rows_taken(fields) * fields["unit_weights"]
-                made[layer.name] = Making(layer.fold, layer.down, layer.replays, zeros)
+                zeros[layer.name] += fields["unit_weights"] * -(-fields["channels"] // self.config.columns)
+            made = {one.name: Making(one.fold, one.down, one.replays, zeros[one.name]) for one in self.layers}
             return regenerate(self.skeleton, self.program(), self.config.columns, made)
         except InputError as error:
             raise InputError(f"the image does not give its network back: {error}; compile it again") from None
