@@ -23,7 +23,8 @@ class MacArray(wiring.Component):
     valid, first, last : a tap enters; it is the first or last of its window.
     bytes, words, word_mode : activations, one byte a row, or in word mode one word a row whose byte c goes
         to column c. Given with ``valid``.
-    weights, unit_weights : one weight a column, given one cycle after ``valid``; unit weights are all 1.
+    weights, unit_weights : one weight a column, given one cycle after ``valid``; the lowest bits of unit
+        weights are set, which makes 1 of 0.
     captured : high in the cycle before a finished tile appears in the shadow registers.
     shift : move the shadow registers one place towards ``accumulators``.
     accumulators : the Q oldest of them. Row 0 leaves first; within a row, columns in ascending order.
@@ -77,7 +78,7 @@ class MacArray(wiring.Component):
         ]
         weights = [Signal(signed(8), name=f"weight_{c}", reset_less=True) for c in range(columns)]
         for c in range(columns):
-            m.d.comb += weights[c].eq(Mux(self.unit_weights, 1, self.weights[c]))
+            m.d.comb += weights[c].eq(self.weights[c] | self.unit_weights)
         activations = [Signal(8, name=f"activation_{index}", reset_less=True) for index in range(config.macs)]
         for r in range(rows):
             for c in range(columns):

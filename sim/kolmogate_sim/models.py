@@ -19,6 +19,7 @@ from kolmogate.isa import (
     SHIFTS,
     WORD_GRAIN,
     Opcode,
+    rows_taken,
     window_taps,
     wrap_of,
 )
@@ -62,8 +63,8 @@ def tile_sums(
     Out of word mode column 0 of the activations holds the rows' bytes.
     """
     taps = activations if word_mode else activations[:, :, :1]
-    factors = np.ones_like(weights) if unit_weights else weights
-    return np.sum((taps.astype(np.int64) + INPUT_OFFSET) * factors.astype(np.int64)[:, None, :], axis=0)
+    factors = weights.astype(np.int64) | unit_weights
+    return np.sum((taps.astype(np.int64) + INPUT_OFFSET) * factors[:, None, :], axis=0)
 
 
 def random_constants(source: random.Random) -> dict[str, int]:
@@ -127,12 +128,11 @@ def activations(config: MachineConfig, layer: Layer, memory: npt.NDArray[np.uint
 def random_weights(source: random.Random, config: MachineConfig, layer: Layer) -> npt.NDArray[np.int8]:
     """Weights in the order of their use, shape (groups, sets, taps, columns).
 
-    A layer that streams its weights takes a set for every tile, any other one for all tiles.
+    A layer that streams its weights takes a set for every tile, any other one for all tiles. A single row of
+    unit weights is for all taps.
     """
     sets = tiles(config, layer) if layer["stream_weights"] else 1
-    shape = (groups(config, layer), sets, window_taps(layer), config.columns)
-    if layer["unit_weights"]:
-        return np.ones(shape, np.int8)
+    shape = (groups(config, layer), sets, rows_taken(layer, window_taps(layer)), config.columns)
     return np.frombuffer(source.randbytes(int(np.prod(shape))), np.int8).reshape(shape)
 
 
@@ -141,7 +141,9 @@ def accumulate(
 ) -> Integers:
     """The array's accumulators, shape (groups, positions, columns)."""
     inputs = activations(config, layer, memory).astype(np.int64) + INPUT_OFFSET
-    by_position = np.repeat(weights, tiles(config, layer) * config.rows // weights.shape[1], axis=1)
+    by_position = np.repeat(
+        weights | layer["unit_weights"], tiles(config, layer) * config.rows // weights.shape[1], axis=1
+    )
     return np.sum(inputs * by_position[:, : inputs.shape[1]], axis=2)
 
 

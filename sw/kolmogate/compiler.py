@@ -365,8 +365,7 @@ class _Job:
         for layer, material, time in zip(self.plan.layers, self.materials, times, strict=True):
             positions = layer.fields["x_count"] * layer.fields["y_count"]
             rows = sum(len(block) for block in material.records)
-            if material.weights is not None:
-                rows += material.weights.shape[0] * material.weights.shape[1] * material.replays
+            rows += material.weights.shape[0] * material.weights.shape[1] * material.replays
             tiles = -(-positions // self.config.rows)
             paces.append(Pace(len(material.records), time.total - time.decode, tiles, rows))
         return paces
@@ -536,7 +535,7 @@ def _material(layer: Layer, config: MachineConfig) -> Material:
         tuple(records),
         rows,
         parameters.distances,
-        computed=computed(rows, len(packed)) if config.generator and rows is not None else None,
+        computed=computed(rows, len(packed)) if config.generator else None,
         used_once=bool(layer.fields.get("stream_weights", 0)),
         replays=layer.replays,
     )

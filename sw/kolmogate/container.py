@@ -28,7 +28,7 @@ from .simplify import Dropped
 __all__ = ["from_bytes", "load_image", "save_image", "to_bytes"]
 
 MAGIC = b"\x89KG\r\n\x1a\n\x00"
-VERSION = 5
+VERSION = 6
 HEADER = struct.Struct("<8sHII")
 
 T = TypeVar("T", MachineConfig, Dropped, Lossy)

@@ -1,5 +1,6 @@
 """The compiled network: what the device is given, and what the host needs to feed and read it."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from . import golden
 from .config import MachineConfig
 from .errors import InputError
 from .feeders import positions
-from .isa import COUNTS, FILL_UNIT, Opcode, load_descriptor, window_taps
+from .isa import COUNTS, FILL_UNIT, Opcode, load_descriptor, rows_taken, window_taps
 from .layout import Layout
 from .network import Int8Array, Network, Tensor
 from .programs.p0 import Program
@@ -209,24 +210,28 @@ class Image:
 
         The constructor leaves that open, for a device has to bear images that break these rules.
         """
-        arrays = [fields for fields in self.descriptors() if fields["opcode"] == Opcode.ARRAY]
-        if len(arrays) != len(self.layers):
-            raise InputError(f"{len(arrays)} layers have descriptors, {len(self.layers)} are described")
         taken = groups = 0
-        for layer, fields in zip(self.layers, arrays, strict=True):
+        for layer, fields in self._arrays():
             for name in COUNTS[Opcode.ARRAY]:
                 if fields[name] == 0:
                     raise InputError(f"the descriptor of layer {layer.name!r} has a {name} of 0")
-            groups += -(-fields["channels"] // self.config.columns)
-            if not fields["unit_weights"]:
-                tiles = -(-fields["x_count"] * fields["y_count"] // self.config.rows)
-                passes = tiles if fields["stream_weights"] else 1
-                taken += -(-fields["channels"] // self.config.columns) * passes * window_taps(fields)
+            of_layer = -(-fields["channels"] // self.config.columns)
+            tiles = -(-fields["x_count"] * fields["y_count"] // self.config.rows)
+            passes = tiles if fields["stream_weights"] else 1
+            groups += of_layer
+            taken += of_layer * passes * rows_taken(fields, window_taps(fields))
         for what, made, wanted in zip(
             ("rows", "groups of constants"), count_rows(self.program()), (taken, groups), strict=True
         ):
             if made != wanted:
                 raise InputError(f"the weight program makes {made} {what}, the layers take {wanted}")
+
+    def _arrays(self) -> list[tuple[LayerReport, dict[str, int]]]:
+        """Each layer and the fields of its descriptor."""
+        arrays = [fields for fields in self.descriptors() if fields["opcode"] == Opcode.ARRAY]
+        if len(arrays) != len(self.layers):
+            raise InputError(f"{len(arrays)} layers have descriptors, {len(self.layers)} are described")
+        return list(zip(self.layers, arrays, strict=True))
 
     @property
     def model(self) -> str:
@@ -302,7 +307,11 @@ class Image:
         Raises `InputError` if the program does not make the network's weights.
         """
         try:
-            made = {layer.name: Making(layer.fold, layer.down, layer.replays) for layer in self.layers}
+            # An operation without weights may be several layers.
+            zeros: Counter[str] = Counter()
+            for layer, fields in self._arrays():
+                zeros[layer.name] += fields["unit_weights"] * -(-fields["channels"] // self.config.columns)
+            made = {one.name: Making(one.fold, one.down, one.replays, zeros[one.name]) for one in self.layers}
             return regenerate(self.skeleton, self.program(), self.config.columns, made)
         except InputError as error:
             raise InputError(f"the image does not give its network back: {error}; compile it again") from None

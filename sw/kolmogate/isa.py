@@ -48,6 +48,7 @@ __all__ = [
     "counted",
     "counts_nothing",
     "load_descriptor",
+    "rows_taken",
     "store_constants",
     "store_descriptor",
     "store_descriptors",
@@ -199,7 +200,8 @@ DESCRIPTOR = Record(
         "zero_point!": 8,
         "minimum!": 8,
         "maximum!": 8,
-        # Every weight is 1 and none is taken from the column buffers (average pooling).
+        # The lowest bit of every weight is set, and unless weights are streamed one row serves all taps of a
+        # column group: of zeros, it makes all weights 1 (average pooling).
         "unit_weights": 1,
         # Requantise with one rounding (dense layers, pooling) instead of TFLite's two (convolutions).
         "single_rounding": 1,
@@ -389,6 +391,11 @@ def counted(fields: Mapping[str, int], columns: int) -> dict[str, int]:
 def window_taps(fields: Mapping[str, int]) -> int:
     """Taps of a window of an ARRAY descriptor with these ``fields``: weights that a column needs for it."""
     return fields["outer_count"] * fields["inner_count"] * (1 if fields["word_mode"] else fields["run"])
+
+
+def rows_taken(fields: Mapping[str, int], taps: int) -> int:
+    """Rows of weights that a column group of an ARRAY descriptor takes for a tile of so many taps."""
+    return 1 if fields["unit_weights"] and not fields["stream_weights"] else taps
 
 
 CONSTANTS = Record("constants", {"bias!": 26, "multiplier": 31, "shift": 6})

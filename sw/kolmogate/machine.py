@@ -26,6 +26,7 @@ from .isa import (
     Record,
     counted,
     load_descriptor,
+    rows_taken,
     window_taps,
 )
 from .machine_arithmetic import add_residual, requantise
@@ -253,14 +254,15 @@ class Machine:
 
     def _run_layer(self, fields: dict[str, int], reader: Reader, residual: dict[str, int] | None) -> None:
         config, depth, channels = self.config, window_taps(fields), fields["channels"]
+        taken = rows_taken(fields, depth)
         count = fields["x_count"] * fields["y_count"]
         groups = -(-channels // config.columns)
         # Passes over positions that take their own weights: one, or one a tile.
         passes = [slice(0, count)]
         if fields["stream_weights"]:
             passes = [slice(p, min(p + config.rows, count)) for p in range(0, count, config.rows)]
-        self._check_depth(fields, depth)
-        weights = np.ones((groups, len(passes), depth, config.columns), np.int8)
+        self._check_depth(fields, taken)
+        weights = np.empty((groups, len(passes), depth, config.columns), np.int8)
         packed = np.zeros((groups, config.columns, STORED_CONSTANTS.bits // 8), np.uint8)
         windows, outputs = positions(fields, "input"), positions(fields, "output")
         for group in range(groups):
@@ -268,8 +270,7 @@ class Machine:
             try:
                 packed[group] = self._records(reader)
                 for index, span in enumerate(passes):
-                    if not fields["unit_weights"]:
-                        weights[group, index] = reader.weights(depth)
+                    weights[group, index] = reader.weights(taken) | fields["unit_weights"]
                     ready = span.stop
             except ProgramEnd:
                 # What comes before the end is written.
@@ -304,29 +305,25 @@ class Machine:
             for first in range(0, len(outputs), rows):
                 activations = next(tiles)
                 depth = len(activations)
-                self._check_depth(fields, depth)
-                if fields["unit_weights"]:
-                    weights = np.ones((depth, columns), np.int8)
-                else:
-                    weights = np.concatenate([weights, reader.weights(max(depth - len(weights), 0))])
-                sums = np.einsum(taps, activations ^ INPUT_OFFSET, weights[:depth], dtype=np.int64)
+                taken = rows_taken(fields, depth)
+                self._check_depth(fields, taken)
+                weights = np.concatenate([weights, reader.weights(max(taken - len(weights), 0))])
+                factors = np.broadcast_to(weights[:taken] | fields["unit_weights"], (depth, columns))
+                sums = np.einsum(taps, activations ^ INPUT_OFFSET, factors, dtype=np.int64)
                 accumulators = _wrapped(sums, self.config.accumulator_bits)[:, : len(constants["bias"])]
                 part = outputs[first : first + rows]
                 self._finish(fields, accumulators[: len(part)], constants, part + first_channel, residual)
                 if fields["stream_weights"] or first + rows >= len(outputs):
                     # The next group begins where this tile has ended, even if an earlier one went further.
-                    if not fields["unit_weights"]:
-                        reader.give_back(weights[depth:])
+                    reader.give_back(weights[taken:])
                     weights = weights[:0]
         # What the fetcher still asks for is left over for the next layer.
         with suppress(Starved):
             next(tiles)
 
-    def _check_depth(self, fields: dict[str, int], depth: int) -> None:
+    def _check_depth(self, fields: dict[str, int], rows: int) -> None:
         """Whether the column buffers hold what they have to."""
-        if depth > self.config.column_buffer_depth and not (
-            fields["stream_weights"] or fields["unit_weights"]
-        ):
+        if rows > self.config.column_buffer_depth and not fields["stream_weights"]:
             raise Starved("a filter is deeper than the column buffer")
 
     def _records(self, reader: Reader) -> npt.NDArray[np.uint8]:

@@ -44,8 +44,8 @@ class Parameters:
         Descriptor fields that say how to compute: rounding, clamp, zero point, unit weights.
     bias, multiplier, shift : int64 arrays (channels,)
         As in `isa.CONSTANTS`.
-    rows : int8 array (groups, taps, columns) or None
-        Weights in the order of the program, zeros beyond the last channel; None where all are 1.
+    rows : int8 array (groups, taps, columns)
+        Weights in the order of the program, zeros beyond the last channel; a row of zeros where all are 1.
     distances : tuple of int
         Taps from one to its neighbour along each axis of the window.
     """
@@ -54,7 +54,7 @@ class Parameters:
     bias: Int64Array
     multiplier: Int64Array
     shift: Int64Array
-    rows: Int8Array | None = field(repr=False)
+    rows: Int8Array = field(repr=False)
     distances: tuple[int, ...] = ()
 
 
@@ -67,9 +67,9 @@ def parameters(
     """
     match operation:
         case AveragePool2D():
-            return _average(channels, taps, operation.clamp)
+            return _average(config.columns, channels, taps, operation.clamp)
         case MaxPool2D():
-            return _average(channels, 1, operation.clamp)
+            return _average(config.columns, channels, 1, operation.clamp)
         case Mean() | Relu():
             clamp = operation.clamp if isinstance(operation, Relu) else (-128, 127)
             multiplier, shift = _constants(operation)
@@ -80,7 +80,7 @@ def parameters(
                     f" {taps} values can leave an accumulator of {config.accumulator_bits} bits"
                 )
             ends = (bias, int(multiplier[0]), int(shift[0]))
-            return _unit(channels, *ends, zero_point=zero_points[1], **_clamp(clamp))
+            return _unit(config.columns, channels, *ends, zero_point=zero_points[1], **_clamp(clamp))
         case Conv2D() | DepthwiseConv2D() | Dense():
             filters = _filters(operation)
         case _:
@@ -114,14 +114,16 @@ def _distances(operation: Weighted) -> tuple[int, ...]:
     return 16, 32, 64, 128
 
 
-def _average(channels: int, taps: int, clamp: tuple[int, int]) -> Parameters:
-    return _unit(channels, -INPUT_OFFSET * taps, *average_constants(taps), single_rounding=1, **_clamp(clamp))
+def _average(columns: int, channels: int, taps: int, clamp: tuple[int, int]) -> Parameters:
+    ends = (-INPUT_OFFSET * taps, *average_constants(taps))
+    return _unit(columns, channels, *ends, single_rounding=1, **_clamp(clamp))
 
 
-def _unit(channels: int, bias: int, multiplier: int, shift: int, **fields: int) -> Parameters:
+def _unit(columns: int, channels: int, bias: int, multiplier: int, shift: int, **fields: int) -> Parameters:
     """A layer that sums values up, with one scale for all channels."""
     bias_, multiplier_, shift_ = (np.full(channels, value) for value in (bias, multiplier, shift))
-    return Parameters({"unit_weights": 1, **fields}, bias_, multiplier_, shift_, None)
+    rows = program_rows(np.zeros((channels, 1), np.int8), columns)
+    return Parameters({"unit_weights": 1, **fields}, bias_, multiplier_, shift_, rows)
 
 
 def _constants(operation: Weighted | Mean | Relu) -> tuple[Int64Array, Int64Array]:

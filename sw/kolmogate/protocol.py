@@ -60,7 +60,7 @@ __all__ = [
     "unpack_frame",
 ]
 
-VERSION = 3
+VERSION = 4
 """Answered by IDENTIFY; driver and device must agree on it."""
 
 PAGE_BYTES = 256

@@ -232,7 +232,7 @@ def _layer(use: Use, layouts: Mapping[str, Layout], config: MachineConfig, foldi
     zero_points = source.zero_point, use.zero_point
     made = parameters(operation, channels, window_taps(fields), zero_points, config)
     fields |= made.fields
-    if made.rows is not None:
+    if not made.fields.get("unit_weights"):
         taps = window_taps(fields)
         deep = taps > config.column_buffer_depth
         fields["stream_weights"] = int(positions <= config.rows or deep)

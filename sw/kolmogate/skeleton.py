@@ -54,11 +54,12 @@ def skeleton(network: Network) -> Network:
 
 class Making(NamedTuple):
     """How an operation's weights are made: for an operation that was folded (`kolmogate.fold`) and turned
-    (`kolmogate.axis`), and how often."""
+    (`kolmogate.axis`), and how often; for one without weights so many rows of ``zeros``."""
 
     fold: int = 1
     down: bool = False
     replays: int = 1
+    zeros: int = 0
 
 
 def regenerate(empty: Network, program: Program, columns: int, layers: Mapping[str, Making]) -> Network:
@@ -70,20 +71,21 @@ def regenerate(empty: Network, program: Program, columns: int, layers: Mapping[s
     makings = [layers.get(one.name, Making()) for one in empty.operations]
     made_as = [_made_as(*pair) for pair in zip(empty.operations, makings, strict=True)]
     counts = [
-        row_count(operation, columns) * making.replays if isinstance(operation, Weighted) else 0
+        row_count(operation, columns) * making.replays if isinstance(operation, Weighted) else making.zeros
         for operation, making in zip(made_as, makings, strict=True)
     ]
     # Before any row is made: a few bytes of program can make very many.
-    made, _ = count_rows(program)
-    if made != sum(counts):
-        raise InputError(f"the weight program makes {made} rows, the network's layers take {sum(counts)}")
+    total, _ = count_rows(program)
+    if total != sum(counts):
+        raise InputError(f"the weight program makes {total} rows, the network's layers take {sum(counts)}")
     rows = np.split(decode(program, columns)[0], np.cumsum(counts)[:-1]) if counts else []
-    operations = (
-        replace(operation, weights=_weights(operation, made, making, part, columns))
-        if isinstance(operation, Weighted) and isinstance(made, Weighted)
-        else operation
-        for operation, made, making, part in zip(empty.operations, made_as, makings, rows, strict=True)
-    )
+    operations: list[Operation] = []
+    for operation, made, making, part in zip(empty.operations, made_as, makings, rows, strict=True):
+        if isinstance(operation, Weighted) and isinstance(made, Weighted):
+            operation = replace(operation, weights=_weights(operation, made, making, part, columns))
+        elif part.any():
+            raise InputError(f"the weight program does not make the zeros that {operation.name!r} takes")
+        operations.append(operation)
     network = replace(empty, operations=tuple(operations))
     network.check()
     return network

@@ -191,10 +191,7 @@ def run_layers(
     async def decode(ctx: Any) -> None:
         # The decoder does not know of layers: it fills the column buffers as far as they go.
         rows = [
-            row.view(np.uint8).tolist()
-            for layer, values in zip(layers, weights, strict=True)
-            for row in values.reshape(-1, config.columns)
-            if not layer["unit_weights"]
+            row.view(np.uint8).tolist() for values in weights for row in values.reshape(-1, config.columns)
         ]
         await drive(ctx, dut.weights, rows, pauses())
 
@@ -240,7 +237,8 @@ def test_layers_back_to_back(config: MachineConfig, source: random.Random) -> No
     """Layers in both modes; some stream their weights, so that they may be deeper than the column buffer."""
     config = dataclasses.replace(config, column_buffer_depth=64)
     shapes = [{"word_mode": 1}, {"word_mode": 0, "run": source.randrange(1, 17)}]
-    weights = [{"unit_weights": 1}, {"stream_weights": 1}, {}]
+    weights = [dict.fromkeys(names, 1) for names in (("unit_weights",), ("stream_weights",), ())]
+    weights.append({**weights[0], **weights[1]})
     kinds = [{**shape, **kind} for shape, kind in product(shapes, weights)]
     kinds.append({"word_mode": 0, "run": 20, "stream_weights": 1, "x_count": config.rows + 1, "y_count": 1})
     source.shuffle(kinds)

@@ -15,7 +15,7 @@ from kolmogate.errors import DeviceError, InputError
 from kolmogate.isa import P0, ErrorCode, Opcode, store_constants, store_descriptor
 from kolmogate.machine import Machine
 from kolmogate.network import AveragePool2D, Conv2D, Dense, DepthwiseConv2D, Pad
-from kolmogate.programs.p0 import Instruction, records
+from kolmogate.programs.p0 import Instruction, records, zero
 from kolmogate.protocol import Entry
 from kolmogate.random_network import random_network
 from kolmogate.runtime import simulated_link
@@ -209,7 +209,7 @@ def test_odd_layers_are_the_same_on_the_rtl(target, capsys):
     config = dataclasses.replace(configuration(target), name="small", scratchpad_bytes=8 << 10)
     source, machine, outcomes = random.Random(3), Machine(config), Counter()
     entry = Entry(DESCRIPTORS_AT, CODE_AT, LITERALS_AT)
-    code = b"".join(one.encode().to_bytes(2, "little") for one in (records(8), records(8)))
+    code = b"".join(one.encode().to_bytes(2, "little") for one in [records(8), zero(1)] * 2)
     code += Instruction(P0.END).encode().to_bytes(2, "little")
     with Device(simulated_link(config)) as device:
         for number in range(200):

@@ -13,7 +13,7 @@ from kolmogate.driver import Device
 from kolmogate.errors import DeviceError, InputError
 from kolmogate.isa import DESCRIPTOR, P0, SHIFTS, ErrorCode, Opcode, store_constants
 from kolmogate.network import Conv2D, DepthwiseConv2D
-from kolmogate.programs.p0 import Instruction, records
+from kolmogate.programs.p0 import Instruction, records, zero
 from kolmogate.protocol import Command, Entry
 from kolmogate.random_network import random_network
 from kolmogate.runtime import Opened, simulated_link
@@ -103,8 +103,8 @@ def test_memory_answers_while_an_inference_keeps_it_busy(link, case):
         run=CONFIG.columns,
         channels=CONFIG.columns,
     )
-    # Its constants, as the program's only rows.
-    program = b"".join(one.encode().to_bytes(2, "little") for one in (records(8), Instruction(P0.END)))
+    rows = records(8), zero(1), Instruction(P0.END)
+    program = b"".join(one.encode().to_bytes(2, "little") for one in rows)
     device.write(0x1000, store_constants(0, 1 << 30, SHIFTS[0]).to_bytes(8, "little") * CONFIG.columns)
     device.write(0x1800, program)
     device.write(0x800, endless.to_bytes(size, "little"))

@@ -49,6 +49,10 @@ DENSE = {
 }
 """Four inputs, eight outputs."""
 
+UNIT = {"unit_weights": 1, "stream_weights": 0}
+POOL = {**DENSE, **UNIT, "word_mode": 1, "run": 8}
+ZEROS = np.zeros((1, 8), np.int8)
+
 
 @pytest.fixture
 def machine():
@@ -165,10 +169,9 @@ def test_stored_weights_serve_all_tiles(machine):
 
 
 def test_word_mode_pools_each_column_on_its_own(machine):
-    put_weights(machine, np.zeros((0, 8), np.int8), groups=2)
+    put_weights(machine, np.zeros((2, 8), np.int8), groups=2)
     put_inputs(machine, range(32))
-    fields = {**DENSE, "word_mode": 1, "unit_weights": 1, "stream_weights": 0, "run": 8, "channels": 16}
-    execute(machine, {**fields, "inner_count": 2, "inner_step": 16})
+    execute(machine, {**POOL, "channels": 16, "inner_count": 2, "inner_step": 16})
     assert outputs(machine, 16) == [16 + 2 * c for c in range(16)]
 
 
@@ -192,8 +195,8 @@ def test_no_write_goes_beyond_the_bound(machine, limit):
     fill = {"opcode": Opcode.FILL, "y_count": 2, "run": 32, "output_base": 0, "zero_point": 7}
     assert error_of(machine, fill, limit=max(limit, 50), bound=0x100) == ErrorCode.BAD_DESCRIPTOR
     assert outputs(machine, 0x108, 0) == [7] * 0x100 + [0] * 8
-    layer = {**DENSE, "unit_weights": 1, "y_count": 300, "output_wrap": 8, "output_base": 0x70F8}
-    put_program(machine, [records(8)], record_rows(**IDENTITY))
+    layer = {**DENSE, **UNIT, "y_count": 300, "output_wrap": 8, "output_base": 0x70F8}
+    put_weights(machine, ZEROS)
     assert error_of(machine, layer, limit=limit, bound=0x7000) == ErrorCode.BAD_DESCRIPTOR
     assert outputs(machine, 16, 0x70F8) == [0] * 16
 
@@ -233,31 +236,41 @@ def test_shifts_out_of_range(machine):
         assert found == outputs(machine)
 
 
-POOL = {**DENSE, "word_mode": 1, "unit_weights": 1, "stream_weights": 0, "run": 8}
-
-
 def test_a_run_of_no_bytes_takes_a_word(machine):
     """From where it begins on, round and round."""
     for base in (0x100, 0x105):
-        put_weights(machine, np.zeros((0, 8), np.int8))
+        put_weights(machine, ZEROS)
         put_inputs(machine, range(32))
-        execute(machine, {**DENSE, "unit_weights": 1, "run": 0, "input_base": base})
+        execute(machine, {**DENSE, **UNIT, "run": 0, "input_base": base})
         assert outputs(machine) == [sum(range(8))] * 8
 
 
 def test_word_mode_between_words_takes_both(machine):
-    put_weights(machine, np.zeros((0, 8), np.int8))
+    put_weights(machine, ZEROS)
     put_inputs(machine, range(32))
     execute(machine, {**POOL, "input_base": 0x103})
     assert outputs(machine) == [8 + 2 * c for c in range(8)]
     # The second position's single word leaves its row without one for the second tap of the first's.
     uneven = {**POOL, "input_base": 0x103, "input_step": 5, "x_count": 2, "output_step": 8}
-    put_weights(machine, np.zeros((0, 8), np.int8))
+    put_weights(machine, ZEROS)
     execute(machine, uneven)
     assert outputs(machine, 16) == [*range(8), *range(8, 16)]
     # The other way round the last row waits for ever.
     fields = {**uneven, "input_base": 0x100, "input_step": 3}
     assert error_of(machine, fields) == ErrorCode.TIMEOUT
+
+
+def test_lowest_bits_of_unit_weights_are_set(machine):
+    """A row serves all taps of two tiles; streamed, each takes its own."""
+    rows = np.array([range(-4, 4), range(8)], np.int8)
+    positions = {"x_count": 4, "input_step": 1, "output_step": 8}
+    put_inputs(machine, [1] * 16)
+    put_weights(machine, rows[:1])
+    execute(machine, {**DENSE, **UNIT, **positions})
+    assert outputs(machine, 32) == (4 * (rows[0] | 1)).tolist() * 4
+    put_weights(machine, rows)
+    execute(machine, {**DENSE, "unit_weights": 1, "run": 2})
+    assert outputs(machine) == (rows | 1).sum(axis=0).tolist()
 
 
 def test_programs_that_make_no_weights(machine):
@@ -266,9 +279,7 @@ def test_programs_that_make_no_weights(machine):
     plain = Machine(dataclasses.replace(machine.config, entropy_engines=0))
     plain.write(CODE_AT, INSTRUCTION.pack(op=P0.CODED).to_bytes(2, "little"))
     assert error_of(plain, DENSE) == ErrorCode.BAD_PROGRAM
-    # a layer of unit weights takes none, only constants
-    put_weights(machine, np.zeros((0, 8), np.int8))
-    execute(machine, {**DENSE, "unit_weights": 1})
+    assert error_of(machine, {**DENSE, **UNIT}) == ErrorCode.TIMEOUT
 
 
 def test_filter_deeper_than_the_column_buffer(machine):
@@ -280,7 +291,7 @@ def test_filter_deeper_than_the_column_buffer(machine):
 def test_work_is_bounded(machine):
     huge = {**DENSE, "x_count": 4095, "y_count": 4095, "run": 16383, "channels": 4095}
     assert error_of(machine, huge) == ErrorCode.TIMEOUT
-    assert error_of(machine, {**DENSE, "unit_weights": 1}, limit=5) == ErrorCode.TIMEOUT
+    assert error_of(machine, {**DENSE, **UNIT}, limit=5) == ErrorCode.TIMEOUT
 
 
 def test_list_of_descriptors_without_an_end():
@@ -362,7 +373,7 @@ def test_coded_layer_by_hand(machine):
 def test_coded_rows_need_an_entropy_engine():
     machine = Machine(dataclasses.replace(UP5K, entropy_engines=0))
     put_program(machine, [records(8, 1)], record_rows(**IDENTITY))
-    assert error_of(machine, {**DENSE, "unit_weights": 1}) == ErrorCode.BAD_PROGRAM
+    assert error_of(machine, {**DENSE, **UNIT}) == ErrorCode.BAD_PROGRAM
 
 
 def test_host_access_outside_the_scratchpad(machine):

@@ -51,20 +51,21 @@ def test_a_written_layer_is_made_again(material, choice):
 
 
 def test_layers_alike_are_made_by_one_loop(material):
-    """The first of three; what makes the others is a LOOP more, and the layer after them is its own."""
-    pooling = Material(21, tuple(np.full((rows, 8), 5, np.int8) for rows in (8, 8, 5)), None)
+    """The first of three; what makes the others is in one LOOP, and the layer after them is its own."""
+    constants = tuple(np.full((rows, 8), 5, np.int8) for rows in (8, 8, 5))
+    pooling = Material(21, constants, np.zeros((3, 1, 8), np.int8))
     layers = [material, pooling, pooling, pooling, material, pooling]
     writer, added = Writer(8), []
     for layer in layers:
         before = len(writer.instructions)
         writer.layer(layer, Choice(1, 1))
         added.append(len(writer.instructions) - before)
-    # RECORDS, LOOP and RECORDS become RECORDS three times and LOOP.
-    assert added[1:4] == [3, 1, 0]
+    # RECORDS, ZERO, LOOP, RECORDS and ZERO become RECORDS and ZERO three times and LOOP.
+    assert added[1:4] == [5, 2, 0]
     assert added[4] >= 3
-    assert added[5] == 3
+    assert added[5] == 5
     weights, records = decode(assemble(writer.instructions, writer.rows, 8), 8)
-    assert (weights == np.concatenate([material.weights.reshape(-1, 8)] * 2)).all()
+    assert (weights == np.concatenate([layer.weights.reshape(-1, 8) for layer in layers])).all()
     wanted = [block for layer in layers for block in layer.records]
     assert len(records) == len(wanted)
     assert all((got == made).all() for got, made in zip(records, wanted, strict=True))

@@ -106,10 +106,12 @@ def test_programs_of_other_networks_are_refused(network):
     code, literals = image.program().code, image.program().literals
     end = INSTRUCTION.pack(op=P0.END).to_bytes(2, "little")
     zero = p0.zero(1024).encode().to_bytes(2, "little")
+    single, hashed = (one.encode().to_bytes(2, "little") for one in (p0.zero(1), p0.generate(0, 1)))
     for damaged, sentence in (
         # many gigabytes of zeros if they were made
         (replaced(image, code=zero * (len(code) // 2 - 1) + end), "rows, the network's layers take"),
         (replaced(image, code=bytes(len(code))), "the weight program has no END"),
+        (replaced(image, code=code.replace(single, hashed)), "does not make the zeros that 'average_pool"),
         (replaced(image, literals=literals[:-8]), "bits a lane of"),
     ):
         with pytest.raises(

@@ -59,9 +59,9 @@ def clock_feeders(
 @njit
 def clock_columns(d: Registers, columns: Registers, written: int, step: int, last: int, final: int) -> None:
     """``written`` is what it was in this cycle."""
-    if step and not d.unit_weights:
+    if step:
         following = columns.taken + 1
-        columns.taken = columns.first if last else following
+        columns.taken = columns.first if last or d.unit_weights else following
         if (last and final) or d.stream_weights:
             columns.first, columns.taken = following, following
     columns.available = written != columns.taken

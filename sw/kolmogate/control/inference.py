@@ -143,7 +143,7 @@ def run(
         row = rows[machine.rows - 1]
         last = row.valid and window_end(row.head) and at_last(d, row)
         final = final_tile(row.head)
-        weighted = d.unit_weights or columns.available
+        weighted = columns.available != 0
         held = sequencer.held != 0
         step = fed and weighted and not (last and (compute.undrained or held)) and not compute.resting
         captured = compute.captured & 1

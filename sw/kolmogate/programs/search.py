@@ -71,8 +71,8 @@ class Material:
         Output channels; the weights of columns beyond the last are zeros.
     records : tuple of int8 arrays (rows, columns)
         Of each column group.
-    weights : int8 array (groups, passes * taps, columns) or None
-        None where all are 1 and none are taken.
+    weights : int8 array (groups, taps, columns)
+        Unit weights are a single row of zeros in each group.
     distances : tuple of int
         How many taps back a weight may resemble this one: one step of the window along each axis.
     used_once : bool
@@ -87,7 +87,7 @@ class Material:
 
     channels: int
     records: tuple[Int8Array, ...]
-    weights: Int8Array | None
+    weights: Int8Array
     distances: tuple[int, ...] = ()
     used_once: bool = False
     replays: int = 1
@@ -135,7 +135,7 @@ def candidates(material: Material, columns: int) -> list[Candidate]:
     if material.replays == 1 and material.computed is None:
         record_parts = _parts(RECORD_PARTS, groups)
         # The entropy engine cannot go back.
-        weight_parts = [0.0] if weights is None else _parts(WEIGHT_PARTS, weights.shape[1])
+        weight_parts = _parts(WEIGHT_PARTS, weights.shape[1]) if weights.any() else [0.0]
     references, found = None, []
     # All of them first: their prediction is good for a part of them.
     for part in reversed(weight_parts):
@@ -259,9 +259,9 @@ class Writer:
         if material.replays > 1:
             return self._replayed(material, choice)
         constant_bits = weight_bits = 0
-        if weights is None and choice.records == 0:
+        if choice.records == 0 and not weights.any():
             return self._equal_records(material)
-        coding = 0 if weights is None or made else round(choice.weights * weights.shape[1])
+        coding = 0 if made or not weights.any() else round(choice.weights * weights.shape[1])
         references = self._references
         if coding:
             references = choice.references or self._best_references(material)
@@ -286,7 +286,7 @@ class Writer:
                 body += _split(partial(generate, made.new_bits), len(made.weights[group]))
                 if not (kind and made.joined):
                     body.append(skip(made.unpassed))
-            elif weights is not None:
+            else:
                 self._rows.append(weights[group])
                 if coding:
                     eighths = _eighths(material, group, self.columns)
@@ -297,7 +297,7 @@ class Writer:
                 body += literal_program(weights[group][coding:], INSTRUCTION.bits + row_bits)
             bodies.append(body)
             weight_bits += self._coder.bits - before
-        if weights is not None and not (coding or made):
+        if not (coding or made):
             bodies = _uniform_if_shorter(bodies, weights)
         predictions = [
             predict(term, new)
@@ -335,24 +335,26 @@ class Writer:
         return len(self.instructions) - before
 
     def _equal_records(self, material: Material) -> tuple[int, int]:
-        """As `layer`, for literal constants alone: what groups have in common is gone back to."""
+        """As `layer`, for literal constants and zeros alone: what groups have in common is gone back to."""
         first, constant_bits = len(self.instructions), 0
+        zeros = _split(zero, material.weights.shape[1])
         for _, equal in groupby(material.records, key=bytes):
             blocks = list(equal)
             head, place = records(len(blocks[0])), seek(self._literal_bits)
             again = self.columns * (len(blocks) - 1) * head.passed_bits
             passed = place.place - self._literal_bits
-            body, stored = [head], len(blocks)
+            body, stored = [head, *zeros], len(blocks)
             if (
                 not self._streamed
                 and self._literal_bits <= SEEK_REACH
                 and again > self.columns * passed + INSTRUCTION.bits
             ):
-                body, stored = [place, head], 1
+                body, stored = [place, *body], 1
                 self._literal_bits += passed
                 constant_bits += passed * self.columns
             self.instructions += _roll([body] * len(blocks))
-            self._rows += blocks
+            for block in blocks:
+                self._rows += [block, material.weights[0]]
             self._literal_bits += stored * head.passed_bits
             constant_bits += stored * head.passed_bits * self.columns
         self._body = []
@@ -361,7 +363,6 @@ class Writer:
     def _replayed(self, material: Material, choice: Choice) -> tuple[int, int]:
         """As `layer`, for weights that are made several times: literals that a loop goes back to or finds
         again."""
-        assert material.weights is not None
         made = material.computed
         kind = self._best_kind(material.records) if choice.records else 0
         weight_bits = constant_bits = 0
@@ -402,12 +403,9 @@ class Writer:
             coder.write(rows[start : start + MAXIMUM_ROWS], self.columns * eighths // EIGHTHS, references)
 
     def _best_references(self, material: Material) -> tuple[Reference, Reference]:
-        weights = material.weights
-        assert weights is not None
-
         def bits(references: Sequence[Reference]) -> int:
             coder = self._coder.copy()
-            for group, rows in enumerate(weights):
+            for group, rows in enumerate(material.weights):
                 self._write(coder, rows, _eighths(material, group, self.columns), references)
             changes = sum(a != b for a, b in zip(references, self._references, strict=True))
             return coder.bits + changes * INSTRUCTION.bits

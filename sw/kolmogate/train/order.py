@@ -32,7 +32,7 @@ def shortest_order(network: Network, config: MachineConfig, tries: int, seed: in
     `kolmogate.simplify` drops.
     """
     every = materials(network, config)
-    layers = [_Layer(one) for one in every if one.weights is not None]
+    layers = [_Layer(one) for one in every if one.weights.any()]
     weighted = [one for one in network.operations if isinstance(one, Conv2D | Dense)]
     assert len(layers) == len(weighted)
 
@@ -40,7 +40,7 @@ def shortest_order(network: Network, config: MachineConfig, tries: int, seed: in
         writer, rest, source = Writer(config.columns), iter(zip(layers, orders, strict=True)), None
         total = 0
         for material in every:
-            if material.weights is not None:
+            if material.weights.any():
                 layer, order = next(rest)
                 material = layer.ordered(source, order, config.columns)
                 source = order
@@ -68,7 +68,6 @@ class _Layer:
     """What the program of a layer makes, by channel."""
 
     def __init__(self, material: Material) -> None:
-        assert material.weights is not None
         self.material = material
         self.records = np.concatenate(material.records)
         taps = material.weights.shape[1]
