@@ -267,7 +267,8 @@ class SerialMultiplier(wiring.Component):
 
         # Multipliers are 32 bits apart. A pair of bits and the carry from below make v = 0 to 4; (v + 1) % 4
         # is the code of the digit -1 to 2, and a carry out says that 4 are to be added: one addition of
-        # ...010101 does it all. No carry leaves a multiplier, as its 32nd bit is 0.
+        # ...010101 does it all. No carry leaves a multiplier, as its 32nd bit is 0; what is
+        # loaded while nothing is valid may leave one.
         multipliers = Cat(Cat(constants.multiplier, C(0, 1)) for constants in self.i.constants)
         rest = Signal(len(multipliers) - d, reset_less=True)
         digit = Signal(d)
@@ -295,7 +296,7 @@ class SerialMultiplier(wiring.Component):
         below = Signal(max(32 - d - LOWEST_BIT, 0), reset_less=True)
         with m.If(self.advance):
             m.d.sync += [
-                Cat(codes, carry).eq(digit + C(0x55555555, d) + carry),
+                Cat(codes, carry).eq(digit + C(0x55555555, d) + (carry & ~self.load)),
                 rest.eq(following),
                 starting.eq(Cat(self.first, starting)),
                 nudge.eq(Cat(self.nudge, nudge)),

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from kolmogate.config import MachineConfig
+from kolmogate.isa import SHIFTS
 from kolmogate.machine_arithmetic import requantiser_interval
 from kolmogate_hw.requantiser import Requantiser
 from kolmogate_sim.stimuli import Batches, random_batches
@@ -73,6 +74,18 @@ def test_equals_golden(lanes: int, digit_bits: int, single_rounding: int, source
             "maximum": maximum,
         }
         run(config, random_batches(source, config, 100), settings, source, None)
+
+
+@pytest.mark.parametrize(("lanes", "digit_bits"), FORMS)
+def test_nothing_is_left_of_what_was_not_valid(lanes: int, digit_bits: int, source: random.Random) -> None:
+    """A multiplier that is all ones stays at ``i`` until one of 0 comes."""
+    config = machine(lanes, digit_bits)
+    multiplier = np.zeros((40, lanes), np.int64)
+    multiplier[::2] = (1 << 31) - 1
+    largest = np.full_like(multiplier, (1 << 25) - 1)
+    batches = Batches(largest, np.zeros_like(multiplier), multiplier, np.full_like(multiplier, SHIFTS[0]))
+    settings = {"single_rounding": 0, "zero_point": 0, "minimum": -128, "maximum": 127}
+    run(config, batches, settings, source, 0.5)
 
 
 @pytest.mark.parametrize(("lanes", "digit_bits"), FORMS)
