@@ -8,7 +8,7 @@ from kolmogate_sim.bench import run_bench, simulators
 
 @pytest.mark.cocotb
 @pytest.mark.parametrize("simulator", simulators())
-@pytest.mark.parametrize("target", ["up5k", "ecp5-45f"])
+@pytest.mark.parametrize("target", ["up5k", pytest.param("ecp5-45f", marks=pytest.mark.slow)])
 def test_lanes(target: str, simulator: str) -> None:
     decoder = WeightDecoder(configuration(target))
     run_bench(decoder, "kolmogate_sim.tb_lanes", simulator, target=target, programs=15)

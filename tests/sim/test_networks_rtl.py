@@ -33,7 +33,7 @@ def keywords() -> np.ndarray:
     return np.load(Path(folder) / "kws_calibration_200.npz")["x"]
 
 
-@pytest.mark.parametrize("target", ["up5k", "ecp5-45f"])
+@pytest.mark.parametrize("target", ["up5k", pytest.param("ecp5-45f", marks=pytest.mark.slow)])
 def test_keyword_network(target, models_folder, keywords, capsys):
     network = kolmogate.load_tflite(models_folder / "kws_ref_model.tflite")
     image = kolmogate.compile(network, kolmogate.configuration(target))

@@ -33,10 +33,7 @@ def random_inputs(image, count):
 @pytest.mark.parametrize("objective", ["fastest", "smallest"])
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("kws_ref_model", "ad01_int8") else pytest.mark.slow)
-        for name in ANCHORS
-    ],
+    [pytest.param(name, marks=[] if name == "kws_ref_model" else pytest.mark.slow) for name in ANCHORS],
 )
 def test_networks_are_exact_through_rings(name, objective, models_folder, capsys):
     network = kolmogate.load_tflite(models_folder / f"{name}.tflite")

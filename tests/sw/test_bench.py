@@ -49,6 +49,7 @@ def test_the_tables_name_what_did_not_fit(model):
     assert "small on up5k with 256 KiB" in format_bench([larger])
 
 
+@pytest.mark.slow
 def test_a_network_gets_the_scratchpad_that_it_needs(models_folder):
     [result] = bench([models_folder / "ad01_int8.tflite"], ["up5k"], "machine")
     assert result["scratchpad_bytes"] > configuration("up5k").scratchpad_bytes

@@ -140,7 +140,16 @@ def test_padding_without_end_is_refused(chain):
         from_record(json.loads(json.dumps(record)))
 
 
-@pytest.mark.parametrize("model", ["kws_ref_model", "ad01_int8", "str_ww_ref_model", "vww_96_int8"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "kws_ref_model",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("ad01_int8", "str_ww_ref_model", "vww_96_int8")
+        ),
+    ],
+)
 def test_public_networks_come_back_with_their_outputs(model, models_folder, inputs):
     network = load_tflite(models_folder / f"{model}.tflite")
     image = from_bytes(to_bytes(compile(network, configuration("ecp5-85f"))))
