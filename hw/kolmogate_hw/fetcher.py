@@ -162,8 +162,6 @@ class WindowFetcher(wiring.Component):
         # What ends with a pass that leaves no row in need takes place in the cycle after it, with nothing but
         # registers to depend on.
         again = Signal()
-        needs_then = Signal.like(needs)
-        m.d.comb += [needs_then.eq(needs), needs_then.bit_select(step, 1).eq(more)]
         m.d.comb += self.group_base.eq(descriptor.input_base + Mux(descriptor.word_mode, columns, 0))
         with m.If(advance):
             with m.If(placing):
@@ -178,8 +176,11 @@ class WindowFetcher(wiring.Component):
             m.d.sync += [
                 step.eq(step + 1),
                 again.eq(again | more),
-                needs.eq(needs_then),
-                wanted.eq((first_word & ~last_step) | needs_then.bit_select(Mux(last_step, 0, step + 1), 1)),
+                needs.bit_select(step, 1).eq(more),
+                # Of the row that comes next. If that is the same one, it needs a word or the run ends.
+                wanted.eq(
+                    Mux(last_step, needs[0] | (step == 0), first_word | needs.bit_select(step + 1, 1))
+                ),
             ]
             with m.If(last_step):
                 m.d.sync += [
