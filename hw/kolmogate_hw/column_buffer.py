@@ -60,6 +60,8 @@ class ColumnBuffer(wiring.Component):
         taken = Signal(range(2 * depth))
         first = Signal(range(2 * depth))
         following = Signal(range(2 * depth))
+        # The last row that was written.
+        newest = Signal(range(2 * depth), init=2 * depth - 1)
         used = Signal(range(2 * depth))
         # Registered, off the decoder's path: what is freed makes room a cycle later.
         room = Signal(init=1)
@@ -75,13 +77,13 @@ class ColumnBuffer(wiring.Component):
             following.eq(taken + 1),
         ]
         m.d.sync += room.eq(used != depth)
-        # Compared with what the pointer becomes, so that ``step`` need only choose.
+        # What the pointer becomes is compared without counting first, so that ``step`` need only choose.
         back = self.rewind & ~self.release
         m.d.sync += self.available.eq(
-            Mux(self.step, Mux(back, written != first, written != following), written != taken)
+            Mux(self.step, Mux(back, written != first, newest != taken), written != taken)
         )
         with m.If(rows.write.en):
-            m.d.sync += written.eq(written + 1)
+            m.d.sync += [written.eq(written + 1), newest.eq(written)]
         with m.If(self.step):
             m.d.sync += taken.eq(Mux(self.rewind, first, following))
             with m.If(self.release):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -82,16 +82,24 @@ class WindowFetcher(wiring.Component):
         # The fetcher is at a visit, and not between two runs.
         visiting = Signal()
 
-        # Whether a count has reached its end is registered along with it, off the critical path.
+        # Whether a count has reached its end is registered along with it; whether it will next, or with the
+        # first run, is known a cycle after it was counted, which is sooner than the next run.
         last_inner, last_outer = (Signal(name=f"last_{name}", reset_less=True) for name in ("inner", "outer"))
+        inner_ends, outer_ends = (
+            Signal(2, name=f"{name}_ends", reset_less=True) for name in ("inner", "outer")
+        )
+        m.d.sync += [
+            inner_ends.eq(Cat(inner == descriptor.inner_count, descriptor.inner_count == 1)),
+            outer_ends.eq(Cat(outer == descriptor.outer_count, descriptor.outer_count == 1)),
+        ]
 
-        def on(counter: Signal, last: Signal, count: Value, *, begin: bool = False) -> list[Any]:
-            """To the next run, or to the first."""
-            here = C(1) if begin else counter
-            return [
-                last.eq(descriptor.single_run | (here == count)),
-                counter.eq(Mux(here == count, 1, here + 1)),
-            ]
+        def on(counter: Signal, last: Signal, ends: Value) -> list[Any]:
+            """To the next run."""
+            return [last.eq(descriptor.single_run | ends[0]), counter.eq(Mux(ends[0], 1, counter + 1))]
+
+        def begin(counter: Signal, last: Signal, ends: Value) -> list[Any]:
+            """To the first run."""
+            return [last.eq(descriptor.single_run | ends[1]), counter.eq(Mux(ends[1], 1, 2))]
 
         # The first pass over a tile's rows takes the positions.
         placing = Signal()
@@ -119,15 +127,18 @@ class WindowFetcher(wiring.Component):
         skips = [Signal(grain_bits, name=f"skip_{r}", reset_less=True) for r in range(rows)]
         needs = Signal(rows, reset_less=True)
         skip = Signal(grain_bits)
-        ending = Signal(lane_bits + 1)
+        ending = Signal(lane_bits)
         # The row needs it; registered with the step that gets there.
         wanted = Signal(reset_less=True)
+        # Each row's, as which row it is comes late.
+        over = Signal(rows)
         m.d.comb += [
             skip.eq(Array(skips)[step]),
             ending.eq(beyond[:lane_bits] + skip),
+            over.eq(Cat((beyond[:lane_bits] + one)[lane_bits] for one in skips)),
             # Bytes are left behind the word; or would be, as many as a word less, and the row's run begins so
             # far behind the word's beginning.
-            more.eq(~beyond[-1] | (beyond[lane_bits] & ending[lane_bits])),
+            more.eq(~beyond[-1] | (beyond[lane_bits] & over.bit_select(step, 1))),
         ]
         # The last live row speaks for those beyond it. All of them must have room, which is known sooner than
         # which one is the last.
@@ -143,7 +154,7 @@ class WindowFetcher(wiring.Component):
             port.address.eq(visit),
             port.targets.eq(targets),
             port.tag.start.eq(Mux(first_word, skip, 0)),
-            port.tag.last.eq(Mux(more, columns - 1, ending[:lane_bits])),
+            port.tag.last.eq(Mux(more, columns - 1, ending)),
             port.tag.window_end.eq(last_inner & last_outer & ~more),
             port.tag.final_tile.eq(Mux(placing, walk.end, final_tile)),
             # Of the last live row, whose words the last row gets too.
@@ -178,9 +189,7 @@ class WindowFetcher(wiring.Component):
                 again.eq(again | more),
                 needs.bit_select(step, 1).eq(more),
                 # Of the row that comes next. If that is the same one, it needs a word or the run ends.
-                wanted.eq(
-                    Mux(last_step, needs[0] | (step == 0), first_word | needs.bit_select(step + 1, 1))
-                ),
+                wanted.eq(Mux(last_step, needs[0] | (step == 0), first_word | needs.bit_select(step + 1, 1))),
             ]
             with m.If(last_step):
                 m.d.sync += [
@@ -218,10 +227,10 @@ class WindowFetcher(wiring.Component):
                     skip.eq(base[:grain_bits] + following_word[:grain_bits])
                     for skip, base in zip(skips, bases, strict=True)
                 ),
-                *on(inner, last_inner, descriptor.inner_count),
+                *on(inner, last_inner, inner_ends),
             ]
             with m.If(last_inner):
-                m.d.sync += on(outer, last_outer, descriptor.outer_count)
+                m.d.sync += on(outer, last_outer, outer_ends)
                 with m.If(last_outer):
                     m.d.sync += [word_offset.eq(0), skips[0].eq(position)]
                     with m.If(final_tile):
@@ -241,8 +250,8 @@ class WindowFetcher(wiring.Component):
                 walking.eq(1),
                 run_end.eq(0),
                 step.eq(0),
-                *on(outer, last_outer, descriptor.outer_count, begin=True),
-                *on(inner, last_inner, descriptor.inner_count, begin=True),
+                *begin(outer, last_outer, outer_ends),
+                *begin(inner, last_inner, inner_ends),
                 word_offset.eq(0),
                 placing.eq(1),
                 first_word.eq(1),

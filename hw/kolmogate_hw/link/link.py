@@ -165,7 +165,21 @@ class Link(wiring.Component):
         def below_size(address: Any) -> Any:
             return address[whole:] < size >> whole
 
+        # What the place says comes a cycle late, which is sooner than the next byte: one to receive belongs into
+        # the chain; one to send is the last of the answer's leading bytes, or of all.
+        chained = Signal()
+        m.d.sync += chained.eq(
+            (place < _HEAD + _ACCESS) | ((command == Command.RUN) & (place < _HEAD + RUN.bits // 8))
+        )
         last = Signal.like(place)  # of the answer's leading bytes
+        m.d.comb += last.eq(_REPLY - 1)
+        with m.If(status == Status.OK), m.Switch(command):
+            with m.Case(Command.IDENTIFY):
+                m.d.comb += last.eq(_REPLY - 1 + IDENTITY.bits // 8)
+            with m.Case(Command.STATUS, Command.FEED):
+                m.d.comb += last.eq(_REPLY - 1 + PROGRESS.bits // 8)
+        at_last, at_end = Signal(), Signal()
+        m.d.sync += [at_last.eq(place == last), at_end.eq(place == _CRC)]
         m.d.sync += [start.eq(0), reset.eq(0)]
         with m.FSM() as machine:
             with m.State("RECEIVE"):
@@ -184,10 +198,7 @@ class Link(wiring.Component):
                     with m.Elif(place == 1):
                         unknown = decoder.o.p.data[_COMMAND_BITS:].any()
                         m.d.sync += command.eq(decoder.o.p.data | unknown.replicate(_COMMAND_BITS))
-                    with m.Elif(
-                        (place < _HEAD + _ACCESS)
-                        | ((command == Command.RUN) & (place < _HEAD + RUN.bits // 8))
-                    ):
+                    with m.Elif(chained):
                         m.d.sync += chain.eq(Cat(chain[8:], decoder.o.p.data))
                 with m.If(decoder.o.valid & decoder.o.ready & decoder.o.p.end):
                     m.d.comb += turn.restart.eq(1)
@@ -259,23 +270,16 @@ class Link(wiring.Component):
                         m.d.comb += host.fed.eq(command == Command.FEED)
                         m.next = "HEAD"
 
-            with m.State("HEAD"):
-                m.d.comb += last.eq(_REPLY - 1)
-                with m.If(status == Status.OK), m.Switch(command):
-                    with m.Case(Command.IDENTIFY):
-                        m.d.comb += last.eq(_REPLY - 1 + IDENTITY.bits // 8)
-                    with m.Case(Command.STATUS, Command.FEED):
-                        m.d.comb += last.eq(_REPLY - 1 + PROGRESS.bits // 8)
-                with m.If(free):
-                    take(low[:8] | Mux(place == 1, status, 0))
-                    m.d.sync += [place.eq(place + 1), low.eq(chain[8:])]
-                    with m.If(command == Command.IDENTIFY):
-                        m.d.sync += high.eq(high[8:])
-                    with m.If(place == last):
-                        m.d.sync += place.eq(0)
-                        m.next = "CRC"
-                        with m.If((command == Command.READ) & (status == Status.OK)):
-                            m.next = "READ"
+            with m.State("HEAD"), m.If(free):
+                take(low[:8] | Mux(place == 1, status, 0))
+                m.d.sync += [place.eq(place + 1), low.eq(chain[8:])]
+                with m.If(command == Command.IDENTIFY):
+                    m.d.sync += high.eq(high[8:])
+                with m.If(at_last):
+                    m.d.sync += place.eq(0)
+                    m.next = "CRC"
+                    with m.If((command == Command.READ) & (status == Status.OK)):
+                        m.next = "READ"
 
             with m.State("READ"):
                 # What is read has nowhere to wait but the register.
@@ -290,9 +294,9 @@ class Link(wiring.Component):
                     m.next = "CRC"
 
             with m.State("CRC"), m.If(free):
-                m.d.comb += turn.load.eq(place != _CRC)
+                m.d.comb += turn.load.eq(~at_end)
                 m.d.sync += [tail.eq(1), place.eq(place + 1)]
-                with m.If(place == _CRC):
+                with m.If(at_end):
                     m.d.sync += [pending.eq(1), place.eq(0), count.eq(_START)]
                     m.next = "END"
             with m.State("END"):
