@@ -165,8 +165,8 @@ class Link(wiring.Component):
         def below_size(address: Any) -> Any:
             return address[whole:] < size >> whole
 
-        # What the place says comes a cycle late, which is sooner than the next byte: one to receive belongs into
-        # the chain; one to send is the last of the answer's leading bytes, or of all.
+        # What the place says comes a cycle late, which is sooner than the next byte: one to receive belongs
+        # into the chain; one to send is the last of the leading bytes of an answer, or of all.
         chained = Signal()
         m.d.sync += chained.eq(
             (place < _HEAD + _ACCESS) | ((command == Command.RUN) & (place < _HEAD + RUN.bits // 8))
