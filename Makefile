@@ -1,7 +1,7 @@
 # Everything runs in a virtual environment of its own, from PyPI alone.
 #   make demo     compress the shipped network, run it on the simulated RTL, compare every output byte
 #   make test     the test suite (what takes longer is marked slow: make test-slow)
-#   make bitstreams   two boards' bitstreams from scratch, held to their clocks; long
+#   make bitstreams   two boards' bitstreams from scratch, held to their clocks; long. ONLY=icebreaker: one
 #   make regress  the cocotb benches alone, on every simulator found; SEED=n repeats a run
 #   make bench    the MLPerf Tiny networks of KOLMOGATE_MODELS on the RTL; writes benchmarks/cycles.md and .json
 #   make fmax     every configuration's bitstream with five seeds; hours; writes benchmarks/fmax.md and .json
@@ -28,7 +28,7 @@ test-slow: $(VENV)/test.installed
 	$(BIN)/pytest -n $(JOBS) -m slow
 
 bitstreams: $(VENV)/boards.installed
-	$(BIN)/pytest -m bitstream
+	$(BIN)/pytest -m bitstream $(addprefix -k ,$(ONLY))
 
 regress: $(VENV)/test.installed
 	@echo "seed: $(SEED)   (repeat with: make regress SEED=$(SEED))"
