@@ -524,18 +524,21 @@ def _material(layer: Layer, config: MachineConfig) -> Material:
             parameters.bias, parameters.multiplier, parameters.shift, strict=True
         )
     ]
-    records = []
+    channels, records = len(packed), []
+    if channels > config.columns and len(set(packed)) == 1:
+        # The last group's constants are the others', so that one loop makes them all.
+        packed += packed[:1] * (-channels % config.columns)
     for group in range(0, len(packed), config.columns):
         block = b"".join(packed[group : group + config.columns])
         block += bytes(-len(block) % config.columns)
         records.append(np.frombuffer(bytearray(block), np.int8).reshape(-1, config.columns))
     rows = parameters.rows
     return Material(
-        len(packed),
+        channels,
         tuple(records),
         rows,
         parameters.distances,
-        computed=computed(rows, len(packed)) if config.generator else None,
+        computed=computed(rows, channels) if config.generator else None,
         used_once=bool(layer.fields.get("stream_weights", 0)),
         replays=layer.replays,
     )

@@ -71,6 +71,21 @@ def test_layers_alike_are_made_by_one_loop(material):
     assert all((got == made).all() for got, made in zip(records, wanted, strict=True))
 
 
+@pytest.mark.parametrize(("groups", "layers", "wanted"), [(3, 4, 3), (40, 30, 6)])
+def test_equal_groups_of_layers_alike_are_one_loop(groups, layers, wanted):
+    """RECORDS, ZERO and LOOP, which ends at 1,025 runs: the layer after that begins another."""
+    pooling = Material(8 * groups, (np.full((8, 8), 5, np.int8),) * groups, np.zeros((groups, 1, 8), np.int8))
+    writer = Writer(8)
+    for _ in range(layers):
+        writer.layer(pooling, Choice(1, 0))
+    assert len(writer.instructions) == wanted
+    weights, records = decode(assemble(writer.instructions, writer.rows, 8), 8)
+    assert weights.shape == (groups * layers, 8)
+    assert not weights.any()
+    assert len(records) == groups * layers
+    assert all((block == 5).all() for block in records)
+
+
 def test_candidates_are_as_they_say(material):
     for candidate in candidates(material, 8):
         writer = Writer(8)

@@ -323,9 +323,12 @@ class Writer:
         Layers alike, such as the passes of a pooling, are made by one loop where that is shorter.
         """
         before = len(self.instructions)
-        if body == self._body and not predictions and len(body) <= LONGEST_LOOP:
+        period = _period(body)
+        again = (self._times + 1) * len(body) // period - 1
+        alike = body == self._body and not predictions
+        if alike and period <= LONGEST_LOOP and again <= MAXIMUM_ROWS:
             self._times += 1
-            looped = [*body, loop(len(body), self._times - 1)]
+            looped = [*body[:period], loop(period, again)]
             listed = self.instructions[self._start :] + instructions
             self.instructions[self._start :] = looped if len(looped) < len(listed) else listed
         else:
@@ -468,6 +471,11 @@ def _roll(bodies: list[list[Instruction]]) -> list[Instruction]:
         else:
             program += body * times
     return program
+
+
+def _period(body: list[Instruction]) -> int:
+    """The length of the shortest list that repeated makes this one."""
+    return next(n for n in range(1, len(body) + 1) if body == body[:n] * (len(body) // n))
 
 
 def _uniform_if_shorter(bodies: list[list[Instruction]], weights: Int8Array) -> list[list[Instruction]]:
