@@ -8,9 +8,12 @@ from kolmogate_sim.bench import run_bench, simulators
 
 @pytest.mark.cocotb
 @pytest.mark.parametrize("simulator", simulators())
-@pytest.mark.parametrize("target", ["up5k", pytest.param("ecp5-45f", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "networks", [pytest.param(2, id="some"), pytest.param(8, marks=pytest.mark.slow, id="all")]
+    ("target", "networks"),
+    [
+        pytest.param("up5k", 2, id="some"),
+        *(pytest.param(target, 8, marks=pytest.mark.slow) for target in ("up5k", "ecp5-45f")),
+    ],
 )
 def test_core(target: str, simulator: str, networks: int) -> None:
     run_bench(
