@@ -11,7 +11,8 @@ from kolmogate.container import from_bytes, to_bytes
 from kolmogate.errors import DeviceError, InputError, UsageError
 from kolmogate.isa import P0, ErrorCode
 from kolmogate.machine import Machine
-from kolmogate.programs.p0 import code_words, execute
+from kolmogate.programs.p0 import ProgramEnd, assemble, code_words, execute, literal, zero
+from kolmogate.programs.reader import Reader
 from kolmogate.rings import RING_BYTES, RINGS, ring_addresses
 from kolmogate.runtime import Opened
 
@@ -102,6 +103,18 @@ def test_a_stream_that_ends_too_soon_runs_into_the_limit(objective, network, inp
     with pytest.raises(DeviceError) as caught:
         machine.run(image.entry, limit=1 << 24, program=program)
     assert caught.value.code == ErrorCode.TIMEOUT
+
+
+def test_a_stream_that_ends_makes_the_rows_it_holds():
+    """Literals for five rows of a LITERAL of eight; what comes behind it is not made."""
+    rows = np.random.default_rng(0).integers(-128, 128, (12, 8)).astype(np.int8)
+    rows[8:] = 0
+    program = assemble([literal(8, 8), zero(4)], rows, 8)
+    memory = np.frombuffer(bytes(8) + program.literals[: 5 * 8], np.uint8)
+    reader = Reader(code_words(program), memory, 8, 8, streamed=True)
+    assert (reader.weights(5) == rows[:5]).all()
+    with pytest.raises(ProgramEnd, match="a stream of the weight program ends"):
+        reader.weights(1)
 
 
 def test_sections_of_a_streamed_image_are_at_their_rings(network):

@@ -146,12 +146,22 @@ class Reader:
                 self._literal_place += instruction.count
             elif instruction.rows:
                 rows = self._rows(instruction)
-                taken = self._decoder.bits_taken, self._literal_place
-                if self._streamed and any(place > end for place, end in zip(taken, self._ends, strict=True)):
-                    raise ProgramEnd("a stream of the weight program ends before the last layer")
+                if self._streamed:
+                    rows = self._before_end(instruction, rows)
                 (self._records if instruction.op == P0.RECORDS else self._weights).append(rows)
                 return instruction
         raise ProgramEnd("the weight program takes too long: compile the image again")
+
+    def _before_end(self, instruction: Instruction, rows: Int8Array) -> Int8Array:
+        """The rows of weights for which the streams suffice; raises `ProgramEnd` if there is none."""
+        coded_end, literal_end = self._ends
+        missing = self._literal_place - literal_end
+        if missing > 0 and instruction.op != P0.RECORDS and instruction.literal_bits:
+            rows = rows[: max(len(rows) - -(-missing // instruction.literal_bits), 0)]
+            missing = 0 if len(rows) else missing
+        if missing > 0 or self._decoder.bits_taken > coded_end:
+            raise ProgramEnd("a stream of the weight program ends before the last layer")
+        return rows
 
     def _rows(self, instruction: Instruction) -> Int8Array:
         if instruction.is_coded:
