@@ -267,8 +267,8 @@ class SerialMultiplier(wiring.Component):
 
         # Multipliers are 32 bits apart. A pair of bits and the carry from below make v = 0 to 4; (v + 1) % 4
         # is the code of the digit -1 to 2, and a carry out says that 4 are to be added: one addition of
-        # ...010101 does it all. No carry leaves a multiplier, as its 32nd bit is 0; what is
-        # loaded while nothing is valid may leave one.
+        # ...010101 does it all. No carry leaves a multiplier, as its 32nd bit is 0; but one that is loaded
+        # again, as it was not valid, has left one.
         multipliers = Cat(Cat(constants.multiplier, C(0, 1)) for constants in self.i.constants)
         rest = Signal(len(multipliers) - d, reset_less=True)
         digit = Signal(d)

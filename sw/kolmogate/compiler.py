@@ -525,8 +525,8 @@ def _material(layer: Layer, config: MachineConfig) -> Material:
         )
     ]
     channels, records = len(packed), []
-    if channels > config.columns and len(set(packed)) == 1:
-        # The last group's constants are the others', so that one loop makes them all.
+    if parameters.fields.get("unit_weights") and channels > config.columns:
+        # All channels have the same, and so has the last group, whole: one loop makes them all.
         packed += packed[:1] * (-channels % config.columns)
     for group in range(0, len(packed), config.columns):
         block = b"".join(packed[group : group + config.columns])
