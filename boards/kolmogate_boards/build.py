@@ -38,15 +38,21 @@ def _options(toolchain: str) -> dict[str, str]:
     """What synthesis is told."""
     from kolmogate_hw.block_ram import UNDEFINED
 
+    # The electrostatic placer leaves shorter wires than the default one. On the UP5K only its can be routed.
+    placer = "--placer static"
     if toolchain == "Trellis":
-        return {"synth_opts": "-abc9"}
+        return {
+            "nextpnr_opts": placer,
+            "synth_opts": "-abc9",
+            # Names of parts, like "rows[0]", may be taken for bits of another wire; Yosys 0.70 aborts then.
+            "script_after_read": r"rename -hide w:*\[*",
+        }
     # The UP5K is full: logic for area first, and no clock enables for few registers, as eight cells share
     # theirs. A memory's register that promised its first value, as Amaranth's do, would take a cell a bit.
-    # A carry chain takes a cell more than it has bits, which short sums are better without. Of the placers
-    # only the electrostatic one leaves wires short enough to be routed.
+    # A carry chain takes a cell more than it has bits, which short sums are better without.
     options = "-abc9 -device u -dffe_min_ce_use 8"
     return {
-        "nextpnr_opts": "--placer static",
+        "nextpnr_opts": placer,
         "synth_opts": f"{options} -run map_gates:",
         "script_after_read": f"""
 scratchpad -set abc9.script {_ABC9}
