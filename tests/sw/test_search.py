@@ -16,7 +16,7 @@ from kolmogate.network import DepthwiseConv2D
 from kolmogate.programs.overlap import ENGINE_START, Pace, pace_table, waits
 from kolmogate.programs.p0 import assemble, bits_needed
 from kolmogate.programs.reader import decode, disassemble, steps
-from kolmogate.programs.search import Candidate, Choice, Material, Writer, candidates, select
+from kolmogate.programs.search import NOTHING, Candidate, Choice, Material, Writer, candidates, select
 from kolmogate.tflite_import import load_tflite
 
 UP5K = configuration("up5k")
@@ -69,6 +69,19 @@ def test_layers_alike_are_made_by_one_loop(material):
     wanted = [block for layer in layers for block in layer.records]
     assert len(records) == len(wanted)
     assert all((got == made).all() for got, made in zip(records, wanted, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_records_are_coded_like_those_before_for_a_loop(material, seed):
+    """Of records that are noise no kind is shorter by as much as the instructions that another one takes."""
+    rng, weights = np.random.default_rng(seed), material.weights[1:]
+    writer, lengths = Writer(8), []
+    for _ in range(3):
+        records = tuple(rng.integers(-128, 128, (8, 8)).astype(np.int8) for _ in range(2))
+        writer.layer(Material(13, records, weights), Choice(1, 1, references=NOTHING))
+        lengths.append(len(writer.instructions))
+    # LOOP joins them.
+    assert lengths == [4, 5, 5]
 
 
 @pytest.mark.parametrize(("groups", "layers", "wanted"), [(3, 4, 3), (40, 30, 6)])

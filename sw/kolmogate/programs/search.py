@@ -238,6 +238,9 @@ class Writer:
         # What makes the rows of the last layer, of how many layers alike, and where their instructions start.
         self._body: list[Instruction] = []
         self._times = self._start = 0
+        # The shape of its weights, and its kind of records.
+        self._shape: tuple[int, ...] = ()
+        self._kind = 0
 
     @property
     def rows(self) -> Int8Array:
@@ -268,7 +271,7 @@ class Writer:
         coded_records = _spread(choice.records, len(material.records))
         kind = best_kind = 0
         if choice.records:
-            best_kind = self._best_kind([*compress(material.records, coded_records)])
+            best_kind = self._best_kind([*compress(material.records, coded_records)], weights.shape)
         bodies = []
         for group, block in enumerate(material.records):
             self._rows.append(block)
@@ -310,6 +313,7 @@ class Writer:
             instructions.append(skip(made.unpassed))
             made_by.append(instructions[-1])
         self._references = references
+        self._shape, self._kind = weights.shape, best_kind
         added = self._append(predictions, instructions, made_by)
         self._literal_bits += sum(one.passed_bits for one in made_by)
         weight_bits += self.columns * sum(one.passed_bits for one in made_by if one.op != P0.RECORDS)
@@ -367,7 +371,7 @@ class Writer:
         """As `layer`, for weights that are made several times: literals that a loop goes back to or finds
         again."""
         made = material.computed
-        kind = self._best_kind(material.records) if choice.records else 0
+        kind = self._best_kind(material.records, ()) if choice.records else 0
         weight_bits = constant_bits = 0
         every = material.weights if made is None else made.weights
         for block, weights in zip(material.records, every, strict=True):
@@ -415,12 +419,15 @@ class Writer:
 
         return min(_candidate_references(material), key=bits)
 
-    def _best_kind(self, blocks: Sequence[Int8Array]) -> int:
+    def _best_kind(self, blocks: Sequence[Int8Array], shape: tuple[int, ...]) -> int:
+        # One loop makes a layer with the last one, where it is like that: another kind takes instructions.
+        loop_bits = 2 * len(blocks) * INSTRUCTION.bits if shape == self._shape else 0
+
         def bits(kind: int) -> int:
             coder = self._coder.copy()
             for block in blocks:
                 coder.write(block, self.columns, RECORD_REFERENCES[kind], records=True)
-            return coder.bits
+            return coder.bits + (0 if kind == self._kind else loop_bits)
 
         return min(RECORD_REFERENCES, key=bits)
 
