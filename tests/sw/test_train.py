@@ -170,6 +170,20 @@ def test_what_was_trained_is_what_runs(network: Network, images: Any, tmp_path: 
     assert (y.argmax(axis=1) == images.test.labels.numpy()).mean() > 0.7
 
 
+def test_the_model_rounds_like_the_network(images: Any, tmp_path: Path) -> None:
+    """Whatever layers come before: of two logits the higher one is the same, where int8 tells them apart."""
+    from kolmogate.train.data import to_inputs
+    from kolmogate.train.export import input_bytes
+    from kolmogate.train.trainer import Trainer
+
+    y = golden.run(train(images, tmp_path), input_bytes(images.training)).astype(int)
+    model = Trainer(RECIPE, images, tmp_path / "checkpoint").model
+    logits = model(to_inputs(images.training.images)).detach().numpy()
+    higher = y[:, :, None] > y[:, None, :]
+    assert higher.sum() > 1000
+    assert (logits[:, :, None] > logits[:, None, :])[higher].all()
+
+
 def test_bytes_press(images: Any, tmp_path: Path) -> None:
     """Without a budget more weights are left, and the compiler's programs are longer."""
     # The price takes some hundred steps to rise.

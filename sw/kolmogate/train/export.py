@@ -32,7 +32,7 @@ from ..network import (
 from ..quantisation import DenseScale, convolution_requantisation
 from ..simplify import simplify
 from .data import Split, to_inputs
-from .model import FRACTIONS, Model
+from .model import FRACTIONS, HIGHEST, Model, coarse
 from .order import shortest_order
 from .recipe import Recipe
 
@@ -44,7 +44,7 @@ ORDERS = 9000
 """Orders of channels that are tried."""
 
 ZERO_POINT = -128
-"""Of activations; that of the image is 0."""
+"""Of activations and logits; that of the image is 0."""
 
 
 def input_bytes(split: Split) -> NDArray[np.int8]:
@@ -77,11 +77,12 @@ def to_network(model: Model, recipe: Recipe, validation: Split) -> Network:
         scales = layer.norm.scales().numpy().astype(np.float64)
         source = tensors[next(reversed(tensors))]
         if last:
-            scales = np.full(asked.channels, _logit_scale(model, validation))
+            raised, logit_scale = _logit_range(model, validation)
+            bias, scales = bias + raised, np.full(asked.channels, logit_scale)
         name = "logits" if last else f"layer{index}"
         side = layer.map
         shape = (asked.channels,) if layer.is_dense else (side, side, asked.channels)
-        output = Tensor(name, shape, step, 0 if last else ZERO_POINT)
+        output = Tensor(name, shape, step, ZERO_POINT)
         clamp = (-128, 127)
         if layer.is_dense:
             if len(source.shape) == 3:
@@ -151,11 +152,14 @@ def _grown(network: Network, widths: Sequence[int]) -> Network:
     return larger
 
 
-def _logit_scale(model: Model, validation: Split) -> float:
-    """By what accumulators of the last layer become int8: the like of the other layers' scales.
+def _logit_range(model: Model, validation: Split) -> tuple[int, float]:
+    """What is added to all accumulators of the last layer, and by what they then become int8.
 
-    Low logits may be clamped, not those that decide.
+    That is like the other layers' scales. The highest logit of each image is in the range; lower ones may be
+    clamped.
     """
     logits = torch.cat([model(to_inputs(images)) for images in validation.images.split(1000)])
-    highest = float(logits.amax(1).abs().max() / model.layers[-1].norm.scales()[0]) * model.steps
-    return FRACTIONS[0] * 2.0 ** -math.ceil(math.log2(FRACTIONS[0] * max(highest, 1) / 127))
+    highest = (logits.amax(1) / model.layers[-1].norm.scales()[0] * model.steps).round()
+    low, high = int(highest.min()), int(highest.max())
+    halves = math.floor(2 * math.log2(HIGHEST / max(high - low, 1) / FRACTIONS[0]))
+    return -low, float(coarse(torch.tensor(halves / 2)))

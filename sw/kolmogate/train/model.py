@@ -110,14 +110,14 @@ class Block(nn.Module):
 
 
 class _Activation(torch.autograd.Function):
-    """``round(clamp(z * scale + bias))``, of ``steps`` to 1.0; gradients pass the rounding."""
+    """``clamp(z * scale + bias)``, rounded half up to ``steps`` to 1.0; gradients pass the rounding."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, scale: Tensor, bias: Tensor, steps: int) -> Tensor:
         t = torch.addcmul(bias, z, scale)
         inside = ((t > 0) & (t < HIGHEST / steps)).to(z.dtype)
         ctx.save_for_backward(z, scale, inside)
-        return t.clamp_(0, HIGHEST / steps).mul_(steps).round_().div_(steps)
+        return t.clamp_(0, HIGHEST / steps).mul_(steps).add_(0.5).floor_().div_(steps)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -135,9 +135,11 @@ class _Activation(torch.autograd.Function):
 class Norm(nn.Module):
     """Scales and biases of a layer's channels; the activation too, unless it is the last layer."""
 
-    def __init__(self, channels: int, last: bool, inputs: int, steps: int, bias_step: int) -> None:
+    def __init__(
+        self, channels: int, last: bool, dense: bool, inputs: int, steps: int, bias_step: int
+    ) -> None:
         super().__init__()
-        self.last, self.steps, self.bias_step = last, steps, bias_step
+        self.last, self.dense, self.steps, self.bias_step = last, dense, steps, bias_step
         self.folded = self.coarse = False
         self.gain = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -197,7 +199,12 @@ class Norm(nn.Module):
                 gain = gain * coarse(exponents) / (FRACTIONS[0] * torch.exp2(exponents))
             z = F.batch_norm(z, self.mean, self.variance, gain, self.bias, training, 0.05, EPSILON)
             return F.hardtanh(z, 0, HIGHEST / self.steps)
-        return _Activation.apply(z, self.scales().view(shape), self.folded_biases().view(shape), self.steps)
+        scales, bias = self.scales(), self.folded_biases()
+        if not self.dense:
+            # Convolutions round twice, first to this power of two, half up.
+            half = torch.full_like(scales, 0.5 / self.steps)
+            bias = bias + torch.ldexp(half, scales.detach().frexp().exponent)
+        return _Activation.apply(z, scales.view(shape), bias.view(shape), self.steps)
 
 
 class Layer(nn.Module):
@@ -211,7 +218,7 @@ class Layer(nn.Module):
         self.size = recipe.size or side
         self.map = (side + 2 * recipe.padding - self.size) // recipe.stride + 1
         self.is_dense = self.map == 1 and recipe.padding == 0
-        self.norm = Norm(recipe.channels, last, inputs * self.size**2, steps, bias_step)
+        self.norm = Norm(recipe.channels, last, self.is_dense, inputs * self.size**2, steps, bias_step)
 
     @property
     def output_side(self) -> int:
