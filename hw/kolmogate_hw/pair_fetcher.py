@@ -102,7 +102,10 @@ class PairFetcher(WindowFetcher):
         m.d.comb += last_visit.eq(single | shared | odd)
 
         def word_becomes(left: Value, starts: list[Value]) -> list[ValueLike]:
-            """Bytes left, and where the rows' words begin, with what follows from both."""
+            """Bytes left, and where the rows' words begin, with what follows from both.
+
+            For use outside of conditions: within one, its sums would wait for it.
+            """
             assignments: list[ValueLike] = [
                 bytes_left.eq(left),
                 far.eq(~left[-1] & left[lane_bits + 1 :].any()),
@@ -230,6 +233,13 @@ class PairFetcher(WindowFetcher):
         for r in range(ROWS):
             m.d.sync += credits[r].eq(credits[r] - reserved[r] + self.pop[r])
 
+        # What the next word of the run is, the first of the next run, or of the next tile.
+        next_run = Signal(address)
+        m.d.comb += next_run.eq(run_offset + Mux(last_inner, wrap, descriptor.inner_step))
+        word_follows = word_becomes((bytes_left - columns)[: len(bytes_left)], skips)
+        run_follows = word_becomes(run, [base[:grain_bits] + next_run[:grain_bits] for base in bases])
+        tile_follows = word_becomes(run, [base[:grain_bits] for base in tiles.tile.bases])
+
         tile_end = Signal()
         with m.If(advance & lagging):
             m.d.sync += [lag.eq(lag + 1), lag_offset.eq(lag_offset + descriptor.inner_step)]
@@ -241,18 +251,13 @@ class PairFetcher(WindowFetcher):
             with m.Else():
                 m.d.sync += [again.eq(0), first_word.eq(0), visited.eq(Mux(shared, visited, 0b01)), odd.eq(0)]
                 with m.If(again | more.any()):
-                    m.d.sync += [
-                        word_offset.eq(word_offset + columns),
-                        *word_becomes((bytes_left - columns)[: len(bytes_left)], skips),
-                    ]
+                    m.d.sync += [word_offset.eq(word_offset + columns), *word_follows]
                 with m.Else():
-                    next_run = Signal(address)
-                    m.d.comb += next_run.eq(run_offset + Mux(last_inner, wrap, descriptor.inner_step))
                     m.d.sync += [
                         first_word.eq(1),
                         run_offset.eq(next_run),
                         word_offset.eq(next_run),
-                        *word_becomes(run, [base[:grain_bits] + next_run[:grain_bits] for base in bases]),
+                        *run_follows,
                         inner.eq(inner + 1),
                         last_inner.eq(inner + 1 == inner_end),
                         last_of_first.eq(inner + 1 == descriptor.inner_count),
@@ -300,7 +305,7 @@ class PairFetcher(WindowFetcher):
                 first_taken.eq(1),
                 tile.eq(tiles.tile),
                 single.eq(tiles.tile.last_row == 0),
-                *word_becomes(run, [base[:grain_bits] for base in tiles.tile.bases]),
+                *tile_follows,
                 inner_end.eq(Mux(following_shares, shared_count, descriptor.inner_count)),
                 wrap.eq(Mux(following_shares, shared_wrap, descriptor.outer_wrap)),
                 inner.eq(1),

@@ -107,7 +107,8 @@ class TileFinder(wiring.Component):
         known = Signal(TileLayout, reset_less=True)
         m.d.sync += known.eq(tile)
         m.d.comb += tile.eq(known)
-        with m.If(find):
+        # Whether or not it finds: that comes late, and before the first tile nobody looks.
+        with m.If(~found):
             for r in range(TILE_ROWS):
                 with m.If(row == r):
                     m.d.comb += tile.bases[r].eq(position)
@@ -119,6 +120,7 @@ class TileFinder(wiring.Component):
                 tile.shared.eq(Array(shares)[row] & (known.shared | (row == 0))),
                 tile.four.eq(Mux(row == 0, four, known.four) & ((row == TILE_ROWS - 1) | ~walk.line_end)),
             ]
+        with m.If(find):
             m.d.comb += walk.step.eq(1)
             m.d.sync += [
                 row.eq(Mux(complete, 0, row + 1)),
