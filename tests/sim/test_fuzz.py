@@ -202,7 +202,7 @@ def odd_layer(source):
     }
 
 
-@pytest.mark.parametrize("target", ["up5k", "ecp5-25f"])
+@pytest.mark.parametrize("target", ["up5k", pytest.param("ecp5-25f", marks=pytest.mark.slow)])
 def test_odd_layers_are_the_same_on_the_rtl(target, capsys):
     """What no image has is defined too: two layers, one after the other, byte for byte; in some runs they may
     not write to where they do."""

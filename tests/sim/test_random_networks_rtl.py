@@ -54,7 +54,9 @@ def compare(target: str, count: int) -> None:
     assert compared == count, "\n".join(refused)
 
 
-@pytest.mark.parametrize("target", ["up5k-small", "ecp5-45f"])
+@pytest.mark.parametrize(
+    "target", ["up5k-small", "ecp5-25f", pytest.param("ecp5-45f", marks=pytest.mark.slow)]
+)
 def test_random_networks(target: str) -> None:
     compare(target, 40)
 

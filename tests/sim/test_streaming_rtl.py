@@ -52,6 +52,7 @@ def test_networks_are_exact_through_rings(name, objective, models_folder, capsys
     assert predicted <= loaded.cycles[0]
 
 
+@pytest.mark.slow
 def test_what_exceeds_the_scratchpad_is_streamed(models_folder):
     """AD's programs are larger than the 128 KB of an UP5K, however they are coded."""
     network = kolmogate.load_tflite(models_folder / "ad01_int8.tflite")

@@ -49,7 +49,9 @@ def test_the_fastest_image_is_as_fast_as_plain_literals(name, target, models_fol
     assert total <= 1.03 * least
 
 
-@pytest.mark.parametrize(("target", "faster"), [("up5k", False), ("ecp5-25f", True)])
+@pytest.mark.parametrize(
+    ("target", "faster"), [("up5k", False), pytest.param("ecp5-25f", True, marks=pytest.mark.slow)]
+)
 def test_balanced_images_save_more_than_they_cost(target, faster, models_folder):
     """AD's 24 bytes for 1,610 cycles on ecp5-25f are not taken; KWS on up5k is smaller by default."""
     name = "ad01_int8" if faster else "kws_ref_model"
