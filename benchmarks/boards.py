@@ -87,6 +87,8 @@ def ecp5(idle_mw: float, microwatts: float) -> Power:
 POWERS = {
     "iCE40UP5K": UP5K,
     "LFE5U-25F": ecp5(147, 23.0),
+    # Not measured: halfway between.
+    "LFE5U-45F": ecp5((147 + 202) / 2, (23.0 + 25.1) / 2),
     "LFE5U-85F": ecp5(202, 25.1),
     "LFE5UM5G-85F": ecp5(202, 25.1),
 }
@@ -218,8 +220,9 @@ a factor of about two.
   block RAM or SPRAM counts as a DSP cell. MARLANN, which fills the same chip, reports 15 GMAC/s/W.
 - ECP5: [fpga-reg-power](https://github.com/targeted/fpga-reg-power) measured boards at their USB plug:
   147 mW (25F) and 202 mW (85F) idle, and 23.0 and 25.1 uW for a flip-flop that changes in each cycle at
-  100 MHz. LUTs and flip-flops count alike, and a quarter of them changes in a cycle: Lattice's advice for
-  estimates is 15 to 25%. DSP and block RAM cost what they do on the iCE40, a chip of the same 40 nm.
+  100 MHz; a 45F is taken to lie halfway. LUTs and flip-flops count alike, and a quarter of them changes in a
+  cycle: Lattice's advice for estimates is 15 to 25%. DSP and block RAM cost what they do on the iCE40, a chip
+  of the same 40 nm.
 """
 
 
