@@ -14,7 +14,7 @@ from kolmogate.errors import InputError, UsageError
 from kolmogate.isa import P0
 from kolmogate.network import DepthwiseConv2D
 from kolmogate.programs.overlap import ENGINE_START, Pace, pace_table, waits
-from kolmogate.programs.p0 import assemble, bits_needed
+from kolmogate.programs.p0 import RECORD_REFERENCES, assemble, bits_needed
 from kolmogate.programs.reader import decode, disassemble, steps
 from kolmogate.programs.search import NOTHING, Candidate, Choice, Material, Writer, candidates, select
 from kolmogate.tflite_import import load_tflite
@@ -82,6 +82,28 @@ def test_records_are_coded_like_those_before_for_a_loop(material, seed):
         lengths.append(len(writer.instructions))
     # LOOP joins them.
     assert lengths == [4, 5, 5]
+
+
+def test_records_behind_replayed_weights_are_coded_as_is_shortest(material):
+    """No loop goes on from before them, so that no kind of records is the cheaper for one."""
+    rng, shorter = np.random.default_rng(0), 0
+    for _ in range(20):
+        noise = [tuple(rng.integers(-128, 128, (8, 8)).astype(np.int8) for _ in range(3)) for _ in range(3)]
+        first, replayed, last = (Material(21, one, material.weights) for one in noise)
+        writer = Writer(8)
+        writer.layer(first, Choice(records=1))
+        writer.layer(dataclasses.replace(replayed, replays=2), Choice(records=0))
+        coder = writer._coder.copy()
+        bits = []
+        for references in RECORD_REFERENCES.values():
+            trial = coder.copy()
+            for block in last.records:
+                trial.write(block, 8, references, records=True)
+            bits.append(trial.bits)
+        writer.layer(last, Choice(records=1))
+        assert writer._coder.bits == min(bits)
+        shorter += len(set(bits)) > 1
+    assert shorter == 20
 
 
 @pytest.mark.parametrize(("groups", "layers", "wanted"), [(3, 4, 3), (40, 30, 6)])

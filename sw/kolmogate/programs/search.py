@@ -421,7 +421,8 @@ class Writer:
 
     def _best_kind(self, blocks: Sequence[Int8Array], shape: tuple[int, ...]) -> int:
         # One loop makes a layer with the last one, where it is like that: another kind takes instructions.
-        loop_bits = 2 * len(blocks) * INSTRUCTION.bits if shape == self._shape else 0
+        alike = self._body and shape == self._shape
+        loop_bits = 2 * len(blocks) * INSTRUCTION.bits if alike else 0
 
         def bits(kind: int) -> int:
             coder = self._coder.copy()
