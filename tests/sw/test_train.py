@@ -73,6 +73,7 @@ def test_our_networks_have_the_bytes_that_their_readmes_say(path: Path) -> None:
         (("[0.1, 0.1]", "0.1"), "learning_rate must be a pair"),
         (("seed = 3", "seed = 3\nactivation_steps = 0"), "activation_steps must be .* at least 1, not 0"),
         (("seed = 3", "seed = 3\nbias_step = 1.5"), "bias_step must be a whole number"),
+        (("seed = 3", "seed = 3\nscale_steps = 3"), "scale_steps must be 1 or 2, not 3"),
         (("seed = 3", "seed = 3\nbatch = '125'"), "batch must be a whole number, .* not '125'"),
         (("[[stages]]", "[[stages]"), "cannot be read"),
     ],
@@ -223,6 +224,64 @@ def test_checkpoint_of_another_recipe(images: Any, tmp_path: Path) -> None:
     train(images, tmp_path, recipe)
     with pytest.raises(InputError, match="is of another recipe"):
         Trainer(replace(recipe, seed=9), images, tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_scales_are_steps_that_hold(steps: int) -> None:
+    """A scale is rounded anew where it is off by more than 3/4 of a step, and not at all once it is settled."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[train]'")
+    from kolmogate.train.model import Model
+
+    torch.manual_seed(1)
+    model = Model(replace(RECIPE, scale_steps=steps), 28)
+    model.make_integers()
+    norm, z = model.layers[3].norm, 8 * torch.randn(100, 12)
+    for _ in range(300):
+        norm(z, training=True)
+
+    def rounded(wanted: float) -> float:
+        """What all scales are when so many steps are wanted, steps from 1.5."""
+        norm.gain.data = 1.5 * norm.variance.sqrt() * 2 ** (wanted / steps)
+        norm(z, training=True)
+        with torch.no_grad():
+            scales = norm.scales()
+        assert (scales == scales[0]).all()
+        return steps * float(torch.log2(scales[0] / 1.5))
+
+    assert rounded(-4) == -4
+    assert rounded(-3.3) == -4
+    assert rounded(-3.2) == pytest.approx(-3, abs=0.01)
+    assert rounded(-3.7) == pytest.approx(-3, abs=0.01)
+    norm.settle()
+    assert rounded(0) == pytest.approx(-3, abs=0.01)
+    norm.unsettle()
+    norm(z, training=True)
+    assert steps * float(torch.log2(norm.scales().detach()[0] / 1.5)) == pytest.approx(-3, abs=0.01)
+    assert rounded(-2) == -2
+
+
+def test_scales_stay_while_weights_freeze(images: Any, tmp_path: Path) -> None:
+    from kolmogate.train.trainer import Trainer
+
+    stages = (
+        RECIPE.stages[0],
+        replace(RECIPE.stages[1], epochs=4, prune_every=0, freezing=Freezing(start=0.5, end=1)),
+        replace(RECIPE.stages[2], epochs=1, freezing=Freezing(start=0, end=1)),
+    )
+    held: list[Any] = []
+    trainer = Trainer(
+        replace(RECIPE, stages=stages),
+        images,
+        tmp_path / "checkpoint",
+        lambda text: held.append([layer.norm.held.clone() for layer in trainer.model.layers]),
+    )
+    trainer.run()
+    moved = [
+        any((a != b).any() for a, b in zip(before, after, strict=True))
+        for before, after in zip(held[1:], held[2:], strict=False)
+    ]
+    assert moved[0]
+    assert not any(moved[2:])
 
 
 def test_pruning_changes_nothing(images: Any) -> None:

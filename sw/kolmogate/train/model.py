@@ -21,8 +21,10 @@ HIGHEST = 255
 """Of an activation, in steps."""
 
 FRACTIONS = (1.5, 2.125)
-"""Folded scales are one of these times a power of two, some half an octave apart: multipliers of so few bits
-are the fewest bytes of constants."""
+"""Folded scales are one of these times a power of two, some half an octave apart, or the first of them:
+multipliers of so few bits are the fewest bytes of constants."""
+HOLD = 0.75
+"""By how many steps a scale may be off before it is rounded anew: else many would go to and fro."""
 HIGHEST_EXPONENT = 3
 """Channels that are the same for every image would have any scale."""
 BIAS_LIMIT = 63
@@ -135,11 +137,11 @@ class _Activation(torch.autograd.Function):
 class Norm(nn.Module):
     """Scales and biases of a layer's channels; the activation too, unless it is the last layer."""
 
-    def __init__(
-        self, channels: int, last: bool, dense: bool, inputs: int, steps: int, bias_step: int
-    ) -> None:
+    def __init__(self, channels: int, last: bool, dense: bool, inputs: int, recipe: Recipe) -> None:
         super().__init__()
-        self.last, self.dense, self.steps, self.bias_step = last, dense, steps, bias_step
+        self.last, self.dense = last, dense
+        self.steps, self.bias_step = recipe.activation_steps, recipe.bias_step
+        self.scale_steps = recipe.scale_steps
         self.folded = self.coarse = False
         self.gain = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -149,6 +151,9 @@ class Norm(nn.Module):
         # unit in accumulator steps. The last layer has no normalisation, and one scale from the start.
         start = math.log2(1.5 / math.sqrt(inputs) / SPREAD)
         self.exponent = nn.Parameter(torch.full((1,) if last else (channels,), start))
+        # What it is rounded to, in steps.
+        self.register_buffer("held", torch.zeros_like(self.exponent.detach()))
+        self.register_buffer("settled", torch.tensor(False))
         self.register_buffer("bias_bits", torch.tensor(0))
 
     def scales(self) -> Tensor:
@@ -156,7 +161,30 @@ class Norm(nn.Module):
         if self.last:
             return torch.exp2(self.exponent)
         smooth = FRACTIONS[0] * torch.exp2(self.exponent)
-        return smooth + (coarse(self.exponent.detach()) - smooth).detach()
+        return smooth + (self._coarse_scales() - smooth).detach()
+
+    def _coarse_scales(self) -> Tensor:
+        return coarse(self.held / self.scale_steps)
+
+    @torch.no_grad()
+    def _round_scales(self, exponents: Tensor) -> None:
+        """Round those that are too far off, unless they are settled."""
+        steps = exponents * self.scale_steps
+        off = ((steps - self.held).abs() > HOLD) & ~self.settled
+        self.held.copy_(torch.where(off, steps.round(), self.held))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """From now on scales stay as they are: weights that are frozen could not make up for a change."""
+        self.settled.fill_(True)
+
+    @torch.no_grad()
+    def unsettle(self) -> None:
+        """Scales follow what is learned again, from where they are."""
+        if self.settled and not self.last:
+            self.exponent.copy_(self.held / self.scale_steps)
+            self.gain.copy_(self._coarse_scales() * torch.sqrt(self.variance + EPSILON))
+        self.settled.fill_(False)
 
     def bias_units(self) -> Tensor:
         """Folded biases in units of 2**bias_bits accumulator steps, rounded, (channels,)."""
@@ -180,7 +208,8 @@ class Norm(nn.Module):
     def fold(self) -> None:
         """Turn the normalisation into scales and biases."""
         if not self.last:
-            self.exponent.copy_(self._normal_exponents())
+            self._round_scales(self._normal_exponents())
+            self.exponent.copy_(self.held / self.scale_steps)
             self.bias.sub_(self.mean * self.scales())
         scales = self.scales()
         needed = (self.bias_step / scales.median()).log2().round()
@@ -196,9 +225,13 @@ class Norm(nn.Module):
             gain = self.gain
             if self.coarse:
                 exponents = self._normal_exponents()
-                gain = gain * coarse(exponents) / (FRACTIONS[0] * torch.exp2(exponents))
+                if training:
+                    self._round_scales(exponents)
+                gain = gain * self._coarse_scales() / (FRACTIONS[0] * torch.exp2(exponents))
             z = F.batch_norm(z, self.mean, self.variance, gain, self.bias, training, 0.05, EPSILON)
             return F.hardtanh(z, 0, HIGHEST / self.steps)
+        if training:
+            self._round_scales(self.exponent)
         scales, bias = self.scales(), self.folded_biases()
         if not self.dense:
             # Convolutions round twice, first to this power of two, half up.
@@ -210,15 +243,13 @@ class Norm(nn.Module):
 class Layer(nn.Module):
     """A layer of a recipe. ``inputs`` are channels of an image of ``side`` pixels."""
 
-    def __init__(
-        self, recipe: LayerRecipe, inputs: int, side: int, last: bool, steps: int, bias_step: int
-    ) -> None:
+    def __init__(self, recipe: LayerRecipe, inputs: int, side: int, last: bool, whole: Recipe) -> None:
         super().__init__()
         self.recipe, self.side, self.inputs = recipe, side, inputs
         self.size = recipe.size or side
         self.map = (side + 2 * recipe.padding - self.size) // recipe.stride + 1
         self.is_dense = self.map == 1 and recipe.padding == 0
-        self.norm = Norm(recipe.channels, last, self.is_dense, inputs * self.size**2, steps, bias_step)
+        self.norm = Norm(recipe.channels, last, self.is_dense, inputs * self.size**2, whole)
 
     @property
     def output_side(self) -> int:
@@ -252,7 +283,7 @@ class Model(nn.Module):
         channels = 1
         for layer in recipe.layers:
             last = layer is recipe.layers[-1]
-            made = Layer(layer, channels, side, last, self.steps, recipe.bias_step)
+            made = Layer(layer, channels, side, last, recipe)
             shape = (layer.channels, channels, made.size, made.size)
             if layer.block not in self.blocks:
                 self.blocks[layer.block] = Block(shape, recipe.limit)

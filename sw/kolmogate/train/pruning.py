@@ -76,8 +76,10 @@ def _without(model: Model, recipe: Recipe, side: int, keep: list[Tensor]) -> Mod
 def _copy_norm(before: Layer, after: Layer, keep: Tensor) -> None:
     for name in ("gain", "bias", "mean", "variance"):
         getattr(after.norm, name).copy_(getattr(before.norm, name)[keep])
-    exponent = before.norm.exponent
-    after.norm.exponent.copy_(exponent if before.norm.last else exponent[keep])
+    for name in ("exponent", "held"):
+        value = getattr(before.norm, name)
+        getattr(after.norm, name).copy_(value if before.norm.last else value[keep])
+    after.norm.settled.copy_(before.norm.settled)
     after.norm.bias_bits.copy_(before.norm.bias_bits)
     after.norm.folded, after.norm.coarse = before.norm.folded, before.norm.coarse
 

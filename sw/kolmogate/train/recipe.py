@@ -48,7 +48,7 @@ class Freezing:
     """When weights that wander between two integers are frozen at the nearer one of their moving average.
 
     From ``start`` to ``end``, shares of the stage, once every half epoch: those whose average is further than
-    a threshold from an integer. It falls from ``high`` to ``low``.
+    a threshold from an integer. It falls from ``high`` to ``low``. Scales stay as they are from ``start`` on.
     """
 
     start: float = 0.3
@@ -126,6 +126,8 @@ class Recipe:
         smaller the numbers that biases are.
     bias_step : int
         Biases are multiples of a power of two near so many output steps.
+    scale_steps : int
+        Scales are so many to the octave, 1 or 2.
     batch : int
         Images a step.
     images : int
@@ -141,6 +143,7 @@ class Recipe:
     unit_bits: float = 12.0
     activation_steps: int = 32
     bias_step: int = 4
+    scale_steps: int = 2
     batch: int = 125
     images: int = 0
 
@@ -197,6 +200,8 @@ def _check(recipe: Recipe, path: str | Path) -> None:
         value = getattr(recipe, name)
         if not isinstance(value, int) or value < 1:
             raise InputError(f"recipe {path}: {name} must be a whole number, at least 1, not {value!r}")
+    if recipe.scale_steps not in (1, 2):
+        raise InputError(f"recipe {path}: scale_steps must be 1 or 2, not {recipe.scale_steps!r}")
     folded = [stage.folded for stage in recipe.stages]
     if not folded[-1] or folded != sorted(folded):
         raise InputError(f"recipe {path}: the last stages, and only those, must be folded")

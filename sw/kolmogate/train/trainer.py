@@ -114,6 +114,9 @@ class Trainer:
         if stage.folded:
             self._measure()
             self.model.fold()
+        for layer in self.model.layers:
+            if not stage.fixed:
+                layer.norm.unsettle()
         self._place.first_bytes, self._place.error = coded_bytes(self.model) if stage.integers else 0, 0.0
 
     def _new_optimiser(self, stage: Stage) -> torch.optim.Optimizer:
@@ -239,10 +242,12 @@ class Trainer:
             for _, block in self._blocks():
                 block.watch()
         freezing = stage.freezing
-        if freezing is None or (step + 1) % max(1, batches // 2):
+        if freezing is None or step / total < freezing.start:
             return
-        share = (step / total - freezing.start) / (freezing.end - freezing.start)
-        if share >= 0:
+        for layer in self.model.layers:
+            layer.norm.settle()
+        if (step + 1) % max(1, batches // 2) == 0:
+            share = (step / total - freezing.start) / (freezing.end - freezing.start)
             bend = (1 + math.cos(math.pi * min(1.0, share))) / 2
             for _, block in self._blocks():
                 block.freeze(freezing.low + (freezing.high - freezing.low) * bend)
