@@ -1,6 +1,7 @@
 """The trainer on a few made-up images: seconds. Recipes are read without PyTorch, training needs it."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -228,7 +229,7 @@ def test_checkpoint_of_another_recipe(images: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_scales_are_steps_that_hold(steps: int) -> None:
-    """A scale is rounded anew where it is off by more than 3/4 of a step, and not at all once it is settled."""
+    """Scales are rounded anew where they are off by more than 3/4 of a step, not once they are settled."""
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install -e '.[train]'")
     from kolmogate.train.model import Model
 
@@ -278,7 +279,7 @@ def test_scales_stay_while_weights_freeze(images: Any, tmp_path: Path) -> None:
     trainer.run()
     moved = [
         any((a != b).any() for a, b in zip(before, after, strict=True))
-        for before, after in zip(held[1:], held[2:], strict=False)
+        for before, after in pairwise(held[1:])
     ]
     assert moved[0]
     assert not any(moved[2:])
