@@ -34,7 +34,7 @@ RECIPE = Recipe(
     ),
     stages=(
         Stage("float", 1, (0.01, 0.005), integers=False),
-        Stage("shrink", 4, (0.05, 0.03), bytes=100, prune_every=1, heavy=0.2, freezing=Freezing()),
+        Stage("shrink", 4, (0.05, 0.03), bytes=100, prune_every=1, heavy=0.2, freezing=Freezing(start=0.6)),
         Stage("folded", 1, (0.002, 0.001), bytes=100, folded=True),
         Stage("fixed", 2, (0.002, 0.0001), folded=True, fixed=True),
     ),
