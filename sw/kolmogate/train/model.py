@@ -1,10 +1,9 @@
 """The network while it is trained: integer weights behind straight-through rounding, normalised activations.
 
 Activations are numbers from 0 to 255 steps, of so many to 1.0 as the recipe says. Before they are folded,
-layers normalise each batch, by scales that are coarse already once weights are integers. Such a scale is
-rounded anew only where it is far off, and stays as it is once weights freeze (`Norm.settle`). `Norm.fold`
-turns that into what the machine computes: a scale, of one or two to the octave, and a bias that is a multiple
-of a power of two, the same for the layer. Both are then trained on, through their rounding.
+layers normalise each batch, by scales that are coarse already once weights are integers. `Norm.fold` turns
+that into what the machine computes: a scale, of two to the octave, and a bias that is a multiple of a power
+of two, the same for the layer. Both are then trained on, through their rounding.
 """
 
 import math

@@ -58,7 +58,6 @@ class _Place:
     stage: int = 0
     epoch: int = 0
     price: float = FIRST_PRICE
-    highest_price: float = HIGHEST_PRICE
     first_bytes: int = 0
     error: float = 0.0
     best: tuple[float, dict[str, Any]] | None = None
@@ -119,7 +118,6 @@ class Trainer:
             if not stage.fixed:
                 layer.norm.unsettle()
         self._place.first_bytes, self._place.error = coded_bytes(self.model) if stage.integers else 0, 0.0
-        self._place.highest_price = HIGHEST_PRICE
 
     def _new_optimiser(self, stage: Stage) -> torch.optim.Optimizer:
         for _, block in self._blocks():
@@ -221,11 +219,7 @@ class Trainer:
             change = CORRECTION * error + DAMPING * (error - place.error)
             place.error = error
             place.price *= math.exp(max(-LARGEST_CHANGE, min(LARGEST_CHANGE, change)))
-            place.price = max(LEAST_PRICE, min(place.highest_price, place.price))
-            freezes = stage.freezing is not None and step / total >= stage.freezing.start
-            if freezes and place.highest_price == HIGHEST_PRICE:
-                # From now on it is no higher: weights left to learn shall not pay for those that are frozen.
-                place.highest_price = place.price
+            place.price = max(LEAST_PRICE, min(HIGHEST_PRICE, place.price))
         for name, block in self._blocks():
             if step % REFRESH == 0 or name not in gradients:
                 gradients[name] = gradient(block, self.recipe.unit_bits)
