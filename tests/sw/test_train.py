@@ -213,6 +213,19 @@ def test_interrupted_training_is_the_same(
             np.testing.assert_array_equal(getattr(before, name, 0), getattr(after, name, 0))
 
 
+@pytest.mark.parametrize("validation", [False, True])
+def test_the_best_is_kept(images: Any, tmp_path: Path, validation: bool) -> None:
+    """A last stage that spoils the biases leaves what it began with."""
+
+    def biases(rate: float) -> list[Any]:
+        last = replace(RECIPE.stages[-1], epochs=1, learning_rate=(rate, rate), validation=validation)
+        network = train(images, tmp_path / str(rate), replace(RECIPE, stages=(*RECIPE.stages[:-1], last)))
+        return [one.bias for one in network.operations if hasattr(one, "bias")]
+
+    for kept, spoilt in zip(biases(0.0), biases(100.0), strict=True):
+        np.testing.assert_array_equal(kept, spoilt)
+
+
 def test_seeds_differ(network: Network, images: Any, tmp_path: Path) -> None:
     other = train(images, tmp_path, replace(RECIPE, seed=4))
     assert any((a != b).any() for a, b in zip(weights(network), weights(other), strict=True))

@@ -80,12 +80,13 @@ class Stage:
     light, heavy : float
         Shares of the images that are distorted a little, and more.
     validation : bool
-        Whether the images for validation are trained on too. The last epoch is then taken, not the best.
+        Whether the images for validation are trained on too.
     freezing : Freezing or None
     folded : bool
         Scales, biases and activations are those of the network that comes out.
     fixed : bool
-        Weights stay as they are: each at the integer nearest to its moving average.
+        Weights stay as they are: each at the integer nearest to its moving average. If it is folded too, its
+        best epoch is taken, or its start, by the images for validation or, with those, by all trained on.
     """
 
     name: str

@@ -90,6 +90,8 @@ class Trainer:
                 continue
             if self._place.epoch == 0:
                 self._begin(stage)
+                if stage.folded and stage.fixed:
+                    self._keep_best(stage)
             while self._place.epoch < stage.epochs:
                 self._epoch(stage)
                 self._place.epoch += 1
@@ -255,11 +257,8 @@ class Trainer:
     def _report(self, stage: Stage, loss: float) -> None:
         errors, validation_loss = errors_and_loss(self.model, self.images.validation)
         place = self._place
-        if stage.folded and stage.fixed and not stage.validation:
-            score = errors + LOSS_WEIGHT * validation_loss
-            if place.best is None or score < place.best[0]:
-                state = {key: value.clone() for key, value in self.model.state_dict().items()}
-                place.best = (score, state)
+        if stage.folded and stage.fixed:
+            self._keep_best(stage)
         text = (
             f"{stage.name} {place.epoch + 1}: loss {loss:.4f}, validation {errors:.2f}% {validation_loss:.4f}"
         )
@@ -269,6 +268,19 @@ class Trainer:
             frozen = sum(int(block.frozen.sum()) for _, block in self._blocks())
             text += f" of {widths(self.model)}, {frozen} frozen"
         self._log(text)
+
+    def _keep_best(self, stage: Stage) -> None:
+        """Keep the model if it is the best so far, by the images for validation or, once these are trained on
+        too, by all that are, as they are."""
+        splits = [self.images.validation] + [self.images.training] * stage.validation
+        score = 0.0
+        for split in splits:
+            errors, loss = errors_and_loss(self.model, split)
+            score += len(split) * (errors + LOSS_WEIGHT * loss)
+        place = self._place
+        if place.best is None or score < place.best[0]:
+            state = {key: value.clone() for key, value in self.model.state_dict().items()}
+            place.best = (score, state)
 
     def _save(self) -> None:
         state = {
