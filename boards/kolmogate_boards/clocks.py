@@ -8,8 +8,8 @@ from kolmogate.errors import UsageError
 
 __all__ = ["Ecp5Pll", "Ice40Pll", "add_clock"]
 
-_RESET_CYCLES = 1 << 10
-"""How long reset lasts once the PLL has locked: some ten microseconds, for memories to wake up."""
+_WAIT_CYCLES = 1 << 10
+"""How long the machine waits once the PLL has locked: some ten microseconds, for memories to wake up."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,19 @@ class Ecp5Pll:
 
 
 def add_clock(m: Module, platform: Any, hz: int) -> None:
-    """Make the domain ``sync`` of ``hz``, in reset until the PLL has locked."""
+    """Make the domain ``sync`` of ``hz``, which begins when the PLL has locked.
+
+    On the iCE40 it is in reset until then. On the ECP5 its clock stands still, and its registers keep the
+    values that they are configured with: a reset would have to reach all of a large chip within a cycle.
+    """
     source = platform.request(platform.default_clk, dir="-")
     source_hz = round(platform.default_clk_frequency)
     clock, locked = Signal(name="clock"), Signal(name="locked")
-    m.domains.sync = sync = ClockDomain()
+    resets = platform.device.startswith("iCE40")
+    m.domains.sync = sync = ClockDomain(reset_less=not resets)
     m.domains.power_up = power_up = ClockDomain(reset_less=True)
-    if platform.device.startswith("iCE40"):
+    waits = Signal(init=1)
+    if resets:
         ice40 = Ice40Pll.between(source_hz, hz)
         m.submodules.pll = Instance(
             "SB_PLL40_PAD",
@@ -102,10 +108,14 @@ def add_clock(m: Module, platform: Any, hz: int) -> None:
             o_LOCK=locked,
         )
     platform.add_clock_constraint(clock, hz)
-    m.d.comb += [sync.clk.eq(clock), power_up.clk.eq(clock)]
-    left = Signal(range(_RESET_CYCLES), init=_RESET_CYCLES - 1)
+    m.d.comb += power_up.clk.eq(clock)
+    if resets:
+        m.d.comb += [sync.clk.eq(clock), sync.rst.eq(waits)]
+    else:
+        m.submodules.gate = Instance("DCCA", i_CLKI=clock, i_CE=~waits, o_CLKO=sync.clk)
+    left = Signal(range(_WAIT_CYCLES), init=_WAIT_CYCLES - 1)
     with m.If(~locked):
-        m.d.power_up += left.eq(_RESET_CYCLES - 1)
+        m.d.power_up += left.eq(_WAIT_CYCLES - 1)
     with m.Elif(left != 0):
         m.d.power_up += left.eq(left - 1)
-    m.d.power_up += sync.rst.eq(left != 0)
+    m.d.power_up += waits.eq(left != 0)

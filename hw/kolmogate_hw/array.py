@@ -1,6 +1,9 @@
 """The output-stationary multiply-accumulate array with its draining shadow registers."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from collections.abc import Callable
+from operator import mul
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -8,10 +11,14 @@ from kolmogate.isa import INPUT_OFFSET
 
 from .cells import ICE40_ULTRAPLUS, family
 from .cells.mac16 import DualAccumulator
+from .cells.mult18 import registered_product
 from .cells.products import logic_product
 from .column_buffer import weight_row
 
 __all__ = ["MacArray"]
+
+ENTERING = ("word_mode", "bytes", "words")
+"""What comes with a tap."""
 
 
 class MacArray(wiring.Component):
@@ -68,37 +75,43 @@ class MacArray(wiring.Component):
         config = self.config
         rows, columns, lanes = config.rows, config.columns, config.requantisers
 
-        # Stage 1: activations and weights at the multipliers.
-        valid_1, last_1 = Signal(), Signal()
-        first_1 = Signal(reset_less=True)
+        # Weights come out of block RAM a cycle after the tap.
+        valid, last = Signal(), Signal()
+        first = Signal(reset_less=True)
         m.d.sync += [
-            valid_1.eq(self.valid),
-            first_1.eq(self.first),
-            last_1.eq(self.valid & self.last),
+            valid.eq(self.valid),
+            first.eq(self.first),
+            last.eq(self.valid & self.last),
         ]
         weights = [Signal(signed(8), name=f"weight_{c}", reset_less=True) for c in range(columns)]
         for c in range(columns):
             m.d.comb += weights[c].eq(self.weights[c] | self.unit_weights)
+        entered = data.StructLayout({name: self.signature.members[name].shape for name in ENTERING})
+        tap = Signal(entered, reset_less=True)
+        m.d["comb" if config.tile_gap else "sync"] += [tap[name].eq(getattr(self, name)) for name in ENTERING]
         activations = [Signal(8, name=f"activation_{index}", reset_less=True) for index in range(config.macs)]
         for r in range(rows):
             for c in range(columns):
                 m.d.sync += activations[r * columns + c].eq(
-                    Mux(self.word_mode, self.words[r][c], self.bytes[r]) ^ INPUT_OFFSET
+                    Mux(tap.word_mode, tap.words[r][c], tap.bytes[r]) ^ INPUT_OFFSET
                 )
         if not config.tile_gap:
-            # Weights come out of block RAM late: their products are made of registers, a stage further on.
-            valid_1, first_1, last_1 = (self._later(m, one) for one in (valid_1, first_1, last_1))
+            # From here to the multipliers a weight goes to all rows, and from the registers before that a
+            # byte to all columns: both have a whole cycle for it.
+            valid, first, last = (self._later(m, one) for one in (valid, first, last))
             weights = [self._later(m, weight) for weight in weights]
-            activations = [self._later(m, activation) for activation in activations]
         factors = [(activation, weights[index % columns]) for index, activation in enumerate(activations)]
         chip = family(platform)
         if chip is ICE40_ULTRAPLUS and config.tile_gap:
-            self._in_cells(m, factors, valid_1, last_1)
+            self._in_cells(m, factors, valid, last)
         else:
-            # Multiplier cells that the pipelined requantisers leave; the other products are made of logic.
-            taken = 4 * lanes if config.requantiser_digit_bits == 32 else 0
-            cells = len(factors) if chip is None else chip.multipliers - taken
-            self._in_fabric(m, factors, cells, valid_1, first_1, last_1)
+            multiply: list[Callable[[Value, Value], Value] | None] = [mul] * len(factors)
+            if chip is not None and not config.tile_gap:
+                # Cells that the pipelined requantisers leave; the other products are made of logic.
+                taken = 4 * lanes if config.requantiser_digit_bits == 32 else 0
+                cells = max(chip.multipliers - taken, 0)
+                multiply = [None if index < cells else logic_product for index in range(len(factors))]
+            self._in_fabric(m, factors, multiply, valid, first, last)
         return m
 
     def _later(self, m: Module, signal: Signal) -> Signal:
@@ -111,34 +124,33 @@ class MacArray(wiring.Component):
         self,
         m: Module,
         factors: list[tuple[Signal, Signal]],
-        cells: int,
-        valid_1: Signal,
-        first_1: Signal,
-        last_1: Signal,
+        multiply: list[Callable[[Value, Value], Value] | None],
+        valid: Signal,
+        first: Signal,
+        last: Signal,
     ) -> None:
-        # Stage 2: products. 3: accumulators. 4: shadow.
-        valid_2, last_2, last_3 = Signal(), Signal(), Signal()
-        first_2 = Signal(reset_less=True)
-        m.d.sync += [
-            valid_2.eq(valid_1),
-            first_2.eq(first_1),
-            last_2.eq(last_1),
-            last_3.eq(last_2),
-        ]
-        m.d.comb += self.captured.eq(last_3)
+        # Factors and products, or products alone; then accumulators, then their shadow.
+        for _ in range(1 if self.config.tile_gap else 2):
+            valid, first, last = (self._later(m, one) for one in (valid, first, last))
+        captured = self._later(m, last)
+        m.d.comb += self.captured.eq(captured)
         accumulators = []
         for index, (activation, weight) in enumerate(factors):
-            product = Signal(signed(16), name=f"product_{index}", reset_less=True)
+            product = registered_product(
+                m,
+                f"product_{index}",
+                activation,
+                weight,
+                multiply[index],
+                factors=not self.config.tile_gap,
+            )
             accumulator = Signal(
                 signed(self.config.accumulator_bits), name=f"accumulator_{index}", reset_less=True
             )
-            m.d.sync += product.eq(
-                activation * weight if index < cells else logic_product(activation, weight)
-            )
-            with m.If(valid_2):
-                m.d.sync += accumulator.eq(Mux(first_2, 0, accumulator) + product)
+            with m.If(valid):
+                m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + product)
             accumulators.append(accumulator)
-        m.d.comb += Cat(self.accumulators).eq(Cat(self._shadow(m, accumulators, last_3, "")))
+        m.d.comb += Cat(self.accumulators).eq(Cat(self._shadow(m, accumulators, captured, "")))
 
     def _in_cells(
         self, m: Module, factors: list[tuple[Signal, Signal]], valid_1: Signal, last_1: Signal
@@ -167,14 +179,23 @@ class MacArray(wiring.Component):
             m.d.comb += self.accumulators[q].eq(Cat(low[q], high[q]))
 
     def _shadow(self, m: Module, values: list[Signal], capture: Signal, prefix: str) -> list[Signal]:
-        """Registers that capture ``values`` and hand them down; returns the Q at the draining end."""
+        """Registers that capture ``values`` and hand them down; returns the Q at the draining end.
+
+        In fast machines all but those move a cycle late, so that ``shift`` need not reach them all at once:
+        where the next shift comes first, the last Q take what those behind them are about to get.
+        """
         lanes = self.config.requantisers
         registers = [
             Signal.like(value, name=f"shadow_{prefix}{index}", reset_less=True)
             for index, value in enumerate(values)
         ]
+        moves: Value = capture | self.shift
+        late = Signal()
+        if self.config.fast:
+            m.d.sync += late.eq(self.shift & ~capture)
         for index, (value, register) in enumerate(zip(values, registers, strict=True)):
-            behind = registers[index + lanes] if index + lanes < len(registers) else register
-            with m.If(capture | self.shift):
-                m.d.sync += register.eq(Mux(capture, value, behind))
+            behind = [*registers[index + lanes :: lanes][:2], register, register][:2]
+            with m.If(moves if not self.config.fast or index < lanes else capture | late):
+                ahead = Mux(late, behind[1], behind[0]) if index < lanes else behind[0]
+                m.d.sync += register.eq(Mux(capture, value, ahead))
         return registers[:lanes]

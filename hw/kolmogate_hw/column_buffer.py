@@ -1,11 +1,12 @@
 """The column buffers: a ring of weight rows that decoders fill and the array replays."""
 
-from amaranth.hdl import Module, Mux, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 
 from .block_ram import BlockRam
+from .ports import RowPort
 
 __all__ = ["ColumnBuffer", "weight_row"]
 
@@ -18,7 +19,7 @@ def weight_row(config: MachineConfig) -> data.ArrayLayout:
 class ColumnBuffer(wiring.Component):
     """A ring of ``config.column_buffer_depth`` weight rows.
 
-    The decoder writes ahead through ``i`` as far as there is room; what is freed makes room a cycle later,
+    The decoder sends rows through ``i`` as far as there is room; what is freed makes room a cycle later,
     and what is written is available a cycle later.
     The array reads the rows of its column group again for every tile: ``step`` takes a row, the one with
     ``rewind`` returns to the group's first row, the one with ``release`` frees everything read so far and
@@ -27,11 +28,13 @@ class ColumnBuffer(wiring.Component):
     Members
     -------
     available : there is a row to read.
-    row : the row taken by ``step``, one cycle later.
+    follows : whether there will be one in the next cycle, without a ``step`` and with one.
+    row : the row taken by ``step``, in the next cycle.
     """
 
-    i: stream.Interface
+    i: wiring.PureInterface
     available: Signal
+    follows: Signal
     step: Signal
     rewind: Signal
     release: Signal
@@ -41,8 +44,9 @@ class ColumnBuffer(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "i": In(stream.Signature(weight_row(config))),
+                "i": In(RowPort(weight_row(config))),
                 "available": Out(1),
+                "follows": Out(2),
                 "step": In(1),
                 "rewind": In(1),
                 "release": In(1),
@@ -56,6 +60,7 @@ class ColumnBuffer(wiring.Component):
         m.submodules.memory = rows = BlockRam(weight_row(self.config), depth)
 
         # Pointers count modulo twice the depth, so that full and empty differ.
+        reserved = Signal(range(2 * depth))
         written = Signal(range(2 * depth))
         taken = Signal(range(2 * depth))
         first = Signal(range(2 * depth))
@@ -63,25 +68,29 @@ class ColumnBuffer(wiring.Component):
         # The last row that was written.
         newest = Signal(range(2 * depth), init=2 * depth - 1)
         used = Signal(range(2 * depth))
-        # Registered, off the decoder's path: what is freed makes room a cycle later.
+        # Registered, off the decoder's path: what is freed makes room a cycle later. Whether a row sets out
+        # is known late.
         room = Signal(init=1)
         m.d.comb += [
-            used.eq(written + rows.write.en - first),
-            self.i.ready.eq(room),
-            rows.write.en.eq(self.i.valid & self.i.ready),
+            used.eq(reserved - first),
+            self.i.room.eq(room),
+            rows.write.en.eq(self.i.write),
             rows.write.addr.eq(written),
-            rows.write.data.eq(self.i.payload),
-            rows.read_enable.eq(self.step),
+            rows.write.data.eq(self.i.row),
+            rows.read_enable.eq(1),
             rows.read_address.eq(taken),
             self.row.eq(rows.read_data),
             following.eq(taken + 1),
         ]
-        m.d.sync += room.eq(used != depth)
+        m.d.sync += [
+            room.eq(Mux(self.i.reserve, used != depth - 1, used != depth)),
+            reserved.eq(reserved + self.i.reserve),
+        ]
         # What the pointer becomes is compared without counting first, so that ``step`` need only choose.
         back = self.rewind & ~self.release
-        m.d.sync += self.available.eq(
-            Mux(self.step, Mux(back, written != first, newest != taken), written != taken)
-        )
+        stepped = Mux(back, written != first, newest != taken)
+        m.d.comb += self.follows.eq(Cat(written != taken, stepped))
+        m.d.sync += self.available.eq(Mux(self.step, stepped, written != taken))
         with m.If(rows.write.en):
             m.d.sync += [written.eq(written + 1), newest.eq(written)]
         with m.If(self.step):

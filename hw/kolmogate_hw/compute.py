@@ -1,7 +1,7 @@
 """The compute unit: feeders, column buffers and array stepping together, tap by tap."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import DESCRIPTOR
@@ -9,6 +9,7 @@ from kolmogate.isa import DESCRIPTOR
 from .array import MacArray
 from .column_buffer import ColumnBuffer, weight_row
 from .feeder import RowFeeder, RunLayout
+from .ports import RowPort
 from .records import struct_layout
 
 __all__ = ["Compute"]
@@ -29,7 +30,7 @@ class Compute(wiring.Component):
     fed, weighted, step : every row has an activation; the columns have weights; a tap is taken.
     """
 
-    weights: stream.Interface
+    weights: wiring.PureInterface
     pop: Signal
     captured: Signal
     drained: Signal
@@ -49,7 +50,7 @@ class Compute(wiring.Component):
                 "push": In(config.rows).array(config.scratchpad_ports),
                 "run": In(RunLayout(config)).array(config.scratchpad_ports),
                 "pop": Out(config.rows),
-                "weights": In(stream.Signature(weight_row(config))),
+                "weights": In(RowPort(weight_row(config))),
                 "captured": Out(1),
                 "drained": In(1),
                 "held": In(1),
@@ -92,12 +93,17 @@ class Compute(wiring.Component):
         undrained = Signal()
         resting = Signal()
         first = Signal(init=1)
+        # There is all that a tap needs. Worked out a cycle before, so that little is left to be done in the
+        # cycle of the step, which goes everywhere.
+        ready = Signal()
+        follows = [Cat(one.follows[k] for one in (*feeders, columns)).all() for k in range(2)]
+        m.d.sync += ready.eq(Mux(step, follows[1], follows[0]))
         m.d.comb += [
             last.eq(feeders[-1].window_end),
             final.eq(feeders[-1].final_tile),
             self.fed.eq(Cat(feeder.valid for feeder in feeders).all()),
             self.weighted.eq(columns.available),
-            step.eq(self.fed & self.weighted & ~(last & (undrained | self.held)) & ~resting),
+            step.eq(ready & ~(last & (undrained | self.held)) & ~resting),
             columns.step.eq(step),
             # A group's only row of unit weights serves all taps.
             columns.rewind.eq(last | descriptor.unit_weights),

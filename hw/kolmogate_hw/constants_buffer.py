@@ -1,13 +1,14 @@
 """The constants buffer: requantisation constants of two column groups, one in use and one arriving."""
 
 from amaranth.hdl import Cat, Module, Signal
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import CONSTANTS, RECORD_WORDS, SHIFT_BASE, STORED_CONSTANTS
 
 from .block_ram import BlockRam
 from .column_buffer import weight_row
+from .ports import RowPort
 from .records import struct_layout
 
 __all__ = ["ConstantsBuffer", "record_row"]
@@ -23,14 +24,14 @@ class ConstantsBuffer(wiring.Component):
 
     Members
     -------
-    i : rows of records; a group ends with the one marked so, and has at most 8.
+    i : rows of records; a group ends with the one marked so, and has at most 8. Room is kept for groups.
     ready : the present group's constants are here.
     batch : which Q columns are wanted; ``constants`` are theirs one cycle later. Those of channels without
         a record are left over from earlier groups.
     release : the present group is finished.
     """
 
-    i: stream.Interface
+    i: wiring.PureInterface
     ready: Signal
     batch: Signal
     constants: data.View
@@ -41,7 +42,7 @@ class ConstantsBuffer(wiring.Component):
         self.batches = config.columns // config.requantisers
         super().__init__(
             {
-                "i": In(stream.Signature(record_row(config))),
+                "i": In(RowPort(record_row(config))),
                 "ready": Out(1),
                 "batch": In(range(self.batches)),
                 "constants": Out(data.ArrayLayout(struct_layout(CONSTANTS), config.requantisers)),
@@ -67,28 +68,26 @@ class ConstantsBuffer(wiring.Component):
         filling = Signal()
         per_word = lanes // records
         place = Signal(range(per_word))
-        here = Signal(range(3))
-        following = Signal.like(here)
+        reserved = Signal(range(3))
+        following = Signal.like(reserved)
         room = Signal(init=1)
         arrived = Signal()
-        accepted = Signal()
         m.d.comb += [
-            following.eq(here + (accepted & self.i.payload.last) - self.release),
-            self.i.ready.eq(room),
-            accepted.eq(self.i.valid & self.i.ready),
+            following.eq(reserved + self.i.reserve - self.release),
+            self.i.room.eq(room),
             Cat(place, write.addr).eq(Cat(arriving, filling)),
-            write.data.as_value().eq(self.i.payload.row.as_value().replicate(per_word)),
+            write.data.as_value().eq(self.i.row.row.as_value().replicate(per_word)),
         ]
-        m.d.comb += [write.en[k].eq(accepted & (place == k)) for k in range(per_word)]
-        with m.If(accepted):
+        m.d.comb += [write.en[k].eq(self.i.write & (place == k)) for k in range(per_word)]
+        with m.If(self.i.write):
             m.d.sync += arriving.eq(arriving + 1)
-            with m.If(self.i.payload.last):
+            with m.If(self.i.row.last):
                 m.d.sync += [arriving.eq(0), filling.eq(~filling)]
-        m.d.sync += [here.eq(following), room.eq(following != 2)]
+        m.d.sync += [reserved.eq(following), room.eq(following != 2)]
         # A cycle late: the word being written is not yet what the read port gives.
         readable = Signal(range(3))
         m.d.sync += [
-            arrived.eq(accepted & self.i.payload.last),
+            arrived.eq(self.i.write & self.i.row.last),
             readable.eq(readable + arrived - self.release),
         ]
 

@@ -1,14 +1,14 @@
 """The drain: takes finished tiles out of the array, through the requantisers, to the writer."""
 
 from amaranth.hdl import Cat, Module, Mux, Signal, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, RESIDUAL
 from kolmogate.machine_arithmetic import leaving_latency, requantiser_interval
 
 from .constants_buffer import ConstantsBuffer, record_row
-from .ports import BatchPort, write_port
+from .ports import BatchPort, RowPort, write_port
 from .positions import BatchCounter
 from .records import struct_layout
 from .requantiser import Requantiser
@@ -51,7 +51,7 @@ class Drain(wiring.Component):
     done: Signal
     last_tile: Signal
     leaving: Signal
-    records: stream.Interface
+    records: wiring.PureInterface
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -70,7 +70,7 @@ class Drain(wiring.Component):
                 "done": Out(1),
                 "last_tile": Out(1),
                 "leaving": Out(1),
-                "records": In(stream.Signature(record_row(config))),
+                "records": In(RowPort(record_row(config))),
                 "start_residual": In(1),
                 "row": In(range(ROWS)),
                 "residual": In(struct_layout(RESIDUAL)),

@@ -282,7 +282,8 @@ class RowDecoder(wiring.Component):
         prediction = Signal(8, reset_less=True)
         which = Signal()
         term = Signal(Terms.elem_shape)
-        back = Signal(range(2 * HISTORY_ROWS))
+        back = Signal(range(2 * HISTORY_ROWS), reset_less=True)
+        ahead = Signal()
         left = Signal()
         whole_row = Signal()
         # The second term of records is for their heads.
@@ -306,11 +307,12 @@ class RowDecoder(wiring.Component):
             term.eq(self.terms[which]),
             left.eq(term.distance == 0),
             counts.eq(~(which & self.records) | (c % RECORD_HEADS == RECORD_HEADS - 1)),
-            back.eq(t - term.distance),
             read_history.addr.eq(Mux(whole_row, t, back)),
         ]
         # A distance beyond the first row borrows, unless the row's highest bit is there.
         m.d.sync += [
+            # A cycle ahead: the row's and the term's numbers stay that long.
+            back.eq(t - self.terms[ahead].distance),
             source.eq(c - left),
             used.eq((term.shift != NO_PREDICTION) & counts & Mux(left, c != 0, t >= term.distance)),
             by.eq(term.shift),
@@ -371,7 +373,7 @@ class RowDecoder(wiring.Component):
                 m.d.sync += c.eq(0)
                 m.next = "MEAN"
             with m.State("MEAN"):
-                m.d.comb += at_mean.eq(1)
+                m.d.comb += [at_mean.eq(1), ahead.eq(1)]
                 m.next = "OCTAVE"
             with m.State("OCTAVE"):
                 m.d.comb += [which.eq(1), term_0_read.eq(1)]

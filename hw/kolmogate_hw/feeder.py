@@ -1,6 +1,6 @@
 """A row feeder: the activations of one array row, a byte or a word at a time."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -41,13 +41,15 @@ class RowFeeder(wiring.Component):
     -------
     push, run : a word comes in; there must be room (``pop`` tells when a word has left).
     valid : the head holds an activation; ``byte`` and ``word`` are it.
+    follows : whether ``valid`` will be high in the next cycle, without a ``step`` and with one.
     window_end, final_tile, last_row : the activation is the last of a window; its tile is the last of a
         group, where it ends with that row.
-    step : take the activation. In ``word_mode`` that is the whole word.
+    step : take the activation. In ``word_mode``, which is that of when the word came, it is the whole word.
     """
 
     push: Signal
     valid: Signal
+    follows: Signal
     byte: Signal
     word: Signal
     window_end: Signal
@@ -68,6 +70,7 @@ class RowFeeder(wiring.Component):
                 "step": In(1),
                 "pop": Out(1),
                 "valid": Out(1),
+                "follows": Out(2),
                 "byte": Out(8),
                 "word": Out(8 * config.columns),
                 "window_end": Out(1),
@@ -86,6 +89,7 @@ class RowFeeder(wiring.Component):
         written = Signal(range(2 * depth))
         taken = Signal(range(2 * depth))
         take = Signal()
+        some = Signal()
         # The head's first activation is where its run starts; then the pointer says.
         fresh = Signal(reset_less=True)
         pointer = Signal.like(head.last, reset_less=True)
@@ -96,12 +100,14 @@ class RowFeeder(wiring.Component):
             waiting.write.en.eq(self.push),
             waiting.write.addr.eq(written),
             waiting.write.data.run.eq(self.run),
-            waiting.write.data.single.eq(self.run.start == self.run.last),
-            take.eq((self.pop | ~self.valid) & (taken != written)),
+            waiting.write.data.single.eq(self.word_mode | (self.run.start == self.run.last)),
+            some.eq(taken != written),
+            take.eq((self.pop | ~self.valid) & some),
+            self.follows.eq(Cat(self.valid | some, ~at_last | some)),
             waiting.read_enable.eq(take),
             waiting.read_address.eq(taken),
             place.eq(Mux(fresh, head.start, pointer)),
-            at_last.eq(self.word_mode | Mux(fresh, waiting.read_data.single, pointer_at_last)),
+            at_last.eq(Mux(fresh, waiting.read_data.single, pointer_at_last)),
             self.pop.eq(self.step & at_last),
             self.byte.eq(head.word.word_select(place, 8)),
             self.word.eq(head.word),

@@ -53,15 +53,20 @@ class HostAccess(wiring.Component):
         batch = Signal(8 * lanes, reset_less=True)
         m.d.comb += [
             self.write_port.valid.eq(host_writes),
-            self.write_port.payload.address.eq(word),
-            self.write_port.payload.mask.eq(1 << request.address[:lane_bits]),
-            self.write_port.payload.data.eq(request.data.replicate(columns)),
             self.read_port.request.valid.eq(asking),
             self.read_port.request.payload.eq(Mux(for_host, word, operands.address[lane_bits:])),
             granted.eq(asking & self.read_port.request.ready),
             self.data.eq(batch.word_select(request.address[:batch_bits], 8)),
             operands.data.eq(batch),
         ]
+        # In fast machines what is written has registers, too: the link may be far away.
+        byte = Signal.like(request.data, name="byte", reset_less=True)
+        m.d["sync" if self.config.fast else "comb"] += [
+            self.write_port.payload.address.eq(word),
+            self.write_port.payload.mask.eq(1 << request.address[:lane_bits]),
+            byte.eq(request.data),
+        ]
+        m.d.comb += self.write_port.payload.data.eq(byte.replicate(columns))
         m.d.sync += [
             # That it is granted the link hears a cycle later, which keeps it and the arbiter apart, too.
             self.request.ready.eq((host_writes & self.write_port.ready) | (granted & for_host)),

@@ -1,7 +1,7 @@
 """The generator lanes: rows of weights and of constants from weight programs."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import data, memory, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import INSTRUCTION, NO_PREDICTION, P0, SEEK_WORDS, WINDOW_BITS, WITHOUT_ARGUMENT
@@ -11,7 +11,7 @@ from .block_ram import UNDEFINED
 from .column_buffer import weight_row
 from .constants_buffer import record_row
 from .entropy_engine import EntropyEngine, Terms
-from .ports import ReadPort, word_address_bits
+from .ports import ReadPort, RowPort, word_address_bits
 from .records import struct_layout
 from .rings import PAGES, RING_MEMBERS, Ring, reader_page
 from .row_pipeline import RowKind, RowPipeline, seen_bits, view_layout
@@ -22,8 +22,8 @@ __all__ = ["WeightDecoder"]
 class WeightDecoder(wiring.Component):
     """Executes a program of `kolmogate.isa.INSTRUCTION`, with a lane a column, a row a cycle.
 
-    ``start`` abandons whatever was under way: waiting rows and requests are withdrawn, and answers still
-    to come are ignored.
+    ``start`` abandons whatever was under way: rows that have set out do not arrive, requests are withdrawn,
+    and answers still to come are ignored.
 
     =============  ==========================================================================
     instruction    cycles
@@ -58,7 +58,7 @@ class WeightDecoder(wiring.Component):
         entropy engine ``coded_port`` is idle and a coded instruction unknown; without a generator GENERATE
         and SKIP are.
     o : rows of weights, two's complement.
-    records : rows of constants, the last of a group marked.
+    records : rows of constants, the last of a group marked; room is reserved with that one.
     error : the program held an unknown instruction and has ended there; until the next start. With an
         entropy engine and a generator every instruction is known.
     """
@@ -66,8 +66,8 @@ class WeightDecoder(wiring.Component):
     start: Signal
     code: Signal
     literals: Signal
-    o: stream.Interface
-    records: stream.Interface
+    o: wiring.PureInterface
+    records: wiring.PureInterface
     error: Signal
 
     def __init__(self, config: MachineConfig) -> None:
@@ -84,8 +84,8 @@ class WeightDecoder(wiring.Component):
                 "code_port": Out(ReadPort(config)),
                 "literal_port": Out(ReadPort(config)),
                 "coded_port": Out(ReadPort(config)),
-                "o": Out(stream.Signature(weight_row(config))),
-                "records": Out(stream.Signature(record_row(config))),
+                "o": Out(RowPort(weight_row(config))),
+                "records": Out(RowPort(record_row(config))),
                 "error": Out(1),
             }
         )
@@ -111,9 +111,14 @@ class WeightDecoder(wiring.Component):
             m.d.sync += first_literal.eq(self.literals)
 
         m.submodules.pipeline = pipeline = RowPipeline(self.config)
-        wiring.connect(m, pipeline.o, wiring.flipped(self.o))
-        wiring.connect(m, pipeline.records, wiring.flipped(self.records))
-        m.d.comb += pipeline.start.eq(self.start)
+        m.d.comb += [
+            pipeline.start.eq(self.start),
+            self.o.write.eq(pipeline.made & ~pipeline.record),
+            self.o.row.eq(pipeline.row),
+            self.records.write.eq(pipeline.made & pipeline.record),
+            self.records.row.row.eq(pipeline.row),
+            self.records.row.last.eq(pipeline.last),
+        ]
 
         # The instruction at work; all its rows but one that are left. SKIP is one of one-bit literals that
         # come to nothing.
@@ -122,6 +127,10 @@ class WeightDecoder(wiring.Component):
         silent = Signal(reset_less=True)
         left = Signal(INSTRUCTION.widths["count"], reset_less=True)
         argument = Signal(INSTRUCTION.widths["argument"], reset_less=True)
+        # Bits of its literals that a row passes, and one of the next cycle.
+        passed = Signal(4, reset_less=True)
+        following_passed = Signal(4)
+        m.d.sync += passed.eq(following_passed)
         available = Signal()
         step = Signal()
         free = Signal()
@@ -129,9 +138,12 @@ class WeightDecoder(wiring.Component):
         reading = kind.literal | kind.generated
         m.d.comb += [
             available.eq(~reading | lanes.available),
-            step.eq(running & pipeline.ready & available),
+            step.eq(running & Mux(kind.record, self.records.room, self.o.room) & available),
+            self.o.reserve.eq(step & ~silent & ~kind.record),
+            self.records.reserve.eq(step & kind.record & ending),
             free.eq(~running | (step & ending)),
-            lanes.passed.eq(argument + kind.literal),
+            following_passed.eq(passed),
+            lanes.passed.eq(following_passed),
             lanes.take.eq(step & reading),
             pipeline.valid.eq(step & ~silent),
             pipeline.kind.eq(kind),
@@ -211,6 +223,7 @@ class WeightDecoder(wiring.Component):
             m.d.sync += running.eq(0)
         with m.If(fetcher.take):
             with m.If(~looping):
+                m.d.comb += following_passed.eq(passed_by(instruction))
                 m.d.sync += [
                     left.eq(instruction.count),
                     argument.eq(instruction.argument),
@@ -278,6 +291,13 @@ class WeightDecoder(wiring.Component):
             if terms is not None:
                 m.d.sync += [terms[term].shift.eq(NO_PREDICTION) for term in range(2)]
         return m
+
+
+def passed_by(instruction: data.View) -> Value:
+    """Bits of its literals that a row of an instruction passes, if it does any."""
+    literal = Mux(instruction.op == P0.RECORDS, 8, instruction.argument + 1)
+    skipped = instruction.argument == WITHOUT_ARGUMENT[P0.SKIP]
+    return Mux(instruction.op == P0.GENERATE, Mux(skipped, 1, instruction.argument), literal)
 
 
 class InstructionFetcher(wiring.Component):
@@ -375,7 +395,7 @@ class LiteralLanes(wiring.Component):
     streamed, limit, page : of the ring, see `Ring` and `reader_page`.
     pause : ask for nothing.
     available, view : what the lanes see is here, the next `seen_bits`.
-    take, passed : pass so many of them, at most 8.
+    take, passed : pass so many of them, at most 8; ``passed`` is that of the next cycle.
     """
 
     start: Signal
@@ -461,9 +481,15 @@ class LiteralLanes(wiring.Component):
         current = Signal(data.ArrayLayout(8 * columns, held), reset_less=True)
         primed = Signal(held)
         position = Signal(3)
-        end = Signal(4)
+        following_position = Signal(3)
+        # Of what is passed, if it is. In a register: that all lanes take a new word hangs on it.
+        end = Signal(4, reset_less=True)
+        m.d.sync += [
+            position.eq(following_position),
+            end.eq(following_position + self.passed),
+        ]
         m.d.comb += [
-            end.eq(position + self.passed),
+            following_position.eq(Mux(self.take, end, position)),
             self.available.eq(primed[0] & present),
             pop.eq(Mux(primed[0], self.take & end[3], present)),
         ]
@@ -471,9 +497,8 @@ class LiteralLanes(wiring.Component):
         with m.If(pop):
             m.d.sync += [older.eq(newer) for older, newer in zip(current, words_here[1:], strict=True)]
             m.d.sync += primed.eq(Cat(primed[1:], 1))
-        with m.If(self.take):
-            m.d.sync += position.eq(end)
         with m.If(self.start):
+            m.d.comb += following_position.eq(0)
             m.d.sync += [
                 address.eq(self.base),
                 room.eq(depth),
@@ -483,7 +508,6 @@ class LiteralLanes(wiring.Component):
                 taken.eq(0),
                 present.eq(0),
                 primed.eq(0),
-                position.eq(0),
             ]
 
         for c in range(columns):

@@ -37,8 +37,8 @@ class PairFetcher(WindowFetcher):
     get the words of the last.
 
     A tile's positions are found while the one before is fetched, one a cycle; a layer's first request comes
-    as many cycles after ``start`` as its first tile has positions, and another. While a layer is ``held``, no
-    tile is fetched but its first.
+    as many cycles after ``start`` as its first tile has positions, at least two, and another. While a layer
+    is ``held``, no tile is fetched but its first.
     """
 
     def elaborate(self, platform: object) -> Module:
@@ -322,5 +322,5 @@ class PairFetcher(WindowFetcher):
                 second_after.eq(twice),
             ]
         with m.If(self.start):
-            m.d.sync += [walking.eq(1), first_taken.eq(tiles.take)]
+            m.d.sync += [walking.eq(1), first_taken.eq(0)]
         return m

@@ -1,5 +1,6 @@
 """The interfaces between the parts of the core."""
 
+from amaranth.hdl import ShapeLike
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -13,6 +14,7 @@ __all__ = [
     "BatchPort",
     "HostPort",
     "ReadPort",
+    "RowPort",
     "UnalignedReadPort",
     "turned",
     "word_address_bits",
@@ -50,6 +52,17 @@ class ReadPort(wiring.Signature):
                 "data": In(8 * config.columns),
             }
         )
+
+
+class RowPort(wiring.Signature):
+    """Rows that set out for a buffer, which keeps room for them, so that they need not wait on their way.
+
+    While ``room`` is high, one more may set out; ``reserve`` says that it does, with the last of several
+    where room is kept for all of them together. ``row`` arrives with ``write``, in the order of setting out.
+    """
+
+    def __init__(self, shape: ShapeLike) -> None:
+        super().__init__({"room": In(1), "reserve": Out(1), "write": Out(1), "row": Out(shape)})
 
 
 class BatchPort(wiring.Signature):

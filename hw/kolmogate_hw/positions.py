@@ -64,6 +64,7 @@ class BatchCounter(wiring.Component):
         batches = config.columns // config.requantisers
         lane_bits = config.columns.bit_length() - 1
         batch_bits = config.requantisers.bit_length() - 1
+        # But for the one that goes without saying, so that no comparison waits for a sum.
         channels_left = Signal(12, reset_less=True)
         here = self.last
         # The places of the last group's last channel and of this group's last live batch.
@@ -71,8 +72,8 @@ class BatchCounter(wiring.Component):
         end_batch = Signal.like(self.batch)
         last_group = Signal()
         m.d.comb += [
-            end.eq(channels_left - 1),
-            last_group.eq(channels_left <= config.columns),
+            end.eq(channels_left),
+            last_group.eq(channels_left[lane_bits:] == 0),
             end_batch.eq(Mux(last_group, end[batch_bits:], batches - 1)),
         ]
         m.d["comb" if requantiser_interval(config) == 1 else "sync"] += [
@@ -91,5 +92,5 @@ class BatchCounter(wiring.Component):
             with m.If(self.group_end):
                 m.d.sync += channels_left.eq(channels_left - config.columns)
         with m.If(self.start):
-            m.d.sync += [self.batch.eq(0), channels_left.eq(self.descriptor.channels)]
+            m.d.sync += [self.batch.eq(0), channels_left.eq(self.descriptor.channels - 1)]
         return m

@@ -1,11 +1,15 @@
 """The requantiser: from accumulators to int8 outputs, TFLite's arithmetic to the bit."""
 
+from operator import mul
+
 from amaranth.hdl import C, Cat, EnableInserter, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import CONSTANTS, SHIFTS
 
+from .cells import family
+from .cells.mult18 import registered_product
 from .cells.products import with_carry
 from .records import struct_layout
 
@@ -365,12 +369,13 @@ class PipelinedMultiplier(wiring.Component):
 
         limbs_a = a[:limb], a[limb:].as_signed()
         limbs_m = multiplier[:limb], multiplier[limb:]
-        products = {}
-        for i in range(2):
-            for j in range(2):
-                value = limbs_a[i] * limbs_m[j]
-                products[i, j] = Signal(value.shape(), name=f"product_{i}{j}", reset_less=True)
-                m.d.sync += products[i, j].eq(value)
+        chip = family(platform)
+        multiply = None if chip and chip.multipliers else mul
+        products = {
+            (i, j): registered_product(m, f"product_{i}{j}", limbs_a[i], limbs_m[j], multiply, factors=False)
+            for i in range(2)
+            for j in range(2)
+        }
 
         outer = Signal(signed(len(a) + len(multiplier)), reset_less=True)
         middle = Signal(Shape.cast((products[0, 1] + products[1, 0]).shape()), reset_less=True)

@@ -7,11 +7,11 @@ from operator import or_
 from typing import Any
 
 from amaranth.hdl import Array, C, Cat, Module, Mux, Signal, Value, ValueLike
-from amaranth.lib import memory, wiring
+from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.utils import ceil_log2
 from kolmogate.config import MachineConfig
-from kolmogate.isa import ADDRESS_BITS, WORD_GRAIN
+from kolmogate.isa import WORD_GRAIN
 from kolmogate.protocol import PAGE_BYTES
 
 from .cells import ICE40_ULTRAPLUS, family
@@ -20,7 +20,6 @@ from .ports import ReadPort, UnalignedReadPort, turned, word_address_bits, write
 
 __all__ = ["Scratchpad", "ScratchpadMemory", "page_bits"]
 
-GRAIN_BITS = WORD_GRAIN.bit_length() - 1
 _PAGE = PAGE_BYTES.bit_length() - 1
 
 
@@ -32,13 +31,12 @@ def page_bits(config: MachineConfig) -> int:
 class ScratchpadMemory(wiring.Component):
     """The bare memory; reads answer one cycle after `read_enable`.
 
-    Its banks are `isa.WORD_GRAIN` bytes wide. ``address`` counts in as many bytes: a word that begins there
-    has its first bytes in any bank and goes on in the next, from the last in the first; ``read_data`` are the
-    banks. Words that are written begin in the first bank.
+    Its banks are `isa.WORD_GRAIN` bytes wide, and each has a word address of its own in ``places``, the same
+    for words that begin in the first bank, which all do that are written; ``read_data`` are the banks.
 
     It has ``config.scratchpad_ports`` ports. The last one also writes: with a mask other than 0 it writes and
-    must not read; while ``protect`` is high it does not write. What a port reads while the other writes the
-    same word is undefined. On the iCE40 UltraPlus it is made of SPRAM.
+    must not read. What a port reads while the other writes the same word is undefined. On the iCE40
+    UltraPlus it is made of SPRAM.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -47,10 +45,11 @@ class ScratchpadMemory(wiring.Component):
         super().__init__(
             {
                 "read_enable": In(1).array(ports),
-                "address": In(ADDRESS_BITS - GRAIN_BITS).array(ports),
+                "places": In(data.ArrayLayout(word_address_bits(config), config.columns // WORD_GRAIN)).array(
+                    ports
+                ),
                 "read_data": Out(8 * config.columns).array(ports),
                 "write_mask": In(config.columns),
-                "protect": In(1),
                 "write_data": In(8 * config.columns),
             }
         )
@@ -60,29 +59,23 @@ class ScratchpadMemory(wiring.Component):
             return spram_memory(self)
         m = Module()
         config = self.config
-        banks = config.columns // WORD_GRAIN
-        bank_bits = banks.bit_length() - 1
-        for bank in range(banks):
+        for bank in range(config.columns // WORD_GRAIN):
             # Block RAM with two ports is only found where nothing is promised of simultaneous accesses.
             m.submodules[f"bank_{bank}"] = words = memory.Memory(
                 shape=8 * WORD_GRAIN, depth=config.scratchpad_words, init=[], attrs={"no_rw_check": True}
             )
             span = slice(8 * WORD_GRAIN * bank, 8 * WORD_GRAIN * (bank + 1))
-            for port, address in enumerate(self.address):
-                place = Signal(word_address_bits(config), name=f"place_{bank}_{port}")
-                m.d.comb += place.eq(address[bank_bits:] + (address[:bank_bits] > bank))
+            for port, places in enumerate(self.places):
                 # Tools take the promise only for a register that they merge into the memory themselves.
                 read = words.read_port(domain="comb")
                 register = Signal(8 * WORD_GRAIN, name=f"read_{bank}_{port}", reset_less=True)
-                m.d.comb += [read.addr.eq(place), self.read_data[port][span].eq(register)]
+                m.d.comb += [read.addr.eq(places[bank]), self.read_data[port][span].eq(register)]
                 with m.If(self.read_enable[port]):
                     m.d.sync += register.eq(read.data)
             write = words.write_port(granularity=8)
             m.d.comb += [
-                write.en.eq(
-                    Mux(self.protect, 0, self.write_mask[WORD_GRAIN * bank : WORD_GRAIN * (bank + 1)])
-                ),
-                write.addr.eq(place),
+                write.en.eq(self.write_mask[WORD_GRAIN * bank : WORD_GRAIN * (bank + 1)]),
+                write.addr.eq(self.places[-1][bank]),
                 write.data.eq(self.write_data[span]),
             ]
         return m
@@ -134,19 +127,24 @@ class Scratchpad(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.memory = memory = ScratchpadMemory(self.config)
-        bank_bits = (self.config.columns // WORD_GRAIN).bit_length() - 1
+        banks = self.config.columns // WORD_GRAIN
+        bank_bits = banks.bit_length() - 1
+        # A layer's write is beyond the last page.
+        beyond = Signal()
         # What is granted, the others gated to 0, so that an OR merges them.
         masks: list[Value] = []
         words: list[Value] = []
         # Of layers' writes: the requests, and that one is granted.
         layers: list[Any] = []
         writing: list[Value] = []
-        for names, enable, address, read_data in zip(
-            self.clients, memory.read_enable, memory.address, memory.read_data, strict=True
+        for names, enable, places, read_data in zip(
+            self.clients, memory.read_enable, memory.places, memory.read_data, strict=True
         ):
-            addresses: list[Value] = []
+            addresses: list[list[Value]] = [[] for _ in range(banks)]
             enables: list[Value] = []
-            firsts = [address[:bank_bits]]
+            # The bank that a word begins in.
+            begun: list[Value] = []
+            firsts = [Signal(bank_bits, reset_less=True)]
             if self.config.fast:
                 chosen = Signal.like(read_data, reset_less=True)
                 m.d.sync += chosen.eq(read_data)
@@ -156,10 +154,10 @@ class Scratchpad(wiring.Component):
             if turned(self.config):
                 firsts.append(first := Signal(bank_bits, reset_less=True))
                 in_order = Signal(8 * self.config.columns, reset_less=True)
-                banks = Array(read_data.word_select(bank, 8 * WORD_GRAIN) for bank in range(1 << bank_bits))
+                stored = Array(read_data.word_select(bank, 8 * WORD_GRAIN) for bank in range(banks))
                 m.d.sync += [
                     *(later.eq(sooner) for sooner, later in pairwise(firsts)),
-                    in_order.eq(Cat(banks[(first + bank)[:bank_bits]] for bank in range(1 << bank_bits))),
+                    in_order.eq(Cat(stored[(first + bank)[:bank_bits]] for bank in range(banks))),
                 ]
             # Whether a client of higher priority asks.
             busy: ValueLike = C(0)
@@ -172,13 +170,21 @@ class Scratchpad(wiring.Component):
                 m.d.comb += [request.ready.eq(~busy), granted.eq(request.valid & request.ready)]
                 busy = busy | request.valid
                 asked = client.payload.address if writes else client.request.payload
-                place = asked if unaligned else Cat(C(0, bank_bits), asked)
-                addresses.append(Mux(granted, place, 0))
-                if name in self.layers:
-                    layers.append(request)
-                    writing.append(granted)
+                if unaligned:
+                    begins, word = asked[:bank_bits], asked[bank_bits:]
+                    # It goes on in the next banks, from the last in the first of the next word.
+                    following = word + 1
+                    begun.append(Mux(granted, begins, 0))
+                for bank in range(banks):
+                    place = Mux(begins > bank, following, word) if unaligned else asked
+                    addresses[bank].append(Mux(granted, place, 0))
                 if writes:
-                    masks.append(Mux(granted, client.payload.mask, 0))
+                    allowed = granted
+                    if name in self.layers:
+                        layers.append(request)
+                        writing.append(granted)
+                        allowed = granted & ~beyond
+                    masks.append(Mux(allowed, client.payload.mask, 0))
                     words.append(Mux(granted, client.payload.data, 0))
                     continue
                 enables.append(granted)
@@ -188,17 +194,20 @@ class Scratchpad(wiring.Component):
                     m.d.sync += following.eq(answered)
                     answered = following
                 m.d.comb += [client.valid.eq(answered), client.data.eq(in_order if unaligned else read_data)]
-            m.d.sync += [enable.eq(Cat(enables).any()), address.eq(reduce(or_, addresses))]
-        # Looked at while it waits for its grant, off the memory's path.
+            m.d.sync += [
+                enable.eq(Cat(enables).any()),
+                firsts[0].eq(reduce(or_, begun, C(0))),
+                *(place.eq(reduce(or_, asked)) for place, asked in zip(places, addresses, strict=True)),
+            ]
         lane_bits = self.config.columns.bit_length() - 1
         pages = [request.payload.address[_PAGE - lane_bits :][: len(self.last_page)] for request in layers]
         page = pages[-1]
         for request, sooner in reversed(list(zip(layers, pages, strict=True))[:-1]):
             page = Mux(request.valid, sooner, page)
-        m.d.comb += memory.protect.eq(self.refused)
+        m.d.comb += beyond.eq(page > self.last_page)
         m.d.sync += [
             memory.write_mask.eq(reduce(or_, masks)),
             memory.write_data.eq(reduce(or_, words)),
-            self.refused.eq(reduce(or_, writing) & (page > self.last_page)),
+            self.refused.eq(reduce(or_, writing) & beyond),
         ]
         return m

@@ -91,6 +91,7 @@ class TileFinder(wiring.Component):
         row = Signal(range(TILE_ROWS))
         position = Signal(ADDRESS_BITS, reset_less=True)
         last_group = Signal()
+        at_last = Signal()
         complete = Signal()
         m.submodules.walk = walk = RasterWalk()
         m.d.comb += [
@@ -98,8 +99,10 @@ class TileFinder(wiring.Component):
             walk.y_count.eq(descriptor.y_count),
             last_group.eq(descriptor.channels <= columns),
             find.eq(self.start | (finding & ~found)),
-            complete.eq(find & (walk.end | (row == TILE_ROWS - 1))),
-            self.ready.eq(found | complete),
+            at_last.eq(walk.end | (row == TILE_ROWS - 1)),
+            complete.eq(find & at_last),
+            # Not of a position found with the start, which comes late.
+            self.ready.eq(found | (finding & at_last)),
             self.group_base.eq(descriptor.input_base + Mux(descriptor.word_mode, columns, 0)),
         ]
 

@@ -15,7 +15,7 @@ from amaranth.back import rtlil
 from amaranth.hdl import Assert, Assume, Const, Fragment, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from kolmogate.errors import ToolMissingError
-from kolmogate_hw.ports import ReadPort, UnalignedReadPort
+from kolmogate_hw.ports import ReadPort, RowPort, UnalignedReadPort
 
 __all__ = ["assert_stream", "assume_stream", "follows", "free", "harness", "prove", "steady"]
 
@@ -71,6 +71,12 @@ def harness(m: Module, dut: wiring.Component, *, anew: str = "", broken: bool = 
             granted = Signal(member.signature.latency, name=f"{path}_granted")
             m.d.sync += granted.eq((request.valid & request.ready) | granted << 1)
             m.d.comb += port.valid.eq(granted[-1])
+        elif member.is_signature and isinstance(member.signature, RowPort):
+            if member.flow == wiring.Out:
+                ports += free(m, port.room)
+            else:
+                ports += free(m, port.reserve, port.write, port.row)
+            m.d.comb += (Assert if member.flow == wiring.Out else Assume)(port.room | ~port.reserve)
         elif member.is_signature:
             inputs = [name for name, one in member.signature.members.items() if one.flow == wiring.In]
             ports += free(m, *(getattr(port, name) for name in inputs))

@@ -22,14 +22,29 @@ __all__ = ["cell_models", "netlist"]
 _MODULE = re.compile(r"^module (\w+) *[(#].*?^endmodule", re.MULTILINE | re.DOTALL)
 _CELL = re.compile(r"^\s*([A-Z]\w+) (?:#|\\?\w)", re.MULTILINE)
 
-# As synthesis infers it: a product of two numbers of 18 bits, without registers.
+# A product of two numbers of 18 bits; with registers for both factors, for the product, or for all three.
 _MULTIPLIER = """
-    wire signed [18:0] a = {{SIGNEDA & A17, {a}}};
-    wire signed [18:0] b = {{SIGNEDB & B17, {b}}};
-    wire signed [37:0] product = a * b;
-    assign {{{p}}} = product[35:0];
-    initial if (REG_INPUTA_CLK != "NONE" || REG_INPUTB_CLK != "NONE" || REG_PIPELINE_CLK != "NONE"
-        || REG_OUTPUT_CLK != "NONE") $fatal(1, "the model of MULT18X18D has no registers");
+    reg signed [18:0] a;
+    reg signed [18:0] b;
+    reg [35:0] p;
+    wire signed [18:0] a_now = {{SIGNEDA & A17, {a}}};
+    wire signed [18:0] b_now = {{SIGNEDB & B17, {b}}};
+    wire signed [18:0] a_used = REG_INPUTA_CLK == "CLK0" ? a : a_now;
+    wire signed [18:0] b_used = REG_INPUTB_CLK == "CLK0" ? b : b_now;
+    wire signed [37:0] product = a_used * b_used;
+    assign {{{p}}} = REG_OUTPUT_CLK == "CLK0" ? p : product[35:0];
+    always @(posedge CLK0) begin
+        if (RST0 !== 1'b0) {{a, b, p}} <= 0;
+        else if (CE0) begin
+            a <= a_now;
+            b <= b_now;
+            p <= product[35:0];
+        end
+    end
+    initial if ((REG_INPUTA_CLK != "NONE" && REG_INPUTA_CLK != "CLK0")
+        || (REG_INPUTB_CLK != "NONE" && REG_INPUTB_CLK != "CLK0") || REG_PIPELINE_CLK != "NONE"
+        || (REG_OUTPUT_CLK != "NONE" && REG_OUTPUT_CLK != "CLK0"))
+        $fatal(1, "the model of MULT18X18D has one clock and no register within the product");
 endmodule
 """.format(
     **{

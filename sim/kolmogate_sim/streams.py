@@ -15,7 +15,7 @@ from amaranth.lib import stream, wiring
 from amaranth.sim import Simulator
 from kolmogate.errors import UsageError
 
-__all__ = ["StreamMonitor", "collect", "drive", "seed", "simulate", "stalls"]
+__all__ = ["StreamMonitor", "collect", "drive", "seed", "send_rows", "simulate", "stalls"]
 
 Bench = Callable[[Any], Awaitable[None]]
 
@@ -85,6 +85,35 @@ async def drive(ctx: Any, port: stream.Interface, payloads: Iterable[Any], pause
         while not (await ctx.tick().sample(port.ready))[-1]:
             pass
         ctx.set(port.valid, 0)
+
+
+async def send_rows(
+    ctx: Any,
+    port: Any,
+    rows: Iterable[Any],
+    pauses: Iterator[bool],
+    last: Callable[[Any], bool] = lambda row: True,
+) -> None:
+    """Send ``rows`` into a `kolmogate_hw.ports.RowPort`, where each arrives three cycles after it set out.
+
+    ``last`` says of which rows room is reserved with them.
+    """
+    way: list[Any] = [None, None]
+    source = iter(rows)
+    row = next(source, None)
+    while row is not None or any(one is not None for one in way):
+        sets_out = row is not None and bool(ctx.get(port.room)) and not next(pauses)
+        ctx.set(port.reserve, sets_out and last(row))
+        way.append(row if sets_out else None)
+        arrived = way.pop(0)
+        ctx.set(port.write, arrived is not None)
+        if arrived is not None:
+            ctx.set(port.row, arrived)
+        if sets_out:
+            row = next(source, None)
+        await ctx.tick()
+    ctx.set(port.reserve, 0)
+    ctx.set(port.write, 0)
 
 
 async def collect(ctx: Any, port: stream.Interface, pauses: Iterator[bool]) -> AsyncIterator[Any]:

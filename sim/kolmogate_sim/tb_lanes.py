@@ -18,7 +18,7 @@ from kolmogate_hw.ports import ReadPort
 
 from .bench import parameters
 from .stimuli import random_program
-from .streams import StreamMonitor, seed, stalls
+from .streams import seed, stalls
 
 WATCHDOG_CYCLES = 200_000
 
@@ -75,7 +75,7 @@ async def random_programs(dut: Any) -> None:
         name: Port(dut, f"{port}_port", config.columns, ReadPort(config).latency, stalls(source))
         for name, port in (("code", "code"), ("literals", "literal"), ("coded", "coded"))
     }
-    dut.start.value = dut.o__ready.value = dut.records__ready.value = 0
+    dut.start.value = dut.o__room.value = dut.records__room.value = 0
     dut.streamed.value = dut.limits.value = 0
     dut.rst.value = 1
     for port in ports.values():
@@ -98,7 +98,6 @@ async def random_programs(dut: Any) -> None:
         # Some programs are abandoned; others are watched a little beyond their end.
         rows = source.randrange(len(weights) + 1) if source.randrange(3) == 0 else len(weights)
         idle = 0 if rows < len(weights) else 50
-        monitor, record_monitor = StreamMonitor("o"), StreamMonitor("records")
         received = 0
         for cycle in range(WATCHDOG_CYCLES):
             if received == rows:
@@ -117,8 +116,8 @@ async def random_programs(dut: Any) -> None:
                     port.load(stream, base)
                 port.drive()
             dut.start.value = int(cycle == 0)
-            dut.o__ready.value = int(cycle > 0 and not next(pauses))
-            dut.records__ready.value = int(cycle > 0 and not next(record_pauses))
+            dut.o__room.value = int(cycle > 0 and not next(pauses))
+            dut.records__room.value = int(cycle > 0 and not next(record_pauses))
             await ReadOnly()
             if cycle == 0:
                 # What was under way is abandoned at the end of this cycle.
@@ -127,18 +126,16 @@ async def random_programs(dut: Any) -> None:
                 continue
             for port in ports.values():
                 port.observe()
-            valid, ready = int(dut.o__valid.value), int(dut.o__ready.value)
-            payload = int(dut.o__payload.value) if valid else 0
-            monitor.observe(valid, ready, payload)
-            if valid and ready:
+            assert int(dut.o__room.value) or not int(dut.o__reserve.value)
+            assert int(dut.records__room.value) or not int(dut.records__reserve.value)
+            if int(dut.o__write.value):
+                payload = int(dut.o__row.value)
                 assert received < len(weights), "a row beyond the end of the program"
                 got = np.frombuffer(payload.to_bytes(config.columns, "little"), np.int8)
                 assert got.tolist() == weights[received].tolist(), f"row {received} of {program}"
                 received += 1
-            valid, ready = int(dut.records__valid.value), int(dut.records__ready.value)
-            payload = int(dut.records__payload.value) if valid else 0
-            record_monitor.observe(valid, ready, payload)
-            if valid and ready:
+            if int(dut.records__write.value):
+                payload = int(dut.records__row.value)
                 assert received_records < len(records), "a record beyond the end of the program"
                 row = payload & (1 << 8 * config.columns) - 1
                 got = np.frombuffer(row.to_bytes(config.columns, "little"), np.int8)

@@ -16,8 +16,7 @@ ACCESSES = 4000
 
 @cocotb.test(timeout_time=1, timeout_unit="ms")
 async def random_accesses(dut: Any) -> None:
-    """Masked writes, some of them refused, and reads of few addresses, the highest among them, through the
-    port that writes."""
+    """Masked writes and reads of few addresses, the highest among them, through the port that writes."""
     config = configuration(parameters()["target"])
     source = random.Random(seed())
     columns, port = config.columns, config.scratchpad_ports - 1
@@ -28,18 +27,17 @@ async def random_accesses(dut: Any) -> None:
         *(source.randrange(config.scratchpad_words) for _ in range(6)),
     ]
     table = {address: bytearray(columns) for address in addresses}
-    address, enable = getattr(dut, f"address__{port}"), getattr(dut, f"read_enable__{port}")
+    address, enable = getattr(dut, f"places__{port}"), getattr(dut, f"read_enable__{port}")
     Clock(dut.clk, 10, "ns").start()
     dut.rst.value = 0
-    enable.value = dut.write_mask.value = dut.protect.value = 0
+    enable.value = dut.write_mask.value = 0
 
-    async def write(place: int, mask: int, data: bytes, protect: bool = False) -> None:
-        dut.protect.value = protect
+    async def write(place: int, mask: int, data: bytes) -> None:
         address.value, dut.write_mask.value, enable.value = place, mask, 0
         dut.write_data.value = int.from_bytes(data, "little")
         await FallingEdge(dut.clk)
-        dut.write_mask.value = dut.protect.value = 0
-        for lane in range(0 if protect else columns):
+        dut.write_mask.value = 0
+        for lane in range(columns):
             if mask >> lane & 1:
                 table[place][lane] = data[lane]
 
@@ -50,7 +48,7 @@ async def random_accesses(dut: Any) -> None:
         place = source.choice(addresses)
         if source.randrange(2):
             mask, data = source.getrandbits(columns), source.randbytes(columns)
-            await write(place, mask, data, protect=source.randrange(4) == 0)
+            await write(place, mask, data)
         else:
             address.value, enable.value = place, 1
             await FallingEdge(dut.clk)

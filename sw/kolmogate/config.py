@@ -142,9 +142,9 @@ class MachineConfig:
     def capture_latency(self) -> int:
         """Cycles from the last tap of a tile to the tile in the shadow registers.
 
-        Accumulators in multiplier cells (``tile_gap``) have a stage less than those in logic.
+        With ``tile_gap`` multipliers have no registers at their inputs and activations no others before them.
         """
-        return 4 if self.tile_gap else 5
+        return 4 if self.tile_gap else 6
 
     @property
     def scratchpad_words(self) -> int:

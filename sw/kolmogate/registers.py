@@ -81,7 +81,7 @@ STATE = np.dtype(
             ),
         ),
         ("compute", _registers("undrained", "resting", "captured", "final_tile")),
-        ("columns", _registers("written", "taken", "first", "room", "available")),
+        ("columns", _registers("reserved", "written", "taken", "first", "room", "available")),
         (
             "decoder",
             _registers(
@@ -103,7 +103,7 @@ STATE = np.dtype(
             "literals",
             _registers("room", "popped", "answers", "written", "taken", "present", "primed", "position"),
         ),
-        ("constants", _registers("here", "arrived", "readable", "released")),
+        ("constants", _registers("reserved", "arrived", "readable", "released")),
         ("drain", _registers("draining", "skipping", "row", "column", "follows", "final_tile", "ending")),
         ("draining", _COUNTER),
         (

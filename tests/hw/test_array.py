@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from amaranth.hdl import Module, Signal, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
 from kolmogate.isa import ADDRESS_BITS, DESCRIPTOR, window_taps
@@ -17,12 +17,12 @@ from kolmogate_hw.array import MacArray
 from kolmogate_hw.column_buffer import weight_row
 from kolmogate_hw.compute import Compute
 from kolmogate_hw.pair_fetcher import window_fetcher
-from kolmogate_hw.ports import UnalignedReadPort
+from kolmogate_hw.ports import RowPort, UnalignedReadPort
 from kolmogate_hw.records import struct_layout
 from kolmogate_sim.groups import walk_groups
 from kolmogate_sim.memories import random_memory, serve_reads
 from kolmogate_sim.models import accumulate, random_layer, random_tile, random_weights, tile_sums
-from kolmogate_sim.streams import drive, simulate, stalls
+from kolmogate_sim.streams import send_rows, simulate, stalls
 
 MEMORY = 1 << 12
 
@@ -126,7 +126,7 @@ def test_array(config: MachineConfig, source: random.Random) -> None:
 class Fetching(wiring.Component):
     """A window fetcher feeding a compute unit, as in the core."""
 
-    weights: stream.Interface
+    weights: wiring.PureInterface
     start: Signal
     captured: Signal
     drained: Signal
@@ -142,7 +142,7 @@ class Fetching(wiring.Component):
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
                 "ports": Out(UnalignedReadPort(config)).array(config.scratchpad_ports),
-                "weights": In(stream.Signature(weight_row(config))),
+                "weights": In(RowPort(weight_row(config))),
                 "captured": Out(1),
                 "drained": In(1),
                 "shift": In(1),
@@ -193,7 +193,7 @@ def run_layers(
         rows = [
             row.view(np.uint8).tolist() for values in weights for row in values.reshape(-1, config.columns)
         ]
-        await drive(ctx, dut.weights, rows, pauses())
+        await send_rows(ctx, dut.weights, rows, pauses())
 
     async def bench(ctx: Any) -> None:
         nonlocal cycles

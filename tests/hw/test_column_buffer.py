@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from kolmogate.config import MachineConfig
 from kolmogate_hw.column_buffer import ColumnBuffer
-from kolmogate_sim.streams import drive, simulate, stalls
+from kolmogate_sim.streams import send_rows, simulate, stalls
 
 DEPTH = 16
 
@@ -31,7 +31,7 @@ def test_groups_and_streams(shallow: MachineConfig, source: random.Random) -> No
     groups = [[random_row(shallow, source) for _ in range(taps)] for taps, _, _ in plan]
 
     async def fill(ctx: Any) -> None:
-        await drive(ctx, dut.i, [row for group in groups for row in group], stalls(source))
+        await send_rows(ctx, dut.i, [row for group in groups for row in group], stalls(source))
 
     async def take(ctx: Any) -> None:
         pauses = stalls(source)
@@ -61,25 +61,32 @@ def test_holds_its_depth_and_no_more(shallow: MachineConfig, source: random.Rand
 
     async def bench(ctx: Any) -> None:
         for row in rows[:DEPTH]:
-            assert ctx.get(dut.i.ready)
-            ctx.set(dut.i.payload, row)
-            ctx.set(dut.i.valid, 1)
+            assert ctx.get(dut.i.room)
+            ctx.set(dut.i.row, row)
+            ctx.set(dut.i.reserve, 1)
+            ctx.set(dut.i.write, 1)
             await ctx.tick()
-        ctx.set(dut.i.payload, rows[DEPTH])
+        ctx.set(dut.i.reserve, 0)
+        ctx.set(dut.i.write, 0)
         # Taking rows frees nothing until they are released.
         for row in rows[:DEPTH]:
-            assert not ctx.get(dut.i.ready)
+            assert not ctx.get(dut.i.room)
             ctx.set(dut.step, 1)
             ctx.set(dut.release, row is rows[DEPTH - 1])
             await ctx.tick()
             assert list(ctx.get(dut.row)) == row
         ctx.set(dut.step, 0)
-        assert not ctx.get(dut.i.ready)
+        assert not ctx.get(dut.i.room)
         await ctx.tick()
-        assert ctx.get(dut.i.ready)
+        assert ctx.get(dut.i.room)
         assert not ctx.get(dut.available)
+        ctx.set(dut.i.reserve, 1)
         await ctx.tick()
-        ctx.set(dut.i.valid, 0)
+        ctx.set(dut.i.reserve, 0)
+        ctx.set(dut.i.row, rows[DEPTH])
+        ctx.set(dut.i.write, 1)
+        await ctx.tick()
+        ctx.set(dut.i.write, 0)
         # What was written can be taken a cycle later.
         await ctx.tick()
         assert ctx.get(dut.available)

@@ -1,6 +1,7 @@
 """The constants buffer: every group's constants, batch by batch, ahead of their use."""
 
 import random
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from kolmogate.config import MachineConfig
 from kolmogate.isa import CONSTANTS, store_constants
 from kolmogate_hw.constants_buffer import ConstantsBuffer
 from kolmogate_sim.models import random_constants, record_rows
-from kolmogate_sim.streams import drive, simulate, stalls
+from kolmogate_sim.streams import send_rows, simulate, stalls
 
 
 @pytest.mark.parametrize("eager", [False, True])
@@ -21,7 +22,7 @@ def test_constants(config: MachineConfig, eager: bool, source: random.Random) ->
     rows = [row for group in groups for row in record_rows(config, [store_constants(**one) for one in group])]
 
     async def fill(ctx: Any) -> None:
-        await drive(ctx, dut.i, rows, stalls(source))
+        await send_rows(ctx, dut.i, rows, stalls(source), itemgetter("last"))
 
     async def use(ctx: Any) -> None:
         pauses = stalls(source, 0.0 if eager else None)

@@ -2,6 +2,7 @@
 
 import random
 from itertools import repeat
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from kolmogate.machine_arithmetic import requantise, requantiser_interval
 from kolmogate_hw.drain import Drain
 from kolmogate_sim.memories import random_memory, serve_writes
 from kolmogate_sim.models import groups, random_layer, record_rows, store
-from kolmogate_sim.streams import drive, simulate, stalls
+from kolmogate_sim.streams import send_rows, simulate, stalls
 
 MEMORY = 1 << 13
 
@@ -145,7 +146,9 @@ def run(
             np.testing.assert_array_equal(memory, expected, err_msg=name)
 
     async def constants(ctx: Any) -> None:
-        await drive(ctx, dut.records, records, stalls(source, None if stalled else 0.0))
+        await send_rows(
+            ctx, dut.records, records, stalls(source, None if stalled else 0.0), itemgetter("last")
+        )
 
     async def walk(ctx: Any) -> None:
         async for _, _, moves, base in ctx.tick().sample(dut.next_group, dut.group_base):
@@ -201,7 +204,7 @@ def test_the_last_tile_is_told_of_before_it_has_left(source: random.Random) -> N
 
     async def constants(ctx: Any) -> None:
         outputs = Outputs(config, source, x_count=4, y_count=1, channels=config.columns)
-        await drive(ctx, dut.records, outputs.records(), stalls(source, 0.0))
+        await send_rows(ctx, dut.records, outputs.records(), stalls(source, 0.0), itemgetter("last"))
 
     async def writes(ctx: Any) -> None:
         await serve_writes(ctx, dut.write_port, random_memory(source, MEMORY), repeat(False))

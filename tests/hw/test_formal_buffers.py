@@ -47,7 +47,10 @@ def test_column_buffer_is_a_ring(tmp_path):
     depth = SMALL.column_buffer_depth
     m.d.comb += Assume(dut.available | ~dut.step)
     written, taken, first = Signal(8), Signal(8), Signal(8)
-    incoming = dut.i.valid & dut.i.ready
+    incoming = dut.i.write
+    reserved = Signal(8)
+    m.d.sync += reserved.eq(reserved + dut.i.reserve)
+    m.d.comb += Assume(~incoming | (reserved + dut.i.reserve != written))
     # What comes is available a cycle later.
     settled = Signal(init=1)
     m.d.sync += settled.eq(~incoming)
@@ -56,9 +59,9 @@ def test_column_buffer_is_a_ring(tmp_path):
         Assert(dut.available | (written == taken) | ~settled),
     ]
     # What is freed makes room a cycle later.
-    room, quiet = written - first != depth, Signal()
-    m.d.sync += quiet.eq(~incoming & ~dut.step)
-    m.d.comb += [Assert(room | ~dut.i.ready), Assert(dut.i.ready | ~room | ~quiet)]
+    room, quiet = (reserved - first)[:8] != depth, Signal()
+    m.d.sync += quiet.eq(~dut.i.reserve & ~dut.step)
+    m.d.comb += [Assert(room | ~dut.i.room), Assert(dut.i.room | ~room | ~quiet)]
     with m.If(incoming):
         m.d.sync += written.eq(written + 1)
     with m.If(dut.step):
@@ -70,7 +73,7 @@ def test_column_buffer_is_a_ring(tmp_path):
     asked = chosen(m, ports, 4)
     row, due = Signal(8 * SMALL.columns), Signal()
     with m.If(incoming & (written == asked)):
-        m.d.sync += row.eq(dut.i.payload)
+        m.d.sync += row.eq(dut.i.row)
     m.d.sync += due.eq(dut.step & (taken == asked))
     with m.If(due):
         m.d.comb += Assert(dut.row.as_value() == row)
@@ -154,11 +157,17 @@ def test_constants_buffer_keeps_groups_apart(promised, tmp_path):
     if promised:
         m.d.comb += Assume(dut.ready | ~dut.release)
     arrived, released, row = Signal(4), Signal(4), Signal(4)
-    taken = dut.i.valid & dut.i.ready
-    m.d.comb += Assume((row < 8) | ~dut.i.valid)
+    taken = dut.i.write
+    m.d.comb += Assume((row < 8) | ~taken)
+    # Rows set out while there is room, and that for a group is kept when its last one does.
+    reserved = Signal(4)
+    m.d.sync += reserved.eq(reserved + dut.i.reserve)
+    m.d.comb += Assume(~taken | (arrived - released != 2))
+    m.d.comb += Assume(~(taken & dut.i.row.last) | (reserved + dut.i.reserve != arrived))
+    m.d.comb += Assert(~dut.i.room | ((reserved - released)[:4] < 2))
     with m.If(taken):
-        m.d.sync += row.eq(Mux(dut.i.p.last, 0, row + 1))
-        m.d.sync += arrived.eq(arrived + dut.i.p.last)
+        m.d.sync += row.eq(Mux(dut.i.row.last, 0, row + 1))
+        m.d.sync += arrived.eq(arrived + dut.i.row.last)
     m.d.sync += released.eq(released + dut.release)
     m.d.comb += Assert(arrived - released <= 2)
     m.d.comb += Assert(~dut.ready | (arrived != released))
@@ -166,7 +175,7 @@ def test_constants_buffer_keeps_groups_apart(promised, tmp_path):
     group, place = chosen(m, ports, 2), chosen(m, ports, 3)
     record, here, due = Signal(64), Signal(), Signal()
     with m.If(taken & (arrived == group) & (row == place)):
-        m.d.sync += [record.eq(dut.i.p.row), here.eq(1)]
+        m.d.sync += [record.eq(dut.i.row.row), here.eq(1)]
     wanted = dut.ready & (released == group) & (dut.batch == place // lanes)
     m.d.sync += due.eq(wanted & ~dut.release & here)
     with m.If(due):
@@ -344,7 +353,7 @@ def test_drain_is_empty_when_a_tile_is_captured(latency, tmp_path):
     dut = Drain(ECP5)
     m.submodules.dut = dut
     control = [dut.start, dut.final_tile, dut.last_row, dut.descriptor.channels]
-    ports = free(m, *control, dut.records.valid, dut.records.payload, dut.write_port.ready)
+    ports = free(m, *control, dut.records.reserve, dut.records.write, dut.records.row, dut.write_port.ready)
     m.d.comb += [Assume(dut.write_port.ready), Assume(dut.descriptor.channels == ECP5.columns)]
     steady(m, dut.descriptor.channels)
     begun, ended = Signal(), Signal()

@@ -14,7 +14,6 @@ from kolmogate_hw.lanes import InstructionFetcher, LiteralLanes, WeightDecoder
 from kolmogate_hw.pair_fetcher import window_fetcher
 from kolmogate_hw.requantiser import Requantiser
 from kolmogate_hw.residual import ResidualAdder
-from kolmogate_hw.row_pipeline import RowPipeline
 from kolmogate_hw.sequencer import sequencer
 from kolmogate_hw.uart import Uart
 from kolmogate_sim.formal import follows, free, harness, prove, steady
@@ -101,7 +100,6 @@ CASES: list[tuple[str, Callable[[], Any], Callable[[Module, Any], None], str, bo
     ("instruction fetcher", lambda: InstructionFetcher(UP5K), instructions, "start", False, 16),
     ("literal lanes", lambda: LiteralLanes(UP5K), reader, "start", False, 16),
     ("bit reader", lambda: BitReader(UP5K), reader, "start", False, 20),
-    ("row pipeline", lambda: RowPipeline(UP5K), nothing, "start", True, 3),
     ("weight decoder", lambda: WeightDecoder(PLAIN), decoder, "start", False, 13),
 ]
 

@@ -27,7 +27,7 @@ def spram_memory(memory: Any) -> Module:
         )
     m = Module()
     address = Signal(range(WORDS))
-    m.d.comb += address.eq(memory.address[0])
+    m.d.comb += address.eq(memory.places[0][0])
     for index in range(8 * config.columns // _BITS):
         span = slice(_BITS * index, _BITS * (index + 1))
         # A mask bit stands for four bits.
@@ -36,7 +36,7 @@ def spram_memory(memory: Any) -> Module:
             "SB_SPRAM256KA",
             i_CLOCK=ClockSignal(),
             i_CHIPSELECT=Const(1, 1),
-            i_WREN=~(memory.read_enable[0] | memory.protect),
+            i_WREN=~memory.read_enable[0],
             i_MASKWREN=Cat(low, low, high, high),
             i_ADDRESS=address,
             i_DATAIN=memory.write_data[span],

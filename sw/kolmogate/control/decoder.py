@@ -30,7 +30,7 @@ def clock_decoder(
     constants: Registers,
     granted: int,
 ) -> None:
-    ready = constants.here != 2 if decoder.of_records else columns.room
+    room = constants.reserved != 2 if decoder.records else columns.room
     made = True
     if decoder.reading:
         made = literals.primed == machine.words_held and literals.present
@@ -38,8 +38,7 @@ def clock_decoder(
         # A row is asked for two cycles before it is there, when the one before it has been taken.
         coming = not engine.idle and engine.cycle >= row_ends[engine.row] - 2
         made = coming and not (decoder.seen | decoder.shaped) & CODED_ROW
-    moving = not decoder.valid or ready
-    step = decoder.running and moving and made
+    step = decoder.running and room and made
     free = not decoder.running or (step and decoder.left == 0)
     instruction = program[code.index]
     looping = instruction.kind == LOOP
@@ -56,25 +55,28 @@ def clock_decoder(
         literals.room, literals.popped, literals.answers = machine.literal_words, 0, 0
         literals.written, literals.taken, literals.present = 0, 0, 0
         literals.primed, literals.position = 0, 0
-    columns.written += decoder.valid and ready and not decoder.of_records
-    columns.room = columns.written - columns.first != machine.column_buffer_depth
-    if moving:
-        if machine.literals_only:
-            # The last stage is not there.
-            decoder.shaped, decoder.seen = decoder.seen, 0
-        if decoder.shaped & CODED_ROW:
-            engine.row += 1
-            engine.idle = decoder.shaped & LAST_ROW != 0
-        decoder.valid = decoder.shaped & ANY_ROW != 0
-        decoder.of_records, decoder.last = decoder.shaped & RECORDS_ROW != 0, decoder.shaped & LAST_ROW != 0
+    if decoder.valid and not decoder.of_records:
+        columns.written += 1
+    if machine.literals_only:
+        # The last stage is not there.
         decoder.shaped, decoder.seen = decoder.seen, 0
+    if decoder.shaped & CODED_ROW:
+        engine.row += 1
+        engine.idle = decoder.shaped & LAST_ROW != 0
+    decoder.valid = decoder.shaped & ANY_ROW != 0
+    decoder.of_records, decoder.last = decoder.shaped & RECORDS_ROW != 0, decoder.shaped & LAST_ROW != 0
+    decoder.shaped, decoder.seen = decoder.seen, 0
     if step:
+        # Room is kept for rows of weights, and for constants a group at a time.
         if not decoder.silent:
+            columns.reserved += not decoder.records
+            constants.reserved += decoder.records and decoder.left == 0
             decoder.seen = ANY_ROW
             decoder.seen |= RECORDS_ROW if decoder.records else 0
             decoder.seen |= LAST_ROW if decoder.left == 0 else 0
             decoder.seen |= CODED_ROW if decoder.coded else 0
         decoder.left -= 1
+    columns.room = columns.reserved - columns.first != machine.column_buffer_depth
     if free:
         decoder.running = 0
     if take and not looping:

@@ -18,7 +18,7 @@ __all__ = [
 
 @njit
 def clock_constants(constants: Registers, arrived: bool, release: bool) -> None:
-    constants.here += arrived - release
+    constants.reserved -= release
     constants.readable += constants.arrived - release
     constants.arrived, constants.released = arrived, release
 

@@ -194,7 +194,7 @@ def run(
         else:
             clock_fetcher(machine, d, fetcher, rows, lanes, granted, start_layer)
         group_made = decoder.last
-        accepted = decoder.valid and decoder.of_records and constants.here != 2
+        accepted = decoder.valid and decoder.of_records
         coding = decoder.running and decoder.coded
         clock_engine(machine, row_ends, byte_times, engine, coding, granted & CODED != 0, core.cycles)
         rows_written = columns.written

@@ -201,7 +201,8 @@ def clock_finder(
     if tile_end:
         fetcher.active = 0
         fetcher.walking = not fetcher.ends
-    if fetcher.found and not fetcher.active and not held and (fetcher.next_four or not lagging):
+    free = not start and not fetcher.active and not held and (fetcher.next_four or not lagging)
+    if fetcher.found and free:
         fetcher.found, fetcher.active, fetcher.first_taken = 0, 1, 1
         for r in range(ROWS):
             rows[r].base = rows[r].next_base
