@@ -343,6 +343,9 @@ class RowDecoder(wiring.Component):
         last = Signal()
         # A cycle late; `c` stays longer.
         m.d.sync += last.eq(c == Cat(Const(-1, len(c) - 3) if len(c) > 3 else Const(0, 0), self.live))
+        # Of the next cycle: rows are set out by it, all over the machine.
+        coming = Signal()
+        m.d.sync += self.coming.eq(coming)
         with m.FSM(init="CLEAR") as fsm:
             with m.State("CLEAR"):
                 m.d.comb += update.eq(1)
@@ -440,11 +443,12 @@ class RowDecoder(wiring.Component):
                     m.d.sync += plain.eq(plain - 1)
                     with m.If(plain == 1):
                         m.d.sync += negative.eq(self.bit)
+                        m.d.comb += coming.eq(last)
                         m.next = "FINISH"
                     with m.Else():
                         m.d.sync += u.eq(Cat(self.bit, u))
             with m.State("UPDATE"):
-                m.d.comb += at_mean.eq(1)
+                m.d.comb += [at_mean.eq(1), coming.eq(last)]
                 m.next = "FINISH"
             with m.State("FINISH"):
                 m.d.comb += [at_mean.eq(1), update.eq(1)]
@@ -453,13 +457,13 @@ class RowDecoder(wiring.Component):
                 m.d.sync += c.eq(c + 1)
                 m.next = "MEAN"
                 with m.If(last):
-                    m.d.comb += self.coming.eq(1)
+                    m.d.comb += coming.eq(1)
                     m.next = "FETCH"
             with m.State("FETCH"):
-                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
+                m.d.comb += [whole_row.eq(1), coming.eq(1)]
                 m.next = "ROW_READY"
             with m.State("ROW_READY"):
-                m.d.comb += [whole_row.eq(1), self.coming.eq(1)]
+                m.d.comb += [whole_row.eq(1), coming.eq(~self.take)]
                 with m.If(self.take):
                     # Saturates: from there on every distance is within reach.
                     m.d.sync += t.eq(Cat((t + 1)[:-2], (t + 1)[-2] | t[-1]))
