@@ -96,7 +96,9 @@ class Compute(wiring.Component):
         # There is all that a tap needs. Worked out a cycle before, so that little is left to be done in the
         # cycle of the step, which goes everywhere.
         ready = Signal()
-        follows = [Cat(one.follows[k] for one in (*feeders, columns)).all() for k in range(2)]
+        follows = [
+            Cat(*(feeder.follows[k] for feeder in feeders), columns.follows[k]).all() for k in range(2)
+        ]
         m.d.sync += ready.eq(Mux(step, follows[1], follows[0]))
         m.d.comb += [
             last.eq(feeders[-1].window_end),
