@@ -108,10 +108,11 @@ def add_clock(m: Module, platform: Any, hz: int) -> None:
             o_LOCK=locked,
         )
     platform.add_clock_constraint(clock, hz)
-    m.d.comb += power_up.clk.eq(clock)
     if resets:
-        m.d.comb += [sync.clk.eq(clock), sync.rst.eq(waits)]
+        m.d.comb += [power_up.clk.eq(clock), sync.clk.eq(clock), sync.rst.eq(waits)]
     else:
+        # The gate takes its clock from the PLL, not from the global wire that registers would make of it.
+        m.d.comb += power_up.clk.eq(pin)
         m.submodules.gate = Instance("DCCA", i_CLKI=clock, i_CE=~waits, o_CLKO=sync.clk)
     left = Signal(range(_WAIT_CYCLES), init=_WAIT_CYCLES - 1)
     with m.If(~locked):
