@@ -157,7 +157,7 @@ class Drain(wiring.Component):
         ]
         # Where nothing is added to the outputs, those left of a tile leave at the pace of the requantisers:
         # the last of them may follow while the next tile is on its way into the registers: whole rows in
-        # the pipelined form, and a batch of the row before if there is time; a batch in the digit-serial one.
+        # the pipelined form, and batches of the row before if there is time; a batch in the digit-serial one.
         final = Signal()
         ahead = Signal()
         m.d.comb += final.eq(counter.next_position & tile_end)
@@ -165,8 +165,9 @@ class Drain(wiring.Component):
             behind = min(config.rows - 1, config.capture_latency // batches)
             enough = config.rows - 1 - behind
             left = counter.next_position
-            if behind * batches < config.capture_latency:
-                left = (counter.next_batch & counter.last_follows) | (left & (counter.batch == 0))
+            # Batches of the row before that may follow, too.
+            if more := config.capture_latency - behind * batches:
+                left = transfer & (counter.batch == Mux(counter.end > more, counter.end - more, 0))
             m.d.comb += ahead.eq(((row == enough) & left) | ((row < enough) & final))
         elif interval <= config.capture_latency:
             follows = Signal()

@@ -29,7 +29,8 @@ class BatchCounter(wiring.Component):
     group_end : the present position is the last of its column group.
     batch : the batch within the position.
     last : what the present batch is the last of, and its live outputs.
-    last_follows : the next batch is the last live one of the position.
+    end : the last live batch of the position.
+    last_follows : the next batch is that.
 
     Digit-serial requantisers leave a cycle free between batches. ``last`` and ``last_follows`` are then
     registered, and right from a batch's second cycle on.
@@ -41,6 +42,7 @@ class BatchCounter(wiring.Component):
     group_end: Signal
     batch: Signal
     last: data.View
+    end: Signal
     last_follows: Signal
 
     def __init__(self, config: MachineConfig) -> None:
@@ -54,6 +56,7 @@ class BatchCounter(wiring.Component):
                 "group_end": In(1),
                 "batch": Out(range(config.columns // config.requantisers)),
                 "last": Out(place_layout(config)),
+                "end": Out(range(config.columns // config.requantisers)),
                 "last_follows": Out(1),
             }
         )
@@ -67,19 +70,18 @@ class BatchCounter(wiring.Component):
         # But for the one that goes without saying, so that no comparison waits for a sum.
         channels_left = Signal(12, reset_less=True)
         here = self.last
-        # The places of the last group's last channel and of this group's last live batch.
+        # The place of the last group's last channel.
         end = Signal(lane_bits)
-        end_batch = Signal.like(self.batch)
         last_group = Signal()
         m.d.comb += [
             end.eq(channels_left),
             last_group.eq(channels_left[lane_bits:] == 0),
-            end_batch.eq(Mux(last_group, end[batch_bits:], batches - 1)),
+            self.end.eq(Mux(last_group, end[batch_bits:], batches - 1)),
         ]
         m.d["comb" if requantiser_interval(config) == 1 else "sync"] += [
             here.group.eq(last_group),
-            here.batch.eq(self.batch == end_batch),
-            self.last_follows.eq(self.batch + 1 == end_batch),
+            here.batch.eq(self.batch == self.end),
+            self.last_follows.eq(self.batch + 1 == self.end),
         ]
         m.d.comb += [
             here.live[q].eq(~(here.group & here.batch) | (end[:batch_bits] >= q))

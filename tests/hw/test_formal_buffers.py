@@ -348,14 +348,15 @@ def test_writer_writes_every_output_once(config, lost, tmp_path):
 
 
 @pytest.mark.parametrize("latency", [0, -2], ids=["", "refuted if the array is faster"])
-def test_drain_is_empty_when_a_tile_is_captured(latency, tmp_path):
+@pytest.mark.parametrize("config", [ECP5, CONFIGURATIONS["ecp5-45f"]], ids=lambda config: config.name)
+def test_drain_is_empty_when_a_tile_is_captured(config, latency, tmp_path):
     """As long as no window ends before ``drained``: all live outputs of the tile before have left."""
     m = Module()
-    dut = Drain(ECP5)
+    dut = Drain(config)
     m.submodules.dut = dut
     control = [dut.start, dut.final_tile, dut.last_row, dut.descriptor.channels]
     ports = free(m, *control, dut.records.reserve, dut.records.write, dut.records.row, dut.write_port.ready)
-    m.d.comb += [Assume(dut.write_port.ready), Assume(dut.descriptor.channels == ECP5.columns)]
+    m.d.comb += [Assume(dut.write_port.ready), Assume(dut.descriptor.channels == config.columns)]
     steady(m, dut.descriptor.channels)
     begun, ended = Signal(), Signal()
     ports.append(ended)
@@ -372,7 +373,7 @@ def test_drain_is_empty_when_a_tile_is_captured(latency, tmp_path):
     m.d.sync += away.eq(away + dut.records.reserve - arrives)
     # The array: a tile that ends is captured later, and none ends before the last is drained.
     undrained = Signal()
-    way = Signal(ECP5.capture_latency - 1 + latency)
+    way = Signal(config.capture_latency - 1 + latency)
     m.d.comb += [Assume(~(ended & undrained)), dut.captured.eq(way[-1])]
     m.d.sync += way.eq(Cat(ended, way))
     with m.If(dut.drained):
@@ -383,7 +384,7 @@ def test_drain_is_empty_when_a_tile_is_captured(latency, tmp_path):
     # The tile is there in the next cycle.
     m.d.comb += Assert(~dut.captured | (owed == dut.shift) | (owed == 0))
     with m.If(dut.captured):
-        m.d.sync += owed.eq((dut.last_row + 1) * (ECP5.columns // ECP5.requantisers))
+        m.d.sync += owed.eq((dut.last_row + 1) * (config.columns // config.requantisers))
     with m.Elif(dut.shift & (owed != 0)):
         m.d.sync += owed.eq(owed - 1)
     claim(m, ports, tmp_path, 28, latency == 0)

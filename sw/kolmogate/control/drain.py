@@ -39,9 +39,10 @@ def leaves_in_time(
         enough = machine.rows - 1 - behind
         if drain.row < enough:
             return next_position and tile_end
-        left = next_position
-        if behind * batches < machine.capture_latency:
-            left = (next_batch and last_follows(machine, counter)) or (left and counter.batch == 0)
+        # Batches of this row that may follow, too.
+        more = machine.capture_latency - behind * batches
+        end = min(batches, counter.batch + -(-counter.live // machine.requantisers)) - 1
+        left = (next_batch or next_position) and counter.batch == max(end - more, 0)
         return drain.row == enough and left
     final = next_position and tile_end
     if machine.interval <= machine.capture_latency:
