@@ -44,7 +44,7 @@ class RowFeeder(wiring.Component):
     follows : whether ``valid`` will be high in the next cycle, without a ``step`` and with one.
     window_end, final_tile, last_row : the activation is the last of a window; its tile is the last of a
         group, where it ends with that row.
-    step : take the activation. In ``word_mode``, which is that of when the word came, it is the whole word.
+    step : take the activation. In ``word_mode`` that is the whole word.
     """
 
     push: Signal
@@ -100,14 +100,14 @@ class RowFeeder(wiring.Component):
             waiting.write.en.eq(self.push),
             waiting.write.addr.eq(written),
             waiting.write.data.run.eq(self.run),
-            waiting.write.data.single.eq(self.word_mode | (self.run.start == self.run.last)),
+            waiting.write.data.single.eq(self.run.start == self.run.last),
             some.eq(taken != written),
             take.eq((self.pop | ~self.valid) & some),
             self.follows.eq(Cat(self.valid | some, ~at_last | some)),
             waiting.read_enable.eq(take),
             waiting.read_address.eq(taken),
             place.eq(Mux(fresh, head.start, pointer)),
-            at_last.eq(Mux(fresh, waiting.read_data.single, pointer_at_last)),
+            at_last.eq(self.word_mode | Mux(fresh, waiting.read_data.single, pointer_at_last)),
             self.pop.eq(self.step & at_last),
             self.byte.eq(head.word.word_select(place, 8)),
             self.word.eq(head.word),

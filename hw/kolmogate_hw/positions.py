@@ -75,7 +75,8 @@ class BatchCounter(wiring.Component):
         last_group = Signal()
         m.d.comb += [
             end.eq(channels_left),
-            last_group.eq(channels_left[lane_bits:] == 0),
+            # 0 channels are a group, too.
+            last_group.eq((channels_left[lane_bits:] == 0) | channels_left.all()),
             self.end.eq(Mux(last_group, end[batch_bits:], batches - 1)),
         ]
         m.d["comb" if requantiser_interval(config) == 1 else "sync"] += [
