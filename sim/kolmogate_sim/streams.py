@@ -94,7 +94,7 @@ async def send_rows(
     pauses: Iterator[bool],
     last: Callable[[Any], bool] = lambda row: True,
 ) -> None:
-    """Send ``rows`` into a `kolmogate_hw.ports.RowPort`, where each arrives three cycles after it set out.
+    """Send ``rows`` into a `kolmogate_hw.ports.RowPort`, where each arrives two cycles after it set out.
 
     ``last`` says of which rows room is reserved with them.
     """
