@@ -150,7 +150,7 @@ class MacArray(wiring.Component):
             with m.If(valid):
                 m.d.sync += accumulator.eq(Mux(first, 0, accumulator) + product)
             accumulators.append(accumulator)
-        m.d.comb += Cat(self.accumulators).eq(Cat(self._shadow(m, accumulators, captured, "")))
+        m.d.comb += Cat(self.accumulators).eq(Cat(self._shadow(m, accumulators, captured, last, "")))
 
     def _in_cells(
         self, m: Module, factors: list[tuple[Signal, Signal]], valid_1: Signal, last_1: Signal
@@ -173,13 +173,16 @@ class MacArray(wiring.Component):
                 m.d.comb += [cell.a[k].eq(activation), cell.b[k].eq(weight)]
                 lows.append(cell.low[k])
                 highs.append(cell.high[k])
-        low = self._shadow(m, lows, last_2, "low_")
-        high = self._shadow(m, highs, last_3, "high_")
+        low = self._shadow(m, lows, last_2, last_1, "low_")
+        high = self._shadow(m, highs, last_3, last_2, "high_")
         for q in range(self.config.requantisers):
             m.d.comb += self.accumulators[q].eq(Cat(low[q], high[q]))
 
-    def _shadow(self, m: Module, values: list[Signal], capture: Signal, prefix: str) -> list[Signal]:
+    def _shadow(
+        self, m: Module, values: list[Signal], capture: Signal, before: Signal, prefix: str
+    ) -> list[Signal]:
         """Registers that capture ``values`` and hand them down; returns the Q at the draining end.
+        ``before`` is ``capture`` a cycle earlier.
 
         In fast machines all but those move a cycle late, so that ``shift`` need not reach them all at once:
         where the next shift comes first, the last Q take what those behind them are about to get.
@@ -190,12 +193,12 @@ class MacArray(wiring.Component):
             for index, value in enumerate(values)
         ]
         moves: Value = capture | self.shift
-        late = Signal()
+        late, moves_late = Signal(), Signal()
         if self.config.fast:
-            m.d.sync += late.eq(self.shift & ~capture)
+            m.d.sync += [late.eq(self.shift & ~capture), moves_late.eq(before | (self.shift & ~capture))]
         for index, (value, register) in enumerate(zip(values, registers, strict=True)):
             behind = [*registers[index + lanes :: lanes][:2], register, register][:2]
-            with m.If(moves if not self.config.fast or index < lanes else capture | late):
+            with m.If(moves if not self.config.fast or index < lanes else moves_late):
                 ahead = Mux(late, behind[1], behind[0]) if index < lanes else behind[0]
                 m.d.sync += register.eq(Mux(capture, value, ahead))
         return registers[:lanes]

@@ -68,12 +68,10 @@ class ColumnBuffer(wiring.Component):
         # The last row that was written.
         newest = Signal(range(2 * depth), init=2 * depth - 1)
         used = Signal(range(2 * depth))
-        # Registered, off the decoder's path: what is freed makes room a cycle later. Whether a row sets out
-        # is known late.
-        room = Signal(init=1)
         m.d.comb += [
             used.eq(reserved - first),
-            self.i.room.eq(room),
+            # What is freed makes room a cycle later. Whether a row sets out is known late.
+            self.i.room.eq(Mux(self.i.reserve, used != depth - 1, used != depth)),
             rows.write.en.eq(self.i.write),
             rows.write.addr.eq(written),
             rows.write.data.eq(self.i.row),
@@ -82,10 +80,7 @@ class ColumnBuffer(wiring.Component):
             self.row.eq(rows.read_data),
             following.eq(taken + 1),
         ]
-        m.d.sync += [
-            room.eq(Mux(self.i.reserve, used != depth - 1, used != depth)),
-            reserved.eq(reserved + self.i.reserve),
-        ]
+        m.d.sync += reserved.eq(reserved + self.i.reserve)
         # What the pointer becomes is compared without counting first, so that ``step`` need only choose.
         back = self.rewind & ~self.release
         stepped = Mux(back, written != first, newest != taken)

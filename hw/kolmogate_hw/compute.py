@@ -72,6 +72,9 @@ class Compute(wiring.Component):
         wiring.connect(m, wiring.flipped(self.weights), columns.i)
 
         step = self.step
+        # A cycle late, as it comes from afar: a layer's first activation is later than that.
+        word_mode = Signal(reset_less=True)
+        m.d.sync += word_mode.eq(descriptor.word_mode)
         feeders = []
         for r in range(config.rows):
             m.submodules[f"feeder_{r}"] = feeder = RowFeeder(config)
@@ -81,7 +84,7 @@ class Compute(wiring.Component):
                 with m.If(push[r]):
                     m.d.comb += feeder.run.eq(run)
             m.d.comb += [
-                feeder.word_mode.eq(descriptor.word_mode),
+                feeder.word_mode.eq(word_mode),
                 feeder.step.eq(step),
                 self.pop[r].eq(feeder.pop),
                 array.bytes[r].eq(feeder.byte),
@@ -113,7 +116,7 @@ class Compute(wiring.Component):
             array.valid.eq(step),
             array.first.eq(first),
             array.last.eq(last),
-            array.word_mode.eq(descriptor.word_mode),
+            array.word_mode.eq(word_mode),
             array.unit_weights.eq(descriptor.unit_weights),
             array.weights.eq(columns.row),
             array.shift.eq(self.shift),

@@ -70,11 +70,10 @@ class ConstantsBuffer(wiring.Component):
         place = Signal(range(per_word))
         reserved = Signal(range(3))
         following = Signal.like(reserved)
-        room = Signal(init=1)
         arrived = Signal()
         m.d.comb += [
             following.eq(reserved + self.i.reserve - self.release),
-            self.i.room.eq(room),
+            self.i.room.eq(following != 2),
             Cat(place, write.addr).eq(Cat(arriving, filling)),
             write.data.as_value().eq(self.i.row.row.as_value().replicate(per_word)),
         ]
@@ -83,7 +82,7 @@ class ConstantsBuffer(wiring.Component):
             m.d.sync += arriving.eq(arriving + 1)
             with m.If(self.i.row.last):
                 m.d.sync += [arriving.eq(0), filling.eq(~filling)]
-        m.d.sync += [reserved.eq(following), room.eq(following != 2)]
+        m.d.sync += reserved.eq(following)
         # A cycle late: the word being written is not yet what the read port gives.
         readable = Signal(range(3))
         m.d.sync += [

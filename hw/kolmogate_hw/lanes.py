@@ -136,13 +136,18 @@ class WeightDecoder(wiring.Component):
         free = Signal()
         ending = Signal(reset_less=True)
         reading = kind.literal | kind.generated
+        # There is room for a row of the kind at work.
+        room = Signal(init=1)
+        following_record = Signal()
+        m.d.sync += room.eq(Mux(following_record, self.records.room, self.o.room))
         m.d.comb += [
             available.eq(~reading | lanes.available),
-            step.eq(running & Mux(kind.record, self.records.room, self.o.room) & available),
+            step.eq(running & room & available),
             self.o.reserve.eq(step & ~silent & ~kind.record),
             self.records.reserve.eq(step & kind.record & ending),
             free.eq(~running | (step & ending)),
             following_passed.eq(passed),
+            following_record.eq(kind.record),
             lanes.passed.eq(following_passed),
             lanes.take.eq(step & reading),
             pipeline.valid.eq(step & ~silent),
@@ -223,7 +228,10 @@ class WeightDecoder(wiring.Component):
             m.d.sync += running.eq(0)
         with m.If(fetcher.take):
             with m.If(~looping):
-                m.d.comb += following_passed.eq(passed_by(instruction))
+                m.d.comb += [
+                    following_passed.eq(passed_by(instruction)),
+                    following_record.eq(instruction.op == P0.RECORDS),
+                ]
                 m.d.sync += [
                     left.eq(instruction.count),
                     argument.eq(instruction.argument),

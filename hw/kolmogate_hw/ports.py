@@ -57,8 +57,9 @@ class ReadPort(wiring.Signature):
 class RowPort(wiring.Signature):
     """Rows that set out for a buffer, which keeps room for them, so that they need not wait on their way.
 
-    While ``room`` is high, one more may set out; ``reserve`` says that it does, with the last of several
-    where room is kept for all of them together. ``row`` arrives with ``write``, in the order of setting out.
+    In the cycle after one in which ``room`` is high, one more may set out; ``reserve`` says that it does,
+    with the last of several where room is kept for all of them together. ``row`` arrives with ``write``, in
+    the order of setting out.
     """
 
     def __init__(self, shape: ShapeLike) -> None:

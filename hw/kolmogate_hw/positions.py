@@ -33,7 +33,8 @@ class BatchCounter(wiring.Component):
     last_follows : the next batch is that.
 
     Digit-serial requantisers leave a cycle free between batches. ``last`` and ``last_follows`` are then
-    registered, and right from a batch's second cycle on.
+    registered, and right from a batch's second cycle on. Pipelined ones leave one between groups, in which
+    ``last`` and ``end`` are still those of the group before.
     """
 
     start: Signal
@@ -77,10 +78,11 @@ class BatchCounter(wiring.Component):
             end.eq(channels_left),
             # 0 channels are a group, too.
             last_group.eq((channels_left[lane_bits:] == 0) | channels_left.all()),
-            self.end.eq(Mux(last_group, end[batch_bits:], batches - 1)),
         ]
-        m.d["comb" if requantiser_interval(config) == 1 else "sync"] += [
-            here.group.eq(last_group),
+        pipelined = requantiser_interval(config) == 1
+        m.d["sync" if pipelined else "comb"] += self.end.eq(Mux(last_group, end[batch_bits:], batches - 1))
+        m.d.sync += here.group.eq(last_group)
+        m.d["comb" if pipelined else "sync"] += [
             here.batch.eq(self.batch == self.end),
             self.last_follows.eq(self.batch + 1 == self.end),
         ]

@@ -31,11 +31,6 @@ def product_shape(config: MachineConfig) -> Shape:
     return signed(sum_shape(config).width + CONSTANTS.widths["multiplier"] - LOWEST_BIT)
 
 
-def rounding_latency(config: MachineConfig) -> int:
-    """Cycles of a `RoundingUnit`. Beside digit-serial multipliers its sum has a register."""
-    return 2 if config.requantiser_digit_bits == 32 else 3
-
-
 def batch_layout(config: MachineConfig) -> data.StructLayout:
     """Q accumulators and the constants of their channels."""
     lanes = config.requantisers
@@ -50,7 +45,7 @@ def batch_layout(config: MachineConfig) -> data.StructLayout:
 class Requantiser(wiring.Component):
     """Q = ``config.requantisers`` outputs in lockstep, by the formula of `kolmogate.isa.CONSTANTS`.
 
-    With 32-bit digits each output has a pipelined multiplier and a rounding unit: a batch a cycle, 7 cycles
+    With 32-bit digits each output has a pipelined multiplier and a rounding unit: a batch a cycle, 8 cycles
     from ``i`` to ``o``. The pipeline never stops: as many batches are taken as there is room for where ``o``
     is not. With smaller digits of d bits one digit-serial multiplier and one rounding unit take
     the outputs of a batch one after the other: a batch in Q * 32 / d cycles, 7 more from ``i`` to ``o``.
@@ -104,7 +99,7 @@ class Requantiser(wiring.Component):
         return unit
 
     def _pipelined(self, m: Module) -> None:
-        valid = Signal(PipelinedMultiplier.LATENCY + rounding_latency(self.config))
+        valid = Signal(PipelinedMultiplier.LATENCY + RoundingUnit.LATENCY)
         made = Signal.like(self.o.payload)
         for q in range(self.config.requantisers):
             m.submodules[f"multiplier_{q}"] = multiplier = PipelinedMultiplier(self.config)
@@ -201,7 +196,7 @@ class Requantiser(wiring.Component):
         ]
 
         # Outputs are gathered in the output register, which must be empty before the first.
-        output = Signal(SerialMultiplier.LATENCY + rounding_latency(config))
+        output = Signal(SerialMultiplier.LATENCY + RoundingUnit.LATENCY)
         batch = Signal.like(output)
         m.d.comb += advance.eq(~(output[-1] & self.o.valid))
         with m.If(self.o.ready):
@@ -397,8 +392,10 @@ class RoundingUnit(wiring.Component):
     product : ``a * multiplier``, with 2**30 added if `rounds_twice`; its lowest bit is `LOWEST_BIT`.
     shift, single_rounding : as in `kolmogate.isa.CONSTANTS`.
     zero_point, minimum, maximum : the layer's.
-    y : the output for the product given `rounding_latency` cycles earlier.
+    y : the output for the product given `LATENCY` cycles earlier.
     """
+
+    LATENCY = 3
 
     def __init__(self, config: MachineConfig) -> None:
         self.config = config
@@ -464,9 +461,7 @@ class RoundingUnit(wiring.Component):
             increment.eq(shifted[0] & ~(halves_down & ~remainder & ~(window[:8] & ~lowest).any())),
         ]
         total = Signal(signed(10), reset_less=True)
-        m.d["comb" if rounding_latency(self.config) == 2 else "sync"] += total.eq(
-            with_carry(Cat(low, high).as_signed(), self.zero_point, increment)
-        )
+        m.d.sync += total.eq(with_carry(Cat(low, high).as_signed(), self.zero_point, increment))
         m.d.comb += self.y.eq(
             Mux(total > self.maximum, self.maximum, Mux(total < self.minimum, self.minimum, total))
         )

@@ -34,9 +34,9 @@ class ScratchpadMemory(wiring.Component):
     Its banks are `isa.WORD_GRAIN` bytes wide, and each has a word address of its own in ``places``, the same
     for words that begin in the first bank, which all do that are written; ``read_data`` are the banks.
 
-    It has ``config.scratchpad_ports`` ports. The last one also writes: with a mask other than 0 it writes and
-    must not read. What a port reads while the other writes the same word is undefined. On the iCE40
-    UltraPlus it is made of SPRAM.
+    It has ``config.scratchpad_ports`` ports. The last one also writes, with a mask other than 0. What it
+    reads then, and what a port reads while another writes the same word, is undefined. On the iCE40
+    UltraPlus it is made of SPRAM, which does not read while it writes.
     """
 
     def __init__(self, config: MachineConfig) -> None:
@@ -194,8 +194,12 @@ class Scratchpad(wiring.Component):
                     m.d.sync += following.eq(answered)
                     answered = following
                 m.d.comb += [client.valid.eq(answered), client.data.eq(in_order if unaligned else read_data)]
+            if self.config.fast:
+                # What nobody looks at may be read, too: an enable would have to reach all blocks.
+                m.d.comb += enable.eq(1)
+            else:
+                m.d.sync += enable.eq(Cat(enables).any())
             m.d.sync += [
-                enable.eq(Cat(enables).any()),
                 firsts[0].eq(reduce(or_, begun, C(0))),
                 *(place.eq(reduce(or_, asked)) for place, asked in zip(places, addresses, strict=True)),
             ]

@@ -76,7 +76,9 @@ def harness(m: Module, dut: wiring.Component, *, anew: str = "", broken: bool = 
                 ports += free(m, port.room)
             else:
                 ports += free(m, port.reserve, port.write, port.row)
-            m.d.comb += (Assert if member.flow == wiring.Out else Assume)(port.room | ~port.reserve)
+            room = Signal(init=1, name=f"{path}_room_before")
+            m.d.sync += room.eq(port.room)
+            m.d.comb += (Assert if member.flow == wiring.Out else Assume)(room | ~port.reserve)
         elif member.is_signature:
             inputs = [name for name, one in member.signature.members.items() if one.flow == wiring.In]
             ports += free(m, *(getattr(port, name) for name in inputs))

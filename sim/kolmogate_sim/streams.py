@@ -101,8 +101,9 @@ async def send_rows(
     way: list[Any] = [None, None]
     source = iter(rows)
     row = next(source, None)
+    room = True
     while row is not None or any(one is not None for one in way):
-        sets_out = row is not None and bool(ctx.get(port.room)) and not next(pauses)
+        sets_out = row is not None and room and not next(pauses)
         ctx.set(port.reserve, sets_out and last(row))
         way.append(row if sets_out else None)
         arrived = way.pop(0)
@@ -111,7 +112,7 @@ async def send_rows(
             ctx.set(port.row, arrived)
         if sets_out:
             row = next(source, None)
-        await ctx.tick()
+        _, _, room = await ctx.tick().sample(port.room)
     ctx.set(port.reserve, 0)
     ctx.set(port.write, 0)
 

@@ -123,11 +123,13 @@ async def random_programs(dut: Any) -> None:
                 # What was under way is abandoned at the end of this cycle.
                 for port in ports.values():
                     port.answers.append(port.noise.getrandbits(8 * config.columns))
+                rooms = [0, 0]
                 continue
             for port in ports.values():
                 port.observe()
-            assert int(dut.o__room.value) or not int(dut.o__reserve.value)
-            assert int(dut.records__room.value) or not int(dut.records__reserve.value)
+            assert rooms[0] or not int(dut.o__reserve.value)
+            assert rooms[1] or not int(dut.records__reserve.value)
+            rooms = [int(dut.o__room.value), int(dut.records__room.value)]
             if int(dut.o__write.value):
                 payload = int(dut.o__row.value)
                 assert received < len(weights), "a row beyond the end of the program"

@@ -94,7 +94,7 @@ def leaving_latency(config: MachineConfig) -> int:
     """Cycles from the second after the capture of a layer's last tile to that in which the next layer may
     begin, if it reads nothing of that tile.
 
-    By then the other outputs are written: the last of them is at the writer 7 cycles after its transfer, in
+    By then the other outputs are written: the last of them is at the writer 8 cycles after its transfer, in
     that of the capture at the latest, or with smaller digits 7 and an interval, and asks for its place in the
     next; the layer's first request comes six cycles after its start, and its descriptor takes two.
     """

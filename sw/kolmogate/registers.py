@@ -114,7 +114,8 @@ STATE = np.dtype(
         (
             "residual",
             _registers(
-                "adding", "asking", "answers", "here", "taken", "rows_left", "summed", "rounded", "full"
+                *("adding", "asking", "answers", "here", "noticed"),
+                *("taken", "rows_left", "summed", "rounded", "full"),
             ),
         ),
         (

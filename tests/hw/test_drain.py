@@ -197,7 +197,7 @@ def test_the_last_tile_is_told_of_before_it_has_left(source: random.Random) -> N
                     times.setdefault(name, 0)
             times = {name: age + 1 for name, age in times.items()}
             await ctx.tick()
-        assert times == {"last_tile": 23, "leaving": 21}
+        assert times == {"last_tile": 24, "leaving": 22}
         ctx.set(dut.start, 1)
         await ctx.tick()
         assert not ctx.get(dut.leaving)

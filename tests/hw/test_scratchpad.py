@@ -5,7 +5,7 @@ import random
 from typing import Any
 
 import pytest
-from amaranth.hdl import Assert, Module
+from amaranth.hdl import Assert, Module, Signal
 from amaranth.lib import data
 from kolmogate.config import MachineConfig
 from kolmogate.isa import WORD_GRAIN
@@ -26,11 +26,17 @@ READERS = [name for name in CLIENTS if name not in WRITERS]
 
 
 class StrictMemory(ScratchpadMemory):
-    """A memory whose last port cannot read and write in one cycle."""
+    """A memory whose last port cannot read and write in one cycle; in fast machines it tries, in vain."""
 
     def elaborate(self, platform: object) -> Module:
         m = super().elaborate(platform)
-        m.d.sync += Assert(~(self.read_enable[-1] & self.write_mask.any()), "read and write in one cycle")
+        writes, wrote = self.write_mask.any(), Signal()
+        m.d.sync += wrote.eq(writes)
+        if self.config.fast:
+            with m.If(wrote):
+                m.d.comb += self.read_data[-1].eq(-1)
+        else:
+            m.d.sync += Assert(~(self.read_enable[-1] & writes), "read and write in one cycle")
         return m
 
 

@@ -54,11 +54,11 @@ def batches(config: MachineConfig, layer: dict[str, int]) -> Iterator[tuple[int,
                 yield group, position, batch, left - batch * config.requantisers
 
 
-def paced(config: MachineConfig, source: random.Random) -> Iterator[bool]:
-    """Stalls, one of them in front of each batch where the requantisers leave a cycle free."""
+def paced(config: MachineConfig, layer: dict[str, int], source: random.Random) -> Iterator[bool]:
+    """Stalls, one of them in front of each group, or of each batch where the requantisers leave a cycle free."""
     pauses = stalls(source)
-    while True:
-        if requantiser_interval(config) > 1:
+    for _, position, batch, _ in batches(config, layer):
+        if requantiser_interval(config) > 1 or (position, batch) == (0, 0):
             yield True
         while next(pauses):
             yield True
@@ -80,8 +80,8 @@ def test_counter(config: MachineConfig, layers: dict[str, dict[str, int]], sourc
     ]
 
     async def bench(ctx: Any) -> None:
-        pauses = paced(config, source)
         for layer in layers.values():
+            pauses = paced(config, layer, source)
             ctx.set(counter.descriptor, layer)
             ctx.set(start, 1)
             await ctx.tick()
@@ -152,7 +152,7 @@ def test_writer(config: MachineConfig, layers: dict[str, dict[str, int]], source
                 for group, position, batch, _ in batches(config, layer)
             ]
             written.clear()
-            await drive(ctx, dut.i, payloads, paced(config, source))
+            await drive(ctx, dut.i, payloads, paced(config, layer, source))
             # The word, then `done`.
             assert not ctx.get(dut.done)
             await ctx.tick()

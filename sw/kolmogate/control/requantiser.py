@@ -6,7 +6,7 @@ from ..registers import Registers
 
 __all__ = ["clock_requantiser", "clock_residual", "requantiser_ready", "residual_takes"]
 
-PIPELINED_LATENCY = 6
+PIPELINED_LATENCY = 7
 SERIAL_LATENCY = 6
 """Of multiplier and rounding unit; the output register comes on top."""
 
@@ -64,7 +64,7 @@ def residual_takes(machine: Registers, requantiser: Registers, residual: Registe
     """Whether the output of the requantisers is taken: passed on, or added to."""
     if not residual.adding:
         return True
-    return residual.here and requantiser.valid and residual.rows_left == 0 and not residual.summed
+    return residual.noticed and requantiser.valid and residual.rows_left == 0 and not residual.summed
 
 
 @njit
@@ -81,6 +81,7 @@ def clock_residual(
     residual.asking = (residual.asking and not granted) or (idle and wanted)
     answered = residual.answers & 1
     residual.answers = residual.answers >> 1 | granted << machine.read_latency - 1
+    residual.noticed = residual.here and not take
     residual.here = (residual.here or answered) and not take
     residual.taken = residual.taken >> 1 | (take and residual.adding) << 1
     # The writer takes what is there.
