@@ -55,7 +55,7 @@ def batches(config: MachineConfig, layer: dict[str, int]) -> Iterator[tuple[int,
 
 
 def paced(config: MachineConfig, layer: dict[str, int], source: random.Random) -> Iterator[bool]:
-    """Stalls, one of them in front of each group, or of each batch where the requantisers leave a cycle free."""
+    """Stalls, one of them in front of each group, or batch where the requantisers leave a cycle free."""
     pauses = stalls(source)
     for _, position, batch, _ in batches(config, layer):
         if requantiser_interval(config) > 1 or (position, batch) == (0, 0):
