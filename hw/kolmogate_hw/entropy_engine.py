@@ -526,12 +526,9 @@ class BitReader(wiring.Component):
         left = Signal(3, reset_less=True)
         load = Signal()
         ring = Ring(self.config, self.streamed, self.limit)
-        # Of the cycle before: the address is there sooner than a request, but for the first.
-        ends = Signal()
         granted = Signal()
-        m.d.sync += ends.eq(ring.ends(address))
         m.d.comb += [
-            self.port.request.valid.eq(asking & ~(self.streamed & ends)),
+            self.port.request.valid.eq(asking & ~ring.waits(address)),
             self.port.request.payload.eq(address),
             self.page.eq(reader_page(self.config, address)),
             granted.eq(self.port.request.valid & self.port.request.ready),
@@ -558,7 +555,6 @@ class BitReader(wiring.Component):
                 slot.eq(-1),
                 address.eq(self.base - 1),
                 asking.eq(1),
-                ends.eq(1),
                 awaited.eq(0),
                 present.eq(0),
                 self.valid.eq(0),

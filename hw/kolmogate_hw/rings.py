@@ -44,11 +44,7 @@ class Ring:
 
     def waits(self, address: Value) -> Value:
         """Whether the word at ``address`` is not there yet."""
-        return self._streamed & self.ends(address)
-
-    def ends(self, address: Value) -> Value:
-        """Whether the word at ``address`` is not there yet, if the program is streamed."""
-        return reader_page(self._config, address) == self._limit
+        return self._streamed & (reader_page(self._config, address) == self._limit)
 
     def advance(self, place: Value, by: ValueLike, low: int) -> Value:
         """``place`` and a signed number, inside its ring; ``low`` bits of it are below the word address."""

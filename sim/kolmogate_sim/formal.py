@@ -90,13 +90,19 @@ def harness(m: Module, dut: wiring.Component, *, anew: str = "", broken: bool = 
 
 
 def _held(m: Module, port: Any, claim: Any, broken: bool) -> list[Signal]:
-    """What is asked for at a `BatchPort` stays until it is taken, its address from the second cycle on."""
+    """What is asked for at a `BatchPort` stays until it is taken, its address from the second cycle on.
+
+    So, in return, does what comes, and nothing comes that was not asked for.
+    """
     waiting, settled, address = Signal(), Signal(), Signal.like(port.address)
     withdrawn = Signal()
     asked = port.request & ~port.take
     m.d.sync += [waiting.eq(asked), settled.eq(waiting & asked), address.eq(port.address)]
     m.d.comb += [claim(~waiting | (port.request & ~withdrawn)), claim(~settled | (port.address == address))]
     m.d.comb += claim(port.valid | ~port.take)
+    here, promise = Signal(), Assert if claim is Assume else Assume
+    m.d.sync += here.eq(port.valid & asked)
+    m.d.comb += [promise(~here | port.valid), promise(waiting | ~port.valid)]
     return [withdrawn] if broken else []
 
 
