@@ -139,7 +139,13 @@ class WeightDecoder(wiring.Component):
         # There is room for a row of the kind at work.
         room = Signal(init=1)
         following_record = Signal()
-        m.d.sync += room.eq(Mux(following_record, self.records.room, self.o.room))
+        if self.config.fast:
+            m.d.sync += room.eq(Mux(following_record, self.records.room, self.o.room))
+        else:
+            # Fewer wires, more logic: where that is slower, what follows is known too late.
+            rooms = Signal(2, init=3)
+            m.d.sync += rooms.eq(Cat(self.o.room, self.records.room))
+            m.d.comb += room.eq(Mux(kind.record, rooms[1], rooms[0]))
         m.d.comb += [
             available.eq(~reading | lanes.available),
             step.eq(running & room & available),
