@@ -72,6 +72,18 @@ def test_seeds_must_be_positive(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--seeds must be at least 1, not 0" in capsys.readouterr().err
 
 
+def test_a_design_that_moved_to_other_lines_is_not_built_again() -> None:
+    files = {
+        "top.il": b'module \\top\n  attribute \\src "/a/top.py:7"\n  wire \\clk\nend\n',
+        "top.ys": b"synth\n",
+    }
+    moved = {**files, "top.il": files["top.il"].replace(b"/a/top.py:7", b"/b/top.py:9")}
+    changed = {**files, "top.il": files["top.il"].replace(b"wire", b"wire width 2")}
+    assert build_module._digest(moved) == build_module._digest(files)
+    assert build_module._digest(changed) != build_module._digest(files)
+    assert build_module._digest({**files, "top.ys": b"synth -abc9\n"}) != build_module._digest(files)
+
+
 def test_missing_tool_names_the_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
