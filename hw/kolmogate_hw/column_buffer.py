@@ -44,7 +44,7 @@ class ColumnBuffer(wiring.Component):
         self.config = config
         super().__init__(
             {
-                "i": In(RowPort(weight_row(config))),
+                "i": In(RowPort(config, weight_row(config))),
                 "available": Out(1),
                 "follows": Out(2),
                 "step": In(1),
@@ -68,10 +68,16 @@ class ColumnBuffer(wiring.Component):
         # The last row that was written.
         newest = Signal(range(2 * depth), init=2 * depth - 1)
         used = Signal(range(2 * depth))
+        # What is freed makes room a cycle later. Whether a row sets out is known late.
+        m.d.comb += used.eq(reserved - first)
+        following_room = Mux(self.i.reserve, used != depth - 1, used != depth)
+        if self.config.fast:
+            m.d.comb += self.i.room.eq(following_room)
+        else:
+            room = Signal(init=1)
+            m.d.sync += room.eq(following_room)
+            m.d.comb += self.i.room.eq(room)
         m.d.comb += [
-            used.eq(reserved - first),
-            # What is freed makes room a cycle later. Whether a row sets out is known late.
-            self.i.room.eq(Mux(self.i.reserve, used != depth - 1, used != depth)),
             rows.write.en.eq(self.i.write),
             rows.write.addr.eq(written),
             rows.write.data.eq(self.i.row),

@@ -1,6 +1,6 @@
 """The compute unit: feeders, column buffers and array stepping together, tap by tap."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from kolmogate.config import MachineConfig
@@ -50,7 +50,7 @@ class Compute(wiring.Component):
                 "push": In(config.rows).array(config.scratchpad_ports),
                 "run": In(RunLayout(config)).array(config.scratchpad_ports),
                 "pop": Out(config.rows),
-                "weights": In(RowPort(weight_row(config))),
+                "weights": In(RowPort(config, weight_row(config))),
                 "captured": Out(1),
                 "drained": In(1),
                 "held": In(1),
@@ -72,9 +72,11 @@ class Compute(wiring.Component):
         wiring.connect(m, wiring.flipped(self.weights), columns.i)
 
         step = self.step
-        # A cycle late, as it comes from afar: a layer's first activation is later than that.
-        word_mode = Signal(reset_less=True)
-        m.d.sync += word_mode.eq(descriptor.word_mode)
+        word_mode: Value = descriptor.word_mode
+        if config.fast:
+            # A cycle late, as it comes from afar: a layer's first activation is later than that.
+            word_mode = Signal(reset_less=True)
+            m.d.sync += word_mode.eq(descriptor.word_mode)
         feeders = []
         for r in range(config.rows):
             m.submodules[f"feeder_{r}"] = feeder = RowFeeder(config)

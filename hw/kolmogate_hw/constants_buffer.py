@@ -42,7 +42,7 @@ class ConstantsBuffer(wiring.Component):
         self.batches = config.columns // config.requantisers
         super().__init__(
             {
-                "i": In(RowPort(record_row(config))),
+                "i": In(RowPort(config, record_row(config))),
                 "ready": Out(1),
                 "batch": In(range(self.batches)),
                 "constants": Out(data.ArrayLayout(struct_layout(CONSTANTS), config.requantisers)),
@@ -71,9 +71,13 @@ class ConstantsBuffer(wiring.Component):
         reserved = Signal(range(3))
         following = Signal.like(reserved)
         arrived = Signal()
+        m.d.comb += following.eq(reserved + self.i.reserve - self.release)
+        if config.fast:
+            m.d.comb += self.i.room.eq(following != 2)
+        else:
+            room = Signal(init=1)
+            m.d.comb += self.i.room.eq(room)
         m.d.comb += [
-            following.eq(reserved + self.i.reserve - self.release),
-            self.i.room.eq(following != 2),
             Cat(place, write.addr).eq(Cat(arriving, filling)),
             write.data.as_value().eq(self.i.row.row.as_value().replicate(per_word)),
         ]
@@ -83,6 +87,8 @@ class ConstantsBuffer(wiring.Component):
             with m.If(self.i.row.last):
                 m.d.sync += [arriving.eq(0), filling.eq(~filling)]
         m.d.sync += reserved.eq(following)
+        if not config.fast:
+            m.d.sync += room.eq(following != 2)
         # A cycle late: the word being written is not yet what the read port gives.
         readable = Signal(range(3))
         m.d.sync += [

@@ -70,7 +70,7 @@ class Drain(wiring.Component):
                 "done": Out(1),
                 "last_tile": Out(1),
                 "leaving": Out(1),
-                "records": In(RowPort(record_row(config))),
+                "records": In(RowPort(config, record_row(config))),
                 "start_residual": In(1),
                 "row": In(range(ROWS)),
                 "residual": In(struct_layout(RESIDUAL)),

@@ -84,8 +84,8 @@ class WeightDecoder(wiring.Component):
                 "code_port": Out(ReadPort(config)),
                 "literal_port": Out(ReadPort(config)),
                 "coded_port": Out(ReadPort(config)),
-                "o": Out(RowPort(weight_row(config))),
-                "records": Out(RowPort(record_row(config))),
+                "o": Out(RowPort(config, weight_row(config))),
+                "records": Out(RowPort(config, record_row(config))),
                 "error": Out(1),
             }
         )
@@ -137,15 +137,11 @@ class WeightDecoder(wiring.Component):
         ending = Signal(reset_less=True)
         reading = kind.literal | kind.generated
         # There is room for a row of the kind at work.
-        room = Signal(init=1)
-        following_record = Signal()
+        room: Value = Mux(kind.record, self.records.room, self.o.room)
         if self.config.fast:
+            room = Signal(init=1)
+            following_record = Signal()
             m.d.sync += room.eq(Mux(following_record, self.records.room, self.o.room))
-        else:
-            # Fewer wires, more logic: where that is slower, what follows is known too late.
-            rooms = Signal(2, init=3)
-            m.d.sync += rooms.eq(Cat(self.o.room, self.records.room))
-            m.d.comb += room.eq(Mux(kind.record, rooms[1], rooms[0]))
         m.d.comb += [
             available.eq(~reading | lanes.available),
             step.eq(running & room & available),
@@ -153,7 +149,10 @@ class WeightDecoder(wiring.Component):
             self.records.reserve.eq(step & kind.record & ending),
             free.eq(~running | (step & ending)),
             following_passed.eq(passed),
-            following_record.eq(kind.record),
+        ]
+        if self.config.fast:
+            m.d.comb += following_record.eq(kind.record)
+        m.d.comb += [
             lanes.passed.eq(following_passed),
             lanes.take.eq(step & reading),
             pipeline.valid.eq(step & ~silent),
@@ -234,10 +233,9 @@ class WeightDecoder(wiring.Component):
             m.d.sync += running.eq(0)
         with m.If(fetcher.take):
             with m.If(~looping):
-                m.d.comb += [
-                    following_passed.eq(passed_by(instruction)),
-                    following_record.eq(instruction.op == P0.RECORDS),
-                ]
+                m.d.comb += following_passed.eq(passed_by(instruction))
+                if self.config.fast:
+                    m.d.comb += following_record.eq(instruction.op == P0.RECORDS)
                 m.d.sync += [
                     left.eq(instruction.count),
                     argument.eq(instruction.argument),

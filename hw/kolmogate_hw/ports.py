@@ -57,12 +57,13 @@ class ReadPort(wiring.Signature):
 class RowPort(wiring.Signature):
     """Rows that set out for a buffer, which keeps room for them, so that they need not wait on their way.
 
-    In the cycle after one in which ``room`` is high, one more may set out; ``reserve`` says that it does,
-    with the last of several where room is kept for all of them together. ``row`` arrives with ``write``, in
-    the order of setting out.
+    While ``room`` is high, one more may set out, in fast machines in the next cycle; ``reserve`` says that it
+    does, with the last of several where room is kept for all of them together. ``row`` arrives with
+    ``write``, in the order of setting out.
     """
 
-    def __init__(self, shape: ShapeLike) -> None:
+    def __init__(self, config: MachineConfig, shape: ShapeLike) -> None:
+        self.ahead = config.fast
         super().__init__({"room": In(1), "reserve": Out(1), "write": Out(1), "row": Out(shape)})
 
 

@@ -38,7 +38,8 @@ class ResidualAdder(wiring.Component):
     port : to the scratchpad, for the tensor.
 
     Throughput: a batch a cycle where nothing is added, else one in 9 cycles, and the more the scratchpad
-    takes longer than 4 to answer. What is added to comes out 10 cycles after it was taken.
+    takes longer than 5 to answer, in fast machines 4. What is added to comes out 10 cycles after it was
+    taken.
     """
 
     i: stream.Interface
@@ -116,26 +117,36 @@ class ResidualAdder(wiring.Component):
             self.port.take.eq(take),
         ]
 
-        # The operands are here: in a register, as they come from afar.
-        here = Signal()
         # The row of the settings that is here; between batches it is the last, with the zero points.
         row = Signal(range(ROWS), init=ROWS - 1)
         following = Signal.like(row)
-        working, busy = Signal(), Signal()
+        if config.fast:
+            # In registers: the operands come from afar.
+            here = Signal()
+            working, busy = Signal(), Signal()
+        else:
+            working = Signal()
         # The sum is there; what it is rounded to; what comes of it.
         summed, rounded, full = Signal(), Signal(), Signal()
         setting = settings.read_data
+        if config.fast:
+            ready = here & self.i.valid & ~busy
+        else:
+            ready = self.port.valid & self.i.valid & ~working & ~summed
         m.d.comb += [
             working.eq(row != ROWS - 1),
-            take.eq(here & self.i.valid & ~busy),
+            take.eq(ready),
             following.eq(Mux(take | working, row + 1, row)),
             settings.read_enable.eq(1),
             settings.read_address.eq(following),
         ]
+        m.d.sync += row.eq(following)
+        if config.fast:
+            m.d.sync += [
+                here.eq(self.port.valid & ~take),
+                busy.eq((following != ROWS - 1) | (row == ROWS - 2)),
+            ]
         m.d.sync += [
-            row.eq(following),
-            here.eq(self.port.valid & ~take),
-            busy.eq((following != ROWS - 1) | (row == ROWS - 2)),
             summed.eq(row == ROWS - 2),
             rounded.eq(summed),
             full.eq(rounded),

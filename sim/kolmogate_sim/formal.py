@@ -76,8 +76,8 @@ def harness(m: Module, dut: wiring.Component, *, anew: str = "", broken: bool = 
                 ports += free(m, port.room)
             else:
                 ports += free(m, port.reserve, port.write, port.row)
-            room = Signal(init=1, name=f"{path}_room_before")
-            m.d.sync += room.eq(port.room)
+            room = Signal(init=1, name=f"{path}_has_room")
+            m.d["sync" if member.signature.ahead else "comb"] += room.eq(port.room)
             m.d.comb += (Assert if member.flow == wiring.Out else Assume)(room | ~port.reserve)
         elif member.is_signature:
             inputs = [name for name, one in member.signature.members.items() if one.flow == wiring.In]

@@ -103,6 +103,8 @@ async def send_rows(
     row = next(source, None)
     room = True
     while row is not None or any(one is not None for one in way):
+        if not port.signature.ahead:
+            room = bool(ctx.get(port.room))
         sets_out = row is not None and room and not next(pauses)
         ctx.set(port.reserve, sets_out and last(row))
         way.append(row if sets_out else None)

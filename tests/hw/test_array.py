@@ -142,7 +142,7 @@ class Fetching(wiring.Component):
                 "start": In(1),
                 "descriptor": In(struct_layout(DESCRIPTOR)),
                 "ports": Out(UnalignedReadPort(config)).array(config.scratchpad_ports),
-                "weights": In(RowPort(weight_row(config))),
+                "weights": In(RowPort(config, weight_row(config))),
                 "captured": Out(1),
                 "drained": In(1),
                 "shift": In(1),

@@ -77,6 +77,9 @@ def test_holds_its_depth_and_no_more(shallow: MachineConfig, source: random.Rand
             await ctx.tick()
             assert list(ctx.get(dut.row)) == row
         ctx.set(dut.step, 0)
+        if not shallow.fast:
+            assert not ctx.get(dut.i.room)
+            await ctx.tick()
         assert ctx.get(dut.i.room)
         assert not ctx.get(dut.available)
         ctx.set(dut.i.reserve, 1)

@@ -59,7 +59,11 @@ def test_column_buffer_is_a_ring(tmp_path):
         Assert(dut.available | (written == taken) | ~settled),
     ]
     # What is freed makes room a cycle later.
-    m.d.comb += Assert(dut.i.room == ((reserved + dut.i.reserve - first)[:8] != depth))
+    room = Signal(init=1)
+    m.d["comb" if dut.i.signature.ahead else "sync"] += room.eq(
+        (reserved + dut.i.reserve - first)[:8] != depth
+    )
+    m.d.comb += Assert(dut.i.room == room)
     with m.If(incoming):
         m.d.sync += written.eq(written + 1)
     with m.If(dut.step):
@@ -162,7 +166,7 @@ def test_constants_buffer_keeps_groups_apart(promised, tmp_path):
     m.d.sync += reserved.eq(reserved + dut.i.reserve)
     m.d.comb += Assume(~taken | (arrived - released != 2))
     m.d.comb += Assume(~(taken & dut.i.row.last) | (reserved + dut.i.reserve != arrived))
-    m.d.comb += Assert(~dut.i.room | ((reserved + dut.i.reserve - released - dut.release)[:4] < 2))
+    m.d.comb += Assert(~dut.i.room | ((reserved - released)[:4] < 2))
     with m.If(taken):
         m.d.sync += row.eq(Mux(dut.i.row.last, 0, row + 1))
         m.d.sync += arrived.eq(arrived + dut.i.row.last)
