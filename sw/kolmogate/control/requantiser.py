@@ -64,7 +64,9 @@ def residual_takes(machine: Registers, requantiser: Registers, residual: Registe
     """Whether the output of the requantisers is taken: passed on, or added to."""
     if not residual.adding:
         return True
-    return residual.noticed and requantiser.valid and residual.rows_left == 0 and not residual.summed
+    # Fast machines look at a register behind the one that says it.
+    here = residual.noticed if machine.fast else residual.here
+    return here and requantiser.valid and residual.rows_left == 0 and not residual.summed
 
 
 @njit
