@@ -33,6 +33,9 @@ class Board:
     link : str
         Where the serial port is.
     baud : int
+    placer : str
+        nextpnr's. The electrostatic one leaves shorter wires than HeAP, its default, and on the UP5K only
+        what it places can be routed; but it may not come to an end.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Board:
     programmer: str | None
     link: str = "USB serial port of the board"
     baud: int = 1_000_000
+    placer: str = "static"
 
     @property
     def config(self) -> MachineConfig:

@@ -36,15 +36,13 @@ _SOURCE_LINE = re.compile(rb"^\s*attribute \\src .*\n", re.MULTILINE)
 _ABC9 = "+&scorr;&sweep;&dc2;&dch,-f;&if,-g,-K,6;&st;&dch,-f;&if,{W},-C,24,-F,4,-A,4;&mfs"
 
 
-def _options(toolchain: str) -> dict[str, str]:
-    """What synthesis is told."""
+def _options(toolchain: str, placer: str) -> dict[str, str]:
+    """What synthesis and nextpnr are told."""
     from kolmogate_hw.block_ram import UNDEFINED
 
-    # The electrostatic placer leaves shorter wires than the default one. On the UP5K only its can be routed.
-    placer = "--placer static"
     if toolchain == "Trellis":
         return {
-            "nextpnr_opts": placer,
+            "nextpnr_opts": f"--placer {placer}",
             "synth_opts": "-abc9",
             # Names of parts, like "rows[0]", may be taken for bits of another wire; Yosys 0.70 aborts then.
             "script_after_read": r"rename -hide w:*\[*",
@@ -54,7 +52,7 @@ def _options(toolchain: str) -> dict[str, str]:
     # A carry chain takes a cell more than it has bits, which short sums are better without.
     options = "-abc9 -device u -dffe_min_ce_use 8"
     return {
-        "nextpnr_opts": placer,
+        "nextpnr_opts": f"--placer {placer}",
         "synth_opts": f"{options} -run map_gates:",
         "script_after_read": f"""
 scratchpad -set abc9.script {_ABC9}
@@ -117,7 +115,7 @@ def build(
     started = time.monotonic()
     progress("elaborating")
     platform = board.create_platform()
-    plan = platform.build(Top(board), do_build=False, **_options(platform.toolchain))
+    plan = platform.build(Top(board), do_build=False, **_options(platform.toolchain, board.placer))
     files = {
         name: content.encode() if isinstance(content, str) else content
         for name, content in plan.files.items()
