@@ -197,7 +197,7 @@ class MacArray(wiring.Component):
             late, moves_late = Signal(), Signal()
             m.d.sync += [late.eq(self.shift & ~capture), moves_late.eq(before | (self.shift & ~capture))]
         else:
-            late = Signal()
+            late = Signal()  # never
         for index, (value, register) in enumerate(zip(values, registers, strict=True)):
             behind = [*registers[index + lanes :: lanes][:2], register, register][:2]
             with m.If(moves if not self.config.fast or index < lanes else moves_late):

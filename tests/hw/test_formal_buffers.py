@@ -38,13 +38,14 @@ def test_host_access_answers_every_read_once(tmp_path):
     prove(m, ports, tmp_path, depth=16)
 
 
-def test_column_buffer_is_a_ring(tmp_path):
+@pytest.mark.parametrize("fast", [False, True], ids=["", "room a cycle ahead"])
+def test_column_buffer_is_a_ring(fast, tmp_path):
     """Rows come back as they went in, none is overwritten before it is released, and no memory word is read
     while it is written, which the synthesis is promised."""
     m = Module()
-    dut = ColumnBuffer(SMALL)
+    dut = ColumnBuffer(dataclasses.replace(ECP5, column_buffer_depth=2) if fast else SMALL)
     ports = harness(m, dut)
-    depth = SMALL.column_buffer_depth
+    depth = dut.config.column_buffer_depth
     m.d.comb += Assume(dut.available | ~dut.step)
     written, taken, first = Signal(8), Signal(8), Signal(8)
     incoming = dut.i.write
@@ -149,13 +150,14 @@ def test_fetcher_asks_for_what_has_room(config, room, tmp_path, monkeypatch):
     claim(m, ports, tmp_path, 14, room == 2)
 
 
+@pytest.mark.parametrize("config", [UP5K, ECP5], ids=["", "room a cycle ahead"])
 @pytest.mark.parametrize("promised", [True, False], ids=["", "refuted if a group is released early"])
-def test_constants_buffer_keeps_groups_apart(promised, tmp_path):
+def test_constants_buffer_keeps_groups_apart(promised, config, tmp_path):
     """The constants of a group are those of its records, whatever arrives for the next."""
     m = Module()
-    dut = ConstantsBuffer(UP5K)
+    dut = ConstantsBuffer(config)
     ports = harness(m, dut)
-    lanes = UP5K.requantisers
+    lanes = config.requantisers
     if promised:
         m.d.comb += Assume(dut.ready | ~dut.release)
     arrived, released, row = Signal(4), Signal(4), Signal(4)
@@ -166,7 +168,10 @@ def test_constants_buffer_keeps_groups_apart(promised, tmp_path):
     m.d.sync += reserved.eq(reserved + dut.i.reserve)
     m.d.comb += Assume(~taken | (arrived - released != 2))
     m.d.comb += Assume(~(taken & dut.i.row.last) | (reserved + dut.i.reserve != arrived))
-    m.d.comb += Assert(~dut.i.room | ((reserved - released)[:4] < 2))
+    kept = reserved - released
+    if dut.i.signature.ahead:
+        kept = kept + dut.i.reserve - dut.release
+    m.d.comb += Assert(~dut.i.room | (kept[:4] < 2))
     with m.If(taken):
         m.d.sync += row.eq(Mux(dut.i.row.last, 0, row + 1))
         m.d.sync += arrived.eq(arrived + dut.i.row.last)
